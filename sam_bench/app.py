@@ -1,0 +1,161 @@
+"""Hydra's edge: composes the configuration, checks it, calls `run`. Nothing else in the package knows of Hydra."""
+
+import argparse
+import os
+import sys
+import traceback
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sam_bench.config import Config
+from sam_bench.errors import ConfigError, UserError
+from sam_bench.lookup import suggestion
+from sam_bench.settings import Settings
+
+_PACKAGED = Path(__file__).resolve().parent / "conf"
+CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "conf"
+"""The folder of the configuration files: in a wheel inside the package, in a checkout at the top."""
+
+CONFIG_NAME = "config"
+
+EXIT_CONFIG, EXIT_RUN, EXIT_INTERRUPTED = 2, 1, 130
+
+
+class RunFailed(Exception):
+    """A run ended in an error that has been shown."""
+
+
+def main() -> None:
+    """The command line. Every run that it asks for is composed and checked before the first one starts."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here as they are; what is shown of them is decided below
+    try:
+        for _ in requested(get_args_parser().parse_args()):
+            pass
+        _hydra_main()
+    except UserError as error:
+        _stop(EXIT_CONFIG, error)
+    except (HydraException, OmegaConfBaseException) as error:
+        _stop(EXIT_CONFIG, explain(error))
+    except RunFailed:
+        sys.exit(EXIT_RUN)
+    except KeyboardInterrupt:
+        _stop(EXIT_INTERRUPTED, "Interrupted. The same command goes on from the last complete epoch.")
+
+
+def compose(overrides: list[str]) -> Config:
+    """The config of one run, from overrides as the command line takes them.
+
+    Raises:
+        ConfigError: they do not make a valid config.
+    """
+    try:
+        return _read(_loader().load_configuration(CONFIG_NAME, overrides, run_mode=RunMode.RUN))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+
+
+def requested(arguments: argparse.Namespace) -> Iterator[Config]:
+    """The configs of all runs that a command line asks for; none where it asks for help, say.
+
+    Of a sweeper that chooses its runs as it goes, and so cannot be asked beforehand, only the first config.
+
+    Raises:
+        ConfigError: a config is not valid.
+        HydraException, OmegaConfBaseException: it cannot be composed.
+    """
+    elsewhere = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun", "config_path")
+    if any(getattr(arguments, name) for name in elsewhere):
+        return
+    loader = _loader(arguments.config_dir)
+    name = arguments.config_name or CONFIG_NAME
+    master = loader.load_configuration(
+        name, arguments.overrides, run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False
+    )
+    if not (arguments.multirun or master.hydra.mode == RunMode.MULTIRUN):
+        yield _read(loader.load_configuration(name, arguments.overrides, run_mode=RunMode.RUN))
+        return
+    if not master.hydra.sweeper["_target_"].endswith(BasicSweeper.__name__):
+        yield _read(master)
+        return
+    params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create(loader).parse_overrides(params + list(master.hydra.overrides.task))
+    for run in BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]:
+        yield _read(loader.load_sweep_config(master, run))
+
+
+def explain(error: Exception) -> str:
+    """What a user needs to know of an error of Hydra's or OmegaConf's."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        options = ", ".join(error.options)
+        return f"{group}={option} does not exist{suggestion(option, error.options)} There are: {options}"
+    cause = error.__cause__ or error
+    key = getattr(cause, "full_key", None)
+    if key and "is not in struct" in str(cause):
+        return _explain_key(key)
+    return str(error) if cause is error else f"{error}\n{cause}"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)
+def _hydra_main(cfg: DictConfig) -> None:
+    with_hydra = OmegaConf.merge({"hydra": {"runtime": {"choices": HydraConfig.get().runtime.choices}}}, cfg)
+    config = _read(with_hydra)
+    from sam_bench import run  # imports torch, which is worth its seconds only now
+
+    try:
+        run.execute(config)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        raise RunFailed from error
+    except Exception as error:
+        traceback.print_exc()
+        raise RunFailed from error
+
+
+def _loader(config_dir: str | None = None) -> ConfigLoaderImpl:
+    setup_globals()
+    path = create_config_search_path(str(CONF))
+    if config_dir is not None:
+        path.append("command-line", f"file://{Path(config_dir).absolute()}")
+    return ConfigLoaderImpl(config_search_path=path)
+
+
+def _read(composed: DictConfig) -> Config:
+    """The checked config of what Hydra has composed; its experiment is the preset's name."""
+    experiment = composed.hydra.runtime.choices.get("experiment") or "default"
+    values: Any = {key: node for key, node in OmegaConf.to_container(composed, resolve=False).items() if key != "hydra"}
+    values = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    return Config.build(values | {"experiment": str(experiment)})
+
+
+def _explain_key(key: str) -> str:
+    """Why a key that Hydra does not find cannot be set."""
+    *groups, name = key.split(".")
+    place: type[Settings] | None = Config
+    for group in groups:
+        place = typing.get_type_hints(place).get(group) if place else None
+    if not (isinstance(place, type) and issubclass(place, Settings)):
+        return f"{key} is no setting{suggestion(groups[0], typing.get_type_hints(Config))}"
+    known = [hint for hint in typing.get_type_hints(place) if not hint.startswith("_")]
+    if name in known:
+        return f"{key} has no meaning with what is chosen for {'.'.join(groups)}; remove it or choose another"
+    return f"{key} is no setting{suggestion(name, known)} {'.'.join(groups) or 'The configuration'} has: {', '.join(known)}"
+
+
+def _stop(code: int, message: object) -> typing.NoReturn:
+    print(f"Error: {message}" if code != EXIT_INTERRUPTED else message, file=sys.stderr)
+    sys.exit(code)

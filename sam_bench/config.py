@@ -1,0 +1,277 @@
+"""What a run is. Values stand in `conf/`; their types, meanings and rules here."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sam_bench.errors import ConfigError
+from sam_bench.models.registry import MODELS
+from sam_bench.optim.registry import METHODS
+from sam_bench.settings import Settings, setting
+
+BASES = {"sgd": ("momentum", "nesterov"), "adamw": ("betas", "eps")}
+"""Base optimizers, and the settings that each has beside learning rate and weight decay."""
+
+
+@dataclass(frozen=True)
+class BaseConfig(Settings):
+    """The optimizer that takes the steps (`optimizer/base=`)."""
+
+    _path = "optimizer.base"
+
+    name: str = setting(choices=tuple(BASES))
+    lr: float = setting(above=0)
+    """The learning rate's greatest value, reached after the warm-up."""
+    weight_decay: float = setting(least=0)
+    """On every parameter."""
+    momentum: float | None = setting(least=0, below=1)
+    nesterov: bool | None = setting()
+    betas: tuple[float, ...] | None = setting(least=0, below=1)
+    eps: float | None = setting(above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _belonging(self, BASES[self.name], {name for options in BASES.values() for name in options}, self.name)
+        if self.nesterov and not self.momentum:
+            raise ConfigError("optimizer.base.nesterov=true needs a momentum above 0; set optimizer.base.momentum=0.9")
+        if self.betas is not None and len(self.betas) != 2:
+            raise ConfigError(f"optimizer.base.betas={list(self.betas)} must be two numbers, such as [0.9,0.999]")
+
+    def options(self) -> dict[str, object]:
+        """The arguments of the optimizer's constructor."""
+        own = {name: getattr(self, name) for name in BASES[self.name]}
+        return {"lr": self.lr, "weight_decay": self.weight_decay, **own}
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Settings):
+    """The method, its radius and its hyper-parameters (`optimizer=`)."""
+
+    _path = "optimizer"
+
+    name: str = setting(choices=tuple(METHODS))
+    base: BaseConfig
+    batchnorm: str = setting(choices=("clean", "both"))
+    """Passes in which BatchNorm's running statistics change: the unperturbed one, or both."""
+    rho: float | None = setting(least=0)
+    """The radius ρ; where it follows a schedule, its greatest value."""
+    rho_min: float | None = setting(least=0)
+    """Where the radius's schedule ends."""
+    rho_schedule: str | None = setting(choices=("constant", "linear", "cosine", "proportional"))
+    """Proportional is to the learning rate, as GSAM has it; the others are functions of the step."""
+    adaptive: bool | None = setting()
+    """Scale the perturbation by |w|, as ASAM does."""
+    alpha: float | None = setting(least=0)
+    """GSAM's α."""
+    eta: float | None = setting(least=0)
+    """ASAM's offset η."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        method = METHODS[self.name]
+        radius = ("rho", "rho_min", "rho_schedule")
+        options = {name for entry in METHODS.values() for name in entry.options} | set(radius)
+        _belonging(self, (*radius, *method.options) if method.perturbs else method.options, options, self.name)
+        if method.perturbs and self.rho_schedule != "constant" and self.rho_min > self.rho:
+            raise ConfigError(
+                f"optimizer.rho_min={self.rho_min} is greater than optimizer.rho={self.rho}, from which the schedule "
+                "comes down to it; lower rho_min or raise rho"
+            )
+
+    def options(self) -> dict[str, object]:
+        """The arguments of the method's constructor."""
+        return {name: getattr(self, name) for name in METHODS[self.name].options}
+
+
+@dataclass(frozen=True)
+class ModelConfig(Settings):
+    """The network (`model=`)."""
+
+    _path = "model"
+
+    name: str = setting(choices=tuple(MODELS))
+    arch: str | None = setting()
+    """With `model=torchvision`, the name of the classifier, such as resnet18."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.name == "torchvision") != (self.arch is not None):
+            raise ConfigError(
+                "model.arch goes with model=torchvision, and only with it: model=torchvision model.arch=resnet18"
+            )
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}-{self.arch}" if self.arch else self.name
+
+
+@dataclass(frozen=True)
+class DataConfig(Settings):
+    """The images, their division and their augmentation (`data=`)."""
+
+    _path = "data"
+
+    name: str = setting(choices=("cifar10", "synthetic"))
+    root: str = setting(identity=False)
+    """The folder that CIFAR-10 is looked for in, and kept in."""
+    timeout: float = setting(above=0, identity=False)
+    """Seconds that each remote source of CIFAR-10 may take."""
+    split: str = setting(choices=("test", "tune"))
+    """Measure on the test set, or, to choose hyper-parameters, on a tenth of the training set held out."""
+    train_subset: int | None = setting(least=10)
+    """Train on so many images only, equally many of each class."""
+    crop: bool = setting()
+    """A random crop after 4 pixels of zero padding."""
+    flip: bool = setting()
+    """A horizontal flip with probability 1/2."""
+    normalise: bool = setting()
+    """With the training set's mean and standard deviation."""
+    cutout: bool = setting()
+    """A 16×16 box of zeros with probability 1/2."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train_subset is not None and self.train_subset % 10:
+            raise ConfigError(f"data.train_subset={self.train_subset} is not a multiple of 10, the number of classes")
+        size = {"cifar10": 50_000, "synthetic": 5_000}[self.name] * (9 if self.split == "tune" else 10) // 10
+        if self.train_subset is not None and self.train_subset > size:
+            raise ConfigError(
+                f"data.train_subset={self.train_subset} is more than the {size} training images there are"
+            )
+        root = Path(self.root).expanduser()
+        if root.exists() and not root.is_dir():
+            raise ConfigError(f"data.root={self.root} is not a folder")
+        if not root.exists() and not root.absolute().parent.is_dir():
+            raise ConfigError(f"data.root={self.root} cannot be made: there is no folder {root.absolute().parent}")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig(Settings):
+    """The learning rate over time (`schedule=`)."""
+
+    _path = "schedule"
+
+    name: str = setting(choices=("step", "cosine", "linear", "constant"))
+    warmup_epochs: float = setting(least=0)
+    """The rate first rises linearly for so many epochs."""
+    every: str = setting(choices=("step", "epoch"))
+    """How often the rate changes."""
+    lr_min: float = setting(least=0)
+    """Where cosine and linear end; η_min of a radius proportional to the learning rate."""
+    milestones: tuple[float, ...] | None = setting(above=0, below=1)
+    """Of the step schedule: fractions of the run at which the rate is multiplied by `factor`."""
+    factor: float | None = setting(above=0, most=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        own = ("milestones", "factor")
+        _belonging(self, own if self.name == "step" else (), set(own), self.name)
+
+
+@dataclass(frozen=True)
+class TrainerConfig(Settings):
+    """How long, how large, how precise, and on what."""
+
+    _path = "trainer"
+
+    epochs: int = setting(least=1)
+    batch_size: int = setting(least=1)
+    eval_batch_size: int = setting(least=1)
+    eval_every: int = setting(least=1)
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    label_smoothing: float = setting(least=0, below=1)
+    """Probability taken from the true class."""
+    smoothing_over: str = setting(choices=("others", "all"))
+    """Classes that it is spread over: the K − 1 others, as the SAM example has it, or all K, as torch has it."""
+    device: str = setting(choices=("auto", "cpu", "cuda"))
+    precision: str = setting(choices=("auto", "fp32", "bf16", "fp16"))
+    """Of the forward pass, by autocast; parameters are always float32. Auto: bf16 where the hardware is fast at it."""
+    progress: str = setting(choices=("auto", "bar", "plain", "none"), identity=False)
+    """Auto: a bar in a terminal, else a plain line for each epoch."""
+    rerun: bool = setting(identity=False)
+    """Run again what is finished; the old record and run folder are moved aside."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precision == "fp16":
+            raise ConfigError("trainer.precision=fp16 needs loss scaling, which is not supported yet; use bf16 or fp32")
+
+
+@dataclass(frozen=True)
+class LoggerConfig(Settings):
+    """A mirror of the run beside its local files (`logger=`)."""
+
+    _path = "logger"
+
+    name: str = setting(choices=("none", "wandb"), identity=False)
+    mode: str | None = setting(choices=("offline", "online"), identity=False)
+    project: str | None = setting(identity=False)
+    entity: str | None = setting(identity=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name == "wandb" and (self.mode is None or not self.project):
+            raise ConfigError("logger=wandb needs logger.mode (offline or online) and logger.project")
+
+
+@dataclass(frozen=True)
+class PathsConfig(Settings):
+    """Where files go."""
+
+    _path = "paths"
+
+    runs: str = setting(identity=False)
+    """Checkpoints and whatever else a run needs while it lasts."""
+    results: str = setting(identity=False)
+    """Records of finished runs, and the tables made from them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("runs", "results"):
+            path = Path(getattr(self, name)).expanduser()
+            if not getattr(self, name) or any(p.exists() and not p.is_dir() for p in (path, *path.parents)):
+                raise ConfigError(f"paths.{name}={getattr(self, name)} is not a folder, nor can it become one")
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """Everything that a run is made from."""
+
+    experiment: str = setting(identity=False)
+    """The preset's name (`experiment=`), under which records and tables are kept."""
+    seed: int = setting(least=0, below=2**32)
+    """Of initial weights, order and augmentation."""
+    optimizer: OptimizerConfig
+    model: ModelConfig
+    data: DataConfig
+    schedule: ScheduleConfig
+    trainer: TrainerConfig
+    logger: LoggerConfig
+    paths: PathsConfig
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*", self.experiment):
+            raise ConfigError(f"experiment={self.experiment} is no name for a folder: use letters, digits, '_' and '-'")
+        if self.schedule.warmup_epochs >= self.trainer.epochs:
+            raise ConfigError(
+                f"schedule.warmup_epochs={self.schedule.warmup_epochs} leaves nothing of "
+                f"trainer.epochs={self.trainer.epochs}; make it smaller"
+            )
+        if self.schedule.lr_min >= self.optimizer.base.lr:
+            raise ConfigError(
+                f"schedule.lr_min={self.schedule.lr_min} must be below optimizer.base.lr={self.optimizer.base.lr}"
+            )
+
+
+def _belonging(settings: Settings, own: tuple[str, ...], optional: set[str], owner: str) -> None:
+    """Of the optional fields, exactly the owner's own must have a value."""
+    for name in sorted(optional):
+        value = getattr(settings, name)
+        if value is not None and name not in own:
+            raise ConfigError(
+                f"{settings.key(name)}={value} has no meaning for {owner}, "
+                f"which has {', '.join(own) if own else 'no such settings'}; remove it or choose another"
+            )
+        if value is None and name in own:
+            raise ConfigError(f"{settings.key(name)} has no value, and {owner} needs one; set {settings.key(name)}=…")

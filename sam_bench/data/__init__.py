@@ -1,0 +1,1 @@
+"""Images and labels: obtained, verified, loaded, cut into batches and augmented."""

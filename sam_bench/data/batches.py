@@ -1,0 +1,50 @@
+"""The batches of an epoch: order and augmentation come from (seed, epoch) alone, so every method sees the same ones."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from sam_bench.data.augment import Augment, Draws
+from sam_bench.data.images import Images
+
+
+def generator_for(seed: int, *purpose: object) -> torch.Generator:
+    """A CPU generator that depends on the seed and the purpose, and on nothing drawn before."""
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
+class Batches:
+    """A set of images on a device, cut into augmented batches.
+
+    Args:
+        images: already on the device.
+        batch_size: the last batch of an epoch may be smaller.
+    """
+
+    def __init__(self, images: Images, augment: Augment, batch_size: int, seed: int):
+        self.padded, self.labels = augment.prepare(images.pixels), images.labels
+        self.augment, self.batch_size, self.seed = augment, batch_size, seed
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.labels) / self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of each batch of an epoch, which counts from 0."""
+        count, device = len(self.labels), self.labels.device
+        generator = generator_for(self.seed, "epoch", epoch)
+        order = torch.randperm(count, generator=generator).to(device)
+        draws = Draws.of(count, generator).map(lambda value: value.to(device))
+        for start in range(0, count, self.batch_size):
+            here = slice(start, start + self.batch_size)
+            index = order[here]
+            yield self.augment.train(self.padded, index, draws.map(lambda value: value[here])), self.labels[index]
+
+    def plain(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in their own order, not augmented."""
+        for start in range(0, len(self.labels), batch_size):
+            here = slice(start, start + batch_size)
+            yield self.augment.evaluate(self.padded[here]), self.labels[here]

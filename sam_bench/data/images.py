@@ -1,0 +1,74 @@
+"""A labelled set of images, and how it is divided."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CLASSES = 10
+HELD_OUT = 10
+"""One training image in so many is held out by `data.split=tune`."""
+_DIVISION_SEED = 20_210_428
+
+
+@dataclass(frozen=True)
+class Images:
+    """`pixels`: uint8, N × 3 × 32 × 32; `labels`: int64, N, from 0 to 9; both on one device."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> "Images":
+        return Images(self.pixels[indices], self.labels[indices])
+
+    def to(self, device: torch.device) -> "Images":
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a run trains on and what it is measured on, with the sha256 of exactly these images and labels."""
+
+    name: str
+    train: Images
+    test: Images
+    sha256: str
+
+
+def divide(name: str, train: Images, test: Images, split: str, train_subset: int | None) -> Dataset:
+    """The split and subset that a run asks for.
+
+    Args:
+        split: "test" keeps both sets; "tune" measures on a tenth of the training set, the same for every run, and does
+            not touch the test set.
+        train_subset: train on so many images only, equally many of each class, the same for every run.
+
+    Raises:
+        ValueError: some class has too few images for the subset.
+    """
+    if split == "tune":
+        test, train = _balanced(train, len(train) // HELD_OUT)
+    if train_subset is not None:
+        train, _ = _balanced(train, train_subset)
+    digest = hashlib.sha256()
+    for images in (train, test):
+        digest.update(images.pixels.contiguous().numpy())
+        digest.update(images.labels.numpy())
+    return Dataset(name, train, test, digest.hexdigest())
+
+
+def _balanced(images: Images, count: int) -> tuple[Images, Images]:
+    """`count` images, equally many of each class, and the others; each in the original order."""
+    each = count // CLASSES
+    generator = torch.Generator().manual_seed(_DIVISION_SEED)
+    chosen = torch.zeros(len(images), dtype=torch.bool)
+    for label in range(CLASSES):
+        members = torch.nonzero(images.labels == label).squeeze(1)
+        if len(members) < each:
+            raise ValueError(f"there are only {len(members)} images of class {label}, not {each}")
+        chosen[members[torch.randperm(len(members), generator=generator)[:each]]] = True
+    return images.take(torch.nonzero(chosen).squeeze(1)), images.take(torch.nonzero(~chosen).squeeze(1))

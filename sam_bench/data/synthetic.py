@@ -1,0 +1,31 @@
+"""A generated set of ten classes that a network can learn: for tests, and for machines without any network."""
+
+import torch
+import torch.nn.functional as F
+
+from sam_bench.data.images import CLASSES, Images
+
+TRAIN, TEST = 5_000, 1_000
+_SEED = 40_961
+
+
+def load() -> tuple[Images, Images]:
+    """The training and the test set: always the same images, equally many of each class.
+
+    A class is a smooth random pattern in colour; an image is its class's pattern, shifted, of random contrast, under
+    noise.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    coarse = torch.randn(CLASSES, 3, 6, 6, generator=generator)
+    patterns = F.interpolate(coarse, size=(40, 40), mode="bicubic", align_corners=True)
+    return _draw(patterns, TRAIN, generator), _draw(patterns, TEST, generator)
+
+
+def _draw(patterns: torch.Tensor, count: int, generator: torch.Generator) -> Images:
+    labels = torch.arange(count) % CLASSES
+    rows, columns = torch.randint(0, 9, (2, count, 1), generator=generator) + torch.arange(32)
+    image = torch.arange(count)[:, None, None]
+    shifted = patterns[labels][image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    contrast = 20 + 30 * torch.rand(count, 1, 1, 1, generator=generator)
+    noise = 40 * torch.randn(count, 3, 32, 32, generator=generator)
+    return Images((128 + contrast * shifted + noise).clamp(0, 255).to(torch.uint8), labels)

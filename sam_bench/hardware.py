@@ -1,0 +1,80 @@
+"""What a run is computed on: device, precision, memory, and how they are called in a record."""
+
+import platform
+import resource
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sam_bench.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A device and the precision of the forward pass on it."""
+
+    device: torch.device
+    precision: str
+
+    @classmethod
+    def choose(cls, device: str, precision: str) -> "Hardware":
+        """Resolve "auto".
+
+        Raises:
+            ConfigError: a CUDA device is asked for and there is none.
+        """
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(
+                "trainer.device=cuda, but torch finds no CUDA device here; use trainer.device=cpu or auto"
+            )
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if precision == "auto":
+            precision = "bf16" if _fast_at_bf16(device) else "fp32"
+        return cls(torch.device(device), precision)
+
+    @property
+    def name(self) -> str:
+        """As a record has it, such as "NVIDIA H200" or "AMD EPYC (2 threads)"."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{_processor()} ({torch.get_num_threads()} threads)"
+
+    def autocast(self) -> AbstractContextManager:
+        """The context for a forward pass."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def forget_peak_memory(self) -> None:
+        """Let the peak be counted from now on, where the system can."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif sys.platform == "linux":
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak_memory(self) -> int:
+        """Bytes: on CUDA of torch's tensors, on the CPU of the whole process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if sys.platform == "linux":
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _fast_at_bf16(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

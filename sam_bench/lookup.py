@@ -1,0 +1,35 @@
+"""Names to things: registries, and what to say of a name that is in none."""
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sam_bench.errors import ConfigError
+
+
+class UnknownName(ConfigError):
+    """A name that no registry has."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """ " — did you mean NAME?" where a known name is close, else ""."""
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f" — did you mean {close[0]}?" if close else ""
+
+
+def lookup(table: Mapping[str, Any], name: str, kind: str) -> Any:
+    """`table[name]`.
+
+    Raises:
+        UnknownName: the name is not there; says which are.
+    """
+    if name not in table:
+        raise UnknownName(f"{kind}={name} does not exist{suggestion(name, table)} There are: {', '.join(table)}")
+    return table[name]
+
+
+def load(location: str) -> Any:
+    """The object at "module:name" of a registry entry; its module is imported now."""
+    module, name = location.split(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,29 @@
+"""Torchvision's classifiers, for ten classes and 32×32 images."""
+
+import copy
+
+import torch
+from torch import nn
+
+from sam_bench.lookup import lookup
+
+
+def build(arch: str) -> nn.Module:
+    """`torchvision.models.<arch>`, untrained, with ten classes.
+
+    Raises:
+        ImportError: torchvision cannot be imported.
+        UnknownName: torchvision has no classifier of that name.
+        ValueError: the network does not turn 32×32 images into ten logits.
+    """
+    import torchvision  # beside a torch of another build it fails to import: only those who ask for it meet that
+
+    known = {name: name for name in torchvision.models.list_models(module=torchvision.models)}
+    network = torchvision.models.get_model(lookup(known, arch, "model.arch"), weights=None, num_classes=10)
+    try:
+        logits = copy.deepcopy(network).to("meta")(torch.empty(2, 3, 32, 32, device="meta"))
+    except Exception as error:
+        raise ValueError(f"model.arch={arch} cannot work on 32×32 images: {error}") from error
+    if getattr(logits, "shape", None) != (2, 10):
+        raise ValueError(f"model.arch={arch} does not return ten logits in training; choose a plain classifier")
+    return network

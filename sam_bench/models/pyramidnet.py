@@ -1,0 +1,62 @@
+"""Deep pyramidal residual networks (Han, Kim & Kim, 2017, arXiv:1610.02915), additive widening."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PyramidBlock(nn.Module):
+    """BN before every convolution and at the end, no ReLU first; a shortcut of average pooling and zero channels."""
+
+    def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool):
+        super().__init__()
+        self.outputs = 4 * width if bottleneck else width
+        if bottleneck:
+            shapes = [(inputs, width, 1, 1), (width, width, 3, stride), (width, self.outputs, 1, 1)]
+        else:
+            shapes = [(inputs, width, 3, stride), (width, width, 3, 1)]
+        layers: list[nn.Module] = []
+        for position, (channels, outputs, kernel, step) in enumerate(shapes):
+            layers.append(nn.BatchNorm2d(channels))
+            if position:
+                layers.append(nn.ReLU())
+            layers.append(nn.Conv2d(channels, outputs, kernel, step, padding=kernel // 2, bias=False))
+        self.branch = nn.Sequential(*layers, nn.BatchNorm2d(self.outputs))
+        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.missing = self.outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(self.pool(x), (0, 0, 0, 0, 0, self.missing)) + self.branch(x)
+
+
+class PyramidNet(nn.Module):
+    """PyramidNet-depth with widening factor `alpha`: from block to block, `alpha / blocks` channels more.
+
+    Raises:
+        ValueError: the depth is not 6n + 2 (basic blocks) or 9n + 2 (bottleneck).
+    """
+
+    def __init__(self, depth: int, alpha: int, bottleneck: bool, classes: int = 10):
+        super().__init__()
+        convolutions = 9 if bottleneck else 6
+        if (depth - 2) % convolutions:
+            raise ValueError(f"this PyramidNet has a depth of {convolutions}n + 2, not {depth}")
+        blocks = (depth - 2) // convolutions
+        channels, width, layers = 16, 16.0, []
+        for stage in range(3):
+            for position in range(blocks):
+                width += alpha / (3 * blocks)
+                stride = 2 if stage and not position else 1
+                layers.append(PyramidBlock(channels, round(width), stride, bottleneck))
+                channels = layers[-1].outputs
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16))
+        self.blocks = nn.Sequential(*layers)
+        self.bn = nn.BatchNorm2d(channels)
+        self.classifier = nn.Linear(channels, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn(self.blocks(self.stem(x))))
+        return self.classifier(torch.mean(x, dim=(2, 3)))

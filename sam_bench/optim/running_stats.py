@@ -1,0 +1,40 @@
+"""The running statistics of a model's normalisation layers: read, written back, chosen, all on the device."""
+
+import torch
+from torch import Tensor, nn
+
+
+class RunningStatistics:
+    """Mean, variance and batch count of every layer of `model` that keeps running statistics.
+
+    Layers are found once, their buffers at every call, so that a model may be moved after this was made. A reading is
+    one flat tensor for each dtype: a handful of kernels however many layers there are.
+
+    Args:
+        model: any module; None, or one without such layers, makes every call do nothing.
+    """
+
+    def __init__(self, model: nn.Module | None):
+        modules = model.modules() if model is not None else ()
+        self.layers = [module for module in modules if getattr(module, "running_mean", None) is not None]
+
+    def read(self) -> list[Tensor]:
+        """A copy of all statistics."""
+        return [torch.cat([buffer.reshape(-1) for buffer in group]) for group in self._groups()]
+
+    def write(self, reading: list[Tensor]) -> None:
+        """Put back what `read` returned, into the same storage."""
+        for group, flat in zip(self._groups(), reading, strict=True):
+            parts = flat.split([buffer.numel() for buffer in group])
+            torch._foreach_copy_(group, [part.view_as(buffer) for part, buffer in zip(parts, group, strict=True)])
+
+    def keep_if(self, condition: Tensor, otherwise: list[Tensor]) -> None:
+        """Leave the statistics as they are where `condition` (a boolean scalar) holds, else write `otherwise`."""
+        self.write([torch.where(condition, now, then) for now, then in zip(self.read(), otherwise, strict=True)])
+
+    def _groups(self) -> list[list[Tensor]]:
+        groups: dict[torch.dtype, list[Tensor]] = {}
+        for layer in self.layers:
+            for buffer in layer.buffers(recurse=False):
+                groups.setdefault(buffer.dtype, []).append(buffer)
+        return list(groups.values())

@@ -1,0 +1,204 @@
+"""One run, from a config to a finished record."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sam_bench.config import Config, DataConfig
+from sam_bench.data import cifar10, synthetic
+from sam_bench.data.augment import Augment
+from sam_bench.data.batches import Batches, generator_for
+from sam_bench.data.images import Dataset, divide
+from sam_bench.data.obtain import obtain
+from sam_bench.errors import StateError
+from sam_bench.hardware import Hardware
+from sam_bench.models.registry import model as build_model
+from sam_bench.optim.engine import SharpnessAware
+from sam_bench.optim.registry import method
+from sam_bench.store import checkpoint
+from sam_bench.store.mirror import mirror_for
+from sam_bench.store.record import SCHEMA_VERSION, RunFiles
+from sam_bench.training.loop import Training
+from sam_bench.training.progress import Reporter
+
+PROTOCOL = 1
+"""Counts changes of the code after which the same settings give another result; part of every run's identity."""
+
+BASES = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+
+
+def execute(config: Config) -> dict[str, Any]:
+    """Do what the config describes, as far as it is not done: skip a finished run, go on with a broken one.
+
+    Returns:
+        The run's record, as it stands in its file.
+
+    Raises:
+        UserError: the data, the device or a file of an earlier run is not as it should be. Then nothing was created.
+    """
+    hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
+    identity = identify(config, hardware)
+    run_id = name_of(config, identity)
+    files = RunFiles(config.paths.runs, config.paths.results, config.experiment, run_id)
+    reporter_kind = config.trainer.progress
+
+    record = files.finished()
+    if record is not None and not config.trainer.rerun:
+        if reporter_kind != "none":
+            print(f"{run_id}  finished before, {files.record}; trainer.rerun=true runs it again", flush=True)
+        return record
+
+    dataset = load_data(config.data)
+    hardware.forget_peak_memory()
+    training = prepare(config, dataset, hardware)
+    if config.trainer.rerun:
+        files.set_aside()
+    state = checkpoint.load(files.checkpoint, run_id)
+    if state is not None:
+        if state["dataset_sha256"] != dataset.sha256:
+            raise StateError(f"{files.checkpoint} was made with other data; move it away to start anew")
+        training.load_state_dict(state["training"])
+
+    done = training.epoch * len(training.train)
+    mirror = mirror_for(config, run_id, files.folder)
+    summary = None
+    try:
+        with Reporter(reporter_kind, run_id, training.steps, done) as reporter:
+            if done:
+                reporter.say(f"{run_id}  goes on after epoch {training.epoch}")
+
+            def after_epoch(training: Training) -> None:
+                state = {"run_id": run_id, "dataset_sha256": dataset.sha256, "training": training.state_dict()}
+                checkpoint.save(files.checkpoint, state)
+                latest = {name: values[-1] for name, values in training.history.items()}
+                mirror.log({"epoch": training.epoch} | latest)
+
+            training.run(reporter, after_epoch)
+        record = make_record(config, run_id, identity, dataset, training)
+        files.finish(record)
+        summary = {name: record[name] for name in ("test_error", "best_test_error", "status")}
+    finally:
+        mirror.finish(summary)
+    return files.finished()
+
+
+def identify(config: Config, hardware: Hardware) -> dict[str, Any]:
+    """All that decides a run's result: the settings that can change it, the device and precision in fact used."""
+    identity = config.identity()
+    identity["trainer"] |= {"device": hardware.device.type, "precision": hardware.precision}
+    return identity | {"protocol": PROTOCOL}
+
+
+def name_of(config: Config, identity: dict[str, Any]) -> str:
+    """The run's name: readable, and the same if and only if the identity is."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"{config.optimizer.name}-{config.model.title}-seed{config.seed}-{digest[:10]}"
+
+
+def load_data(config: DataConfig) -> Dataset:
+    """The images of a run, obtained if need be, and verified.
+
+    Raises:
+        DataError: they cannot be had, or are not what they should be.
+    """
+    if config.name == "synthetic":
+        train, test = synthetic.load()
+    else:
+        train, test = cifar10.load(obtain(Path(config.root).expanduser(), config.timeout, tell=_tell))
+    return divide(config.name, train, test, config.split, config.train_subset)
+
+
+def prepare(config: Config, dataset: Dataset, hardware: Hardware) -> Training:
+    """Network, optimizer and batches on the device, as they are before the first step."""
+    data, trainer = config.data, config.trainer
+    torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
+    arch = {"arch": config.model.arch} if config.model.arch else {}
+    model = build_model(config.model.name, **arch).to(hardware.device, memory_format=torch.channels_last)
+    optimizer = build_optimizer(config, model)
+    augment = Augment(data.crop, data.flip, data.normalise, data.cutout, hardware.device)
+    train, test = (
+        Batches(images.to(hardware.device), augment, trainer.batch_size, config.seed)
+        for images in (dataset.train, dataset.test)
+    )
+    return Training(config, model, optimizer, train, test, hardware)
+
+
+def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
+    """The configured method on the configured base optimizer, over all parameters."""
+    options = config.optimizer
+    base = BASES[options.base.name](model.named_parameters(), fused=True, **options.base.options())
+    chosen = method(options.name, **options.options())
+    return SharpnessAware(base, chosen, rho=options.rho or 0.0, model=model, batchnorm=options.batchnorm)
+
+
+def make_record(
+    config: Config, run_id: str, identity: dict[str, Any], dataset: Dataset, training: Training
+) -> dict[str, Any]:
+    """What is kept of a run. Errors in percent, the last epoch's first; seconds without evaluation and start-up."""
+    history, optimizer, hardware = training.history, training.optimizer, training.hardware
+    seconds = sum(history["train_seconds"])
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "experiment": config.experiment,
+        "method": config.optimizer.name,
+        "seed": config.seed,
+        "status": "diverged" if training.diverged else "finished",
+        "test_error": history["test_error"][-1],
+        "best_test_error": min(error for error in history["test_error"] if error is not None),
+        "test_loss": history["test_loss"][-1],
+        "train_loss": history["train_loss"][-1],
+        "epochs": training.epoch,
+        "steps": training.steps,
+        "passes": optimizer.passes,
+        "skipped_steps": int(optimizer.skipped),
+        "train_seconds": seconds,
+        "eval_seconds": sum(history["eval_seconds"]),
+        "images_per_second": training.epoch * len(dataset.train) / seconds,
+        "peak_memory_bytes": hardware.peak_memory(),
+        "parameters": sum(p.numel() for p in training.model.parameters()),
+        "device": hardware.name,
+        "precision": hardware.precision,
+        "batchnorm": config.optimizer.batchnorm,
+        "dataset": dataset.name,
+        "dataset_sha256": dataset.sha256,
+        "train_images": len(dataset.train),
+        "test_images": len(dataset.test),
+        "config": identity,
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "history": history,
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Of whatever can change a result."""
+    found = {name: metadata.version(name) for name in ("sam_bench", "torch", "numpy", "hydra-core")}
+    return found | {"python": platform.python_version(), "cuda": torch.version.cuda}
+
+
+def git_commit() -> str | None:
+    """The checkout's commit, with "+changes" where the code differs from it; None outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None
+        changes = git("status", "--porcelain", "--", "sam_bench", "conf")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _tell(text: str, ready: int) -> None:
+    print(f"{text}: {ready} of {len(cifar10.SHA256)} files", flush=True)

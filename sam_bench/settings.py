@@ -1,0 +1,140 @@
+"""Frozen dataclasses that are built from plain mappings and check themselves."""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from sam_bench.errors import ConfigError
+from sam_bench.lookup import suggestion
+
+S = TypeVar("S", bound="Settings")
+
+
+def setting(
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    identity: bool = True,
+) -> Any:
+    """A field of a `Settings` class, with the rule for its value; None is always allowed where the type allows it.
+
+    Args:
+        least, above, most, below: bounds, inclusive and exclusive; for a tuple, of each of its numbers.
+        choices: the only values.
+        identity: whether the value can change a run's result, and so belongs to the run's identity.
+    """
+    bounds = {"at least": least, "above": above, "at most": most, "below": below}
+    return field(metadata={"bounds": bounds, "choices": choices, "identity": identity})
+
+
+_HOLDS = {
+    "at least": lambda value, bound: value >= bound,
+    "above": lambda value, bound: value > bound,
+    "at most": lambda value, bound: value <= bound,
+    "below": lambda value, bound: value < bound,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of every group of settings: knows its place in the configuration, checks each field's rule."""
+
+    _path: typing.ClassVar[str] = ""
+
+    @classmethod
+    def key(cls, name: str) -> str:
+        """The name as the command line has it."""
+        return f"{cls._path}.{name}" if cls._path else name
+
+    @classmethod
+    def build(cls: type[S], values: Mapping[str, Any]) -> S:
+        """From plain values, as a YAML file or a checkpoint holds them.
+
+        Raises:
+            ConfigError: a key is unknown or missing, or a value is of the wrong type or breaks its rule.
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{cls._path}={values!r} is not a group of settings; it has {', '.join(_names(cls))}")
+        for name in values:
+            if name not in _names(cls):
+                raise ConfigError(
+                    f"{cls.key(name)} is no setting{suggestion(name, _names(cls))} "
+                    f"{cls._path or 'The configuration'} has: {', '.join(_names(cls))}"
+                )
+        hints = typing.get_type_hints(cls)
+        return cls(**{f.name: _convert(cls.key(f.name), hints[f.name], _value(cls, f, values)) for f in fields(cls)})
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                _check(self.key(f.name), number, f.metadata)
+
+    def identity(self) -> dict[str, Any]:
+        """The values that can change a run's result, nested as the settings are; without those that are None."""
+        found = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Settings):
+                if inner := value.identity():
+                    found[f.name] = inner
+            elif value is not None and f.metadata.get("identity", True):
+                found[f.name] = list(value) if isinstance(value, tuple) else value
+        return found
+
+    def plain(self) -> dict[str, Any]:
+        """All values, as `build` takes them."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in _shallow(self).items()}
+
+
+def _shallow(settings: Settings) -> dict[str, Any]:
+    values = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    return {name: value.plain() if isinstance(value, Settings) else value for name, value in values.items()}
+
+
+def _names(cls: type) -> list[str]:
+    return [f.name for f in fields(cls)]
+
+
+def _value(cls: type[Settings], f: dataclasses.Field, values: Mapping[str, Any]) -> Any:
+    if f.name in values:
+        return values[f.name]
+    if type(None) in typing.get_args(typing.get_type_hints(cls)[f.name]):
+        return None
+    raise ConfigError(f"{cls.key(f.name)} has no value; give it one, {cls.key(f.name)}=…")
+
+
+def _convert(key: str, hint: Any, value: Any) -> Any:
+    """The value as the type that the field has, or an error; only whole numbers become floats."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in options:
+        return None
+    wanted = next(option for option in options if option is not type(None))
+    if isinstance(wanted, type) and issubclass(wanted, Settings):
+        return wanted.build(value)
+    if typing.get_origin(wanted) is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(key, typing.get_args(wanted)[0], item) for item in value)
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        name = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(wanted, "a list")
+        raise ConfigError(f"{key}={value!r} is not {name}")
+    return value
+
+
+def _check(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}={value} is not a finite number")
+    choices = metadata.get("choices")
+    if choices and value is not None and value not in choices:
+        raise ConfigError(f"{key}={value} does not exist{suggestion(value, choices)} There are: {', '.join(choices)}")
+    for rule, bound in metadata.get("bounds", {}).items():
+        if bound is not None and isinstance(value, (int, float)) and not _HOLDS[rule](value, bound):
+            raise ConfigError(f"{key}={value} is out of range: it must be {rule} {bound}")

@@ -1,0 +1,73 @@
+"""The record of a finished run: one JSON file, written last. A run is finished when its record is there."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from sam_bench.errors import StateError
+from sam_bench.store.files import write_atomically
+
+SCHEMA_VERSION = 1
+
+
+class RunFiles:
+    """Where a run keeps what it has.
+
+    Args:
+        runs, results: the two roots, of what a run needs while it lasts and of what is kept.
+    """
+
+    def __init__(self, runs: str, results: str, experiment: str, run_id: str):
+        self.run_id = run_id
+        self.folder = Path(runs).expanduser() / experiment / run_id
+        self.checkpoint = self.folder / "checkpoint.pt"
+        self.record = Path(results).expanduser() / experiment / "records" / f"{run_id}.json"
+
+    def finished(self) -> dict[str, Any] | None:
+        """The run's record, if it has one.
+
+        Raises:
+            StateError: the record cannot be read.
+        """
+        return read_record(self.record) if self.record.exists() else None
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """Write the record."""
+        content = json.dumps(without_nan(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        write_atomically(self.record, content.encode())
+
+    def set_aside(self) -> None:
+        """Move the record and the run's folder into folders `superseded` beside them, so that the run starts anew."""
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        for path in (self.record, self.folder):
+            if path.exists():
+                target = path.parent / "superseded" / f"{self.run_id}-{stamp}{path.suffix if path.is_file() else ''}"
+                target.parent.mkdir(exist_ok=True)
+                path.rename(target)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record from its file.
+
+    Raises:
+        StateError: it is not a record, or one of a newer version of sam_bench.
+    """
+    try:
+        record = json.loads(path.read_text())
+        version = record["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateError(f"{path} is not the record of a run ({error!r}); move it away to run again") from error
+    if version > SCHEMA_VERSION:
+        raise StateError(f"{path} was written by a newer sam_bench (schema {version}, not {SCHEMA_VERSION}): update")
+    return record
+
+
+def without_nan(value: Any) -> Any:
+    """The same with None for what is not a finite number: JSON has no other word for it."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,163 @@
+"""The one training loop: the same for every method, network and device."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from sam_bench.config import Config
+from sam_bench.data.batches import Batches
+from sam_bench.hardware import Hardware
+from sam_bench.optim import schedules
+from sam_bench.optim.engine import SharpnessAware
+from sam_bench.training.evaluate import evaluate
+from sam_bench.training.loss import smoothing_for_torch
+from sam_bench.training.progress import Reporter
+from sam_bench.training.step import EagerStep
+
+HOURS = 3600.0
+MEASURED_STEPS = 10
+"""Steps from which the time of a run is estimated, after one that warms up."""
+
+History = dict[str, list[float | None]]
+
+
+@dataclass
+class Training:
+    """A run in progress: what changes while it trains, and the steps that change it.
+
+    Args:
+        train, test: batches on the hardware's device.
+    """
+
+    config: Config
+    model: nn.Module
+    optimizer: SharpnessAware
+    train: Batches
+    test: Batches
+    hardware: Hardware
+    epoch: int = 0
+    """Epochs done."""
+    history: History = field(default_factory=dict)
+    """One value an epoch under each name."""
+
+    def __post_init__(self) -> None:
+        trainer, base, schedule = self.config.trainer, self.config.optimizer.base, self.config.schedule
+        self.eta = schedules.learning_rate(
+            schedule.name,
+            lr=base.lr,
+            steps_per_epoch=len(self.train),
+            epochs=trainer.epochs,
+            warmup_epochs=schedule.warmup_epochs,
+            lr_min=schedule.lr_min,
+            milestones=schedule.milestones or (),
+            factor=schedule.factor or 1.0,
+            every=schedule.every,
+        )
+        self.rho = self._radius()
+        smoothing = smoothing_for_torch(trainer.label_smoothing, trainer.smoothing_over)
+        self.step = EagerStep(self.model, self.optimizer, self.hardware, smoothing)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.config.trainer.epochs * len(self.train)
+
+    def run(self, reporter: Reporter, after_epoch: Callable[["Training"], None]) -> None:
+        """Train from the current epoch to the last one.
+
+        Args:
+            after_epoch: called when an epoch is complete, as the moment to save a checkpoint.
+        """
+        while self.epoch < self.config.trainer.epochs:
+            self._train_epoch(reporter)
+            self._evaluate()
+            self.epoch += 1
+            shown = {name: values[-1] for name, values in self.history.items() if name not in ("rho", "eval_seconds")}
+            reporter.epoch(self.epoch, self.config.trainer.epochs, shown)
+            after_epoch(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later process needs to go on: tensors and plain values."""
+        cuda = self.hardware.device.type == "cuda"
+        return {
+            "epoch": self.epoch,
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": torch.get_rng_state(),
+            "cuda_generator": torch.cuda.get_rng_state(self.hardware.device) if cuda else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch, self.history = state["epoch"], state["history"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["generator"])
+        if state["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(state["cuda_generator"], self.hardware.device)
+
+    def _radius(self) -> schedules.Schedule | None:
+        optimizer, schedule = self.config.optimizer, self.config.schedule
+        if optimizer.rho is None:
+            return None
+        return schedules.radius(
+            optimizer.rho_schedule,
+            rho=optimizer.rho,
+            rho_min=optimizer.rho_min,
+            steps=self.steps,
+            eta=self.eta,
+            lr=optimizer.base.lr,
+            lr_min=schedule.lr_min,
+        )
+
+    def _train_epoch(self, reporter: Reporter) -> None:
+        self.model.train()
+        started = time.perf_counter()
+        first = self.epoch * len(self.train)
+        for t, (images, labels) in enumerate(self.train.epoch(self.epoch), start=first):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.eta(t)
+                if self.rho is not None:
+                    group["rho"] = self.rho(t)
+            self.step(images, labels)
+            reporter.step(self.step.images / (time.perf_counter() - started))
+            if t == first:
+                warm = time.perf_counter()
+            elif t == first + MEASURED_STEPS and self.hardware.device.type == "cpu":
+                self._estimate(reporter, (time.perf_counter() - warm) / MEASURED_STEPS, self.steps - t)
+        loss, error = self.step.read()
+        self._note("lr", self.eta(t))
+        self._note("rho", self.rho(t) if self.rho is not None else None)
+        self._note("train_loss", loss)
+        self._note("train_error", error)
+        self._note("train_seconds", time.perf_counter() - started)
+
+    def _evaluate(self) -> None:
+        trainer, started = self.config.trainer, time.perf_counter()
+        last = self.epoch + 1 == trainer.epochs
+        loss = error = None
+        if last or (self.epoch + 1) % trainer.eval_every == 0:
+            loss, error = evaluate(self.model, self.test, trainer.eval_batch_size, self.hardware)
+        self._note("test_loss", loss)
+        self._note("test_error", error)
+        self._note("eval_seconds", time.perf_counter() - started)
+
+    def _note(self, name: str, value: float | None) -> None:
+        self.history.setdefault(name, []).append(value)
+
+    def _estimate(self, reporter: Reporter, seconds: float, steps: int) -> None:
+        if self.epoch == 0 and seconds * steps > HOURS:
+            reporter.warn(
+                f"This run will take about {seconds * steps / HOURS:.0f} hours on this CPU. "
+                "For a result within minutes: experiment=quick"
+            )
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the last epoch's loss, on either set, is not a number."""
+        return not (math.isfinite(self.history["train_loss"][-1]) and math.isfinite(self.history["test_loss"][-1]))
