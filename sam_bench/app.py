@@ -13,10 +13,11 @@ import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import setup_globals
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,6 +35,8 @@ CONFIG_NAME = "config"
 
 EXIT_CONFIG, EXIT_RUN, EXIT_INTERRUPTED = 2, 1, 130
 
+_COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+
 
 class RunFailed(Exception):
     """A run ended in an error that has been shown."""
@@ -48,7 +51,7 @@ def main() -> None:
         _hydra_main()
     except UserError as error:
         _stop(EXIT_CONFIG, error)
-    except (HydraException, OmegaConfBaseException) as error:
+    except _COMPOSITION_ERRORS as error:
         _stop(EXIT_CONFIG, explain(error))
     except RunFailed:
         sys.exit(EXIT_RUN)
@@ -64,7 +67,7 @@ def compose(overrides: list[str]) -> Config:
     """
     try:
         return _read(_loader().load_configuration(CONFIG_NAME, overrides, run_mode=RunMode.RUN))
-    except (HydraException, OmegaConfBaseException) as error:
+    except _COMPOSITION_ERRORS as error:
         raise ConfigError(explain(error)) from error
 
 
@@ -75,7 +78,7 @@ def requested(arguments: argparse.Namespace) -> Iterator[Config]:
 
     Raises:
         ConfigError: a config is not valid.
-        HydraException, OmegaConfBaseException: it cannot be composed.
+        HydraException, OmegaConfBaseException, ValueError: it cannot be composed.
     """
     elsewhere = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun", "config_path")
     if any(getattr(arguments, name) for name in elsewhere):
@@ -103,6 +106,8 @@ def explain(error: Exception) -> str:
         group, _, option = error.missing_cfg_file.rpartition("/")
         options = ", ".join(error.options)
         return f"{group}={option} does not exist{suggestion(option, error.options)} There are: {options}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be understood: {str(error).splitlines()[0]}"
     cause = error.__cause__ or error
     key = getattr(cause, "full_key", None)
     if key and "is not in struct" in str(cause):
@@ -130,7 +135,7 @@ def _loader(config_dir: str | None = None) -> ConfigLoaderImpl:
     setup_globals()
     path = create_config_search_path(str(CONF))
     if config_dir is not None:
-        path.append("command-line", f"file://{Path(config_dir).absolute()}")
+        path.prepend("command-line", f"file://{Path(config_dir).absolute()}", SearchPathQuery(provider="schema"))
     return ConfigLoaderImpl(config_search_path=path)
 
 
@@ -153,7 +158,8 @@ def _explain_key(key: str) -> str:
     known = [hint for hint in typing.get_type_hints(place) if not hint.startswith("_")]
     if name in known:
         return f"{key} has no meaning with what is chosen for {'.'.join(groups)}; remove it or choose another"
-    return f"{key} is no setting{suggestion(name, known)} {'.'.join(groups) or 'The configuration'} has: {', '.join(known)}"
+    owner = ".".join(groups) or "The configuration"
+    return f"{key} is no setting{suggestion(name, known)} {owner} has: {', '.join(known)}"
 
 
 def _stop(code: int, message: object) -> typing.NoReturn:

@@ -138,11 +138,16 @@ class DataConfig(Settings):
             raise ConfigError(
                 f"data.train_subset={self.train_subset} is more than the {size} training images there are"
             )
-        root = Path(self.root).expanduser()
+        root = self.folder
         if root.exists() and not root.is_dir():
             raise ConfigError(f"data.root={self.root} is not a folder")
         if not root.exists() and not root.absolute().parent.is_dir():
             raise ConfigError(f"data.root={self.root} cannot be made: there is no folder {root.absolute().parent}")
+
+    @property
+    def folder(self) -> Path:
+        """`root` as a path."""
+        return Path(self.root).expanduser()
 
 
 @dataclass(frozen=True)

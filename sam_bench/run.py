@@ -110,7 +110,7 @@ def load_data(config: DataConfig) -> Dataset:
     if config.name == "synthetic":
         train, test = synthetic.load()
     else:
-        train, test = cifar10.load(obtain(Path(config.root).expanduser(), config.timeout, tell=_tell))
+        train, test = cifar10.load(obtain(config.folder, config.timeout, tell=_tell))
     return divide(config.name, train, test, config.split, config.train_subset)
 
 

@@ -45,8 +45,12 @@ class Draws:
             cutout_column=integers(*corners),
         )
 
-    def map(self, function) -> "Draws":
-        return Draws(**{name: function(value) for name, value in vars(self).items()})
+    def to(self, device: torch.device) -> "Draws":
+        return Draws(**{name: value.to(device) for name, value in vars(self).items()})
+
+    def slice(self, start: int, count: int) -> "Draws":
+        """Of `count` consecutive images."""
+        return Draws(**{name: value[start : start + count] for name, value in vars(self).items()})
 
 
 class Augment:

@@ -37,11 +37,10 @@ class Batches:
         count, device = len(self.labels), self.labels.device
         generator = generator_for(self.seed, "epoch", epoch)
         order = torch.randperm(count, generator=generator).to(device)
-        draws = Draws.of(count, generator).map(lambda value: value.to(device))
+        draws = Draws.of(count, generator).to(device)
         for start in range(0, count, self.batch_size):
-            here = slice(start, start + self.batch_size)
-            index = order[here]
-            yield self.augment.train(self.padded, index, draws.map(lambda value: value[here])), self.labels[index]
+            index = order[start : start + self.batch_size]
+            yield self.augment.train(self.padded, index, draws.slice(start, self.batch_size)), self.labels[index]
 
     def plain(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images in their own order, not augmented."""

@@ -17,9 +17,13 @@ SHA256 = {
     "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
     "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
 }
-"""The files of the binary distribution, each of 10,000 records: a label, then 3 × 32 × 32 pixels."""
+"""The files of the binary distribution."""
+
+RECORDS = 10_000
+"""In each file."""
 
 RECORD = 1 + 3 * 32 * 32
+"""Bytes: a label, then the red, the green and the blue pixels, row by row."""
 
 FOLDER = "cifar-10-batches-bin"
 

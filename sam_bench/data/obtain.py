@@ -1,7 +1,6 @@
 """CIFAR-10 on the disk: found where it lies, or fetched from the first source that has it, verified, and kept."""
 
 import contextlib
-import os
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -71,7 +70,7 @@ def _store(root: Path, contents: Contents, source: str, tell: Tell) -> Path:
                 (Path(incoming) / name).write_bytes(content)
                 tell(f"CIFAR-10 from {source}", ready)
             with contextlib.suppress(OSError):  # another process was first: its files are as good
-                os.rename(incoming, root / cifar10.FOLDER)
+                Path(incoming).rename(root / cifar10.FOLDER)
     except BaseException:
         if new:
             with contextlib.suppress(OSError):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sam_bench.data.cifar10 import RECORD, SHA256
+from sam_bench.data.cifar10 import RECORD, RECORDS, SHA256
 
 Contents = Iterator[tuple[str, bytes]]
 """Name and content of each of the six files, made one at a time."""
@@ -89,8 +89,8 @@ def _png_rows(read: Callable[[str], bytes]) -> Contents:
     labels = {"data": json.loads(read("train_lables.json")), "test": json.loads(read("test_lables.json"))}
     for position, name in enumerate(SHA256):
         kind = name.split("_")[0]
-        first = 10_000 * position if kind == "data" else 0
-        column = np.array(labels[kind][first : first + 10_000], np.uint8)
+        first = RECORDS * position if kind == "data" else 0
+        column = np.array(labels[kind][first : first + RECORDS], np.uint8)
         image = np.asarray(Image.open(io.BytesIO(read(name.replace(".bin", ".png")))).convert("RGB"))
         yield name, _records(column, image.transpose(0, 2, 1).reshape(-1, RECORD - 1))
 
@@ -123,21 +123,23 @@ def _member(members: dict[str, tarfile.TarInfo], name: str, archive: Path) -> ta
     return members[name]
 
 
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"): ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"): ("numpy", "ndarray"),
+    ("numpy", "dtype"): ("numpy", "dtype"),
+    ("_codecs", "encode"): ("_codecs", "encode"),
+}
+"""What the pickles of the Python distribution may name, and where it is in today's numpy."""
+
+
 class _ArraysOnly(pickle.Unpickler):
     """Reads arrays of numbers and plain containers; refuses whatever else a pickle may name, before it is called."""
 
-    ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"): ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"): ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"): ("numpy", "ndarray"),
-        ("numpy", "dtype"): ("numpy", "dtype"),
-        ("_codecs", "encode"): ("_codecs", "encode"),
-    }
-
     def find_class(self, module: str, name: str):
-        if (module, name) not in self.ALLOWED:
+        if (module, name) not in _ALLOWED:
             raise Unavailable(f"the pickle names {module}.{name}, which has no place in CIFAR-10")
-        return super().find_class(*self.ALLOWED[module, name])
+        return super().find_class(*_ALLOWED[module, name])
 
 
 def _unpickle(content: bytes) -> bytes:

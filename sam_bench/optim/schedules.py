@@ -63,10 +63,9 @@ def radius(name: str, *, rho: float, rho_min: float, steps: int, eta: Schedule, 
     """
 
     def rho_at(t: int) -> float:
-        if name == "proportional":
-            share = max(0.0, (eta(t) - lr_min) / (lr - lr_min))
-        else:
-            share = _decay(name, t / steps)
+        if name == "constant":
+            return rho
+        share = max(0.0, (eta(t) - lr_min) / (lr - lr_min)) if name == "proportional" else _decay(name, t / steps)
         return rho_min + (rho - rho_min) * share
 
-    return rho_at if name != "constant" else lambda t: rho
+    return rho_at

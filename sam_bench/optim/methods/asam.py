@@ -29,7 +29,9 @@ class ASAM(Method):
 
 
 class OfficialASAM(Method):
-    """ASAM as its authors published it: `T = |w| + η` on tensors named weight, `T = 1` on the others (arXiv:2102.11600).
+    """ASAM as its authors published it: `T = |w| + η` on tensors named weight, `T = 1` on the others.
+
+    Kwon et al. (2021), arXiv:2102.11600, equation 8, and the code beside it.
 
     Args:
         eta: the offset η, in units of the weights.

@@ -1,0 +1,52 @@
+# `make help` lists what there is. Whatever is needed is set up first.
+
+EXPERIMENT ?=
+METHODS ?=
+SEEDS ?=
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint data reproduce-table table smoke clean
+
+help: ## What there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## A virtual environment in .venv with everything in it
+
+# Rebuilt when pyproject.toml changes, by the first Python that can carry it.
+$(READY): pyproject.toml
+	@for python in python3 python3.13 python3.12 python3.11 python; do \
+	  if $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then \
+	    echo "Setting up $(VENV) with $$python; the first time, PyTorch takes a few minutes"; \
+	    exec $$python -m venv --clear $(VENV); \
+	  fi; \
+	done; \
+	echo "No Python from 3.11 to 3.13 with venv was found; install one (Debian: python3 and python3-venv)" >&2; exit 1
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+test: $(READY) ## Run the tests: offline, on the CPU; those that need a GPU skip without one
+	$(PYTHON) -m pytest -n auto
+
+lint: $(READY) ## Check style and formatting
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+data: $(READY) ## Obtain and verify CIFAR-10
+	@$(PYTHON) scripts/prepare_data.py
+
+reproduce-table: $(READY) ## Train what is missing, then make the table (EXPERIMENT= METHODS= SEEDS=)
+	@$(PYTHON) scripts/reproduce_table.py experiment=$(EXPERIMENT) methods=$(METHODS) seeds=$(SEEDS)
+
+table: $(READY) ## Make the tables of all experiments from their records (or of one: EXPERIMENT=)
+	@$(PYTHON) scripts/make_table.py $(if $(EXPERIMENT),experiment=$(EXPERIMENT))
+
+smoke: $(READY) ## Train every method for seconds on generated images
+	@$(PYTHON) -m sam_bench --multirun experiment=smoke 'optimizer=glob(*)'
+
+clean: ## Remove caches and builds; data, runs, results and .venv stay
+	rm -rf build dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

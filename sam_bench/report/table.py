@@ -1,0 +1,231 @@
+"""The error-rate table of an experiment, from its records alone: nothing is trained here, and torch is not needed."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sam_bench.errors import StateError
+from sam_bench.optim.registry import METHODS
+from sam_bench.report.published import differences, published
+from sam_bench.report.stats import t_interval
+from sam_bench.store.files import write_atomically
+from sam_bench.store.record import read_record
+
+MIB = 2**20
+
+SHOWN = {
+    "method": "method",
+    "settings": "settings",
+    "seeds": "seeds",
+    "test_error_mean": "test error %",
+    "test_error_std": "std",
+    "ci95": "95 % interval",
+    "best_seed_error": "best seed",
+    "worst_seed_error": "worst seed",
+    "passes": "passes",
+    "train_seconds": "seconds",
+    "images_per_second": "images/s",
+    "peak_memory_mib": "peak MiB",
+    "published": "published %",
+}
+"""Columns of the printed table and their headings."""
+
+
+def read_records(folder: Path, split: str = "test") -> list[dict[str, Any]]:
+    """An experiment's records of runs that were measured on one split, in the order of their names.
+
+    Raises:
+        StateError: there are none, or one cannot be read.
+    """
+    records = [read_record(path) for path in sorted(folder.glob("*.json"))]
+    records = [record for record in records if record["config"]["data"]["split"] == split]
+    if not records:
+        raise StateError(f"there are no records with data.split={split} in {folder}; run the experiment first")
+    return records
+
+
+def make_table(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row for each set of runs that differ in nothing but the seed; errors in percent, the last epoch's.
+
+    Diverged runs are counted and left out of every mean. What tells the rows of one method apart stands in the column
+    `settings`. Interval and deviation are NaN for a single seed.
+    """
+    rows = [_row(list(runs)) for runs in _by_configuration(records).values()]
+    _name_differences(rows)
+    table = pd.DataFrame(rows).drop(columns="flat")
+    order = {name: position for position, name in enumerate(METHODS)}
+    rank = table["method"].map(lambda name: order.get(name, len(order)))
+    return table.assign(rank=rank).sort_values(["rank", "settings"], ignore_index=True).drop(columns="rank")
+
+
+def protocol(configs: list[Mapping[str, Any]], experiment: str) -> list[str]:
+    """What was done, and whether that can be compared with published figures."""
+    lines = [f"The {experiment} protocol: {text}." for text in _distinct(_protocol(config) for config in configs)]
+    reasons = _distinct(reason for config in configs for reason in differences(config))
+    if reasons:
+        lines.append(f"Not comparable with published figures: {'; '.join(reasons)}.")
+    return lines
+
+
+def notes(records: list[dict[str, Any]]) -> list[str]:
+    """What must be known to read the table: its columns, the hardware, and where published figures are from."""
+    lines = [
+        "Test error of the last epoch. Interval: Student's t over the seeds. Passes: forward-backward passes of one "
+        "run. Seconds: training alone, mean over the seeds."
+    ]
+    for device in _distinct(f"{record['device']}, {record['precision']}" for record in records):
+        lines.append(f"Measured on: {device}.")
+    for method, model in _distinct((record["method"], record["config"]["model"]["name"]) for record in records):
+        figure = published(method, model)
+        if figure:
+            text = f"Published, not measured here: {METHODS[method].title} {figure.error:.2f} on {figure.model}"
+            lines.append(f"{text}, from {figure.source} ({figure.caveat}).")
+    return lines
+
+
+def write_table(records: list[dict[str, Any]], experiment: str, folder: Path, name: str = "table") -> str:
+    """Write the table's `.csv` (every column, unrounded), `.md` and `.tex` to `folder`; returns the Markdown."""
+    table = make_table(records)
+    above, below = protocol([record["config"] for record in records], experiment), notes(records)
+    cells = [[_cell(row, column) for column in _columns(table)] for _, row in table.iterrows()]
+    headings = [SHOWN[column] for column in _columns(table)]
+    markdown = "\n\n".join([f"# {experiment}", *above, _markdown(headings, cells), *below]) + "\n"
+    write_atomically(folder / f"{name}.csv", table.to_csv(index=False).encode())
+    write_atomically(folder / f"{name}.md", markdown.encode())
+    write_atomically(folder / f"{name}.tex", _latex(headings, cells, above + below).encode())
+    return markdown
+
+
+def _by_configuration(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(json.dumps(_flat(_without_seed(record)), sort_keys=True), []).append(record)
+    return groups
+
+
+def _without_seed(record: Mapping[str, Any]) -> dict[str, Any]:
+    config = {key: value for key, value in record["config"].items() if key != "seed"}
+    return config | {"dataset_sha256": record["dataset_sha256"]}
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for key, item in value.items():
+        found |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {prefix + key: item}
+    return found
+
+
+def _row(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    finished = [run for run in runs if run["status"] == "finished"]
+    errors = pd.Series([run["test_error"] for run in finished], dtype=float)
+    low, high = t_interval(list(errors))
+
+    def mean(key: str) -> float:
+        return pd.Series([run[key] for run in finished], dtype=float).mean()
+
+    figure = published(runs[0]["method"], runs[0]["config"]["model"]["name"])
+    return {
+        "method": runs[0]["method"],
+        "settings": "",
+        "seeds": len(finished),
+        "test_error_mean": errors.mean(),
+        "test_error_std": errors.std(ddof=1),
+        "ci95_low": low,
+        "ci95_high": high,
+        "best_seed_error": errors.min(),
+        "worst_seed_error": errors.max(),
+        "best_epoch_error_mean": mean("best_test_error"),
+        "diverged": len(runs) - len(finished),
+        "passes": mean("passes"),
+        "train_seconds": mean("train_seconds"),
+        "images_per_second": mean("images_per_second"),
+        "peak_memory_mib": mean("peak_memory_bytes") / MIB,
+        "published": figure.error if figure else None,
+        "published_differs": "; ".join(differences(runs[0]["config"], figure)) if figure else "",
+        "flat": _flat(_without_seed(runs[0])),
+    }
+
+
+def _name_differences(rows: list[dict[str, Any]]) -> None:
+    """Settings of the optimizer are compared within a method, all others over the whole table."""
+    for row in rows:
+        everyone = [other["flat"] for other in rows]
+        same_method = [other["flat"] for other in rows if other["method"] == row["method"]]
+        keys = _distinct(key for flat in everyone for key in flat)
+        differing = [
+            key
+            for key in keys
+            if len({json.dumps(f.get(key)) for f in (same_method if key.startswith("optimizer.") else everyone)}) > 1
+        ]
+        short = {"dataset_sha256": lambda digest: digest[:8]}
+        row["settings"] = " ".join(
+            f"{key.removeprefix('optimizer.')}={short.get(key, str)(row['flat'][key])}"
+            for key in differing
+            if key in row["flat"]
+        )
+
+
+def _protocol(config: Mapping[str, Any]) -> str:
+    model, data, trainer = config["model"], config["data"], config["trainer"]
+    images = f"{data['train_subset']:,} training images" if data.get("train_subset") else "all training images"
+    augmentation = [name for name in ("crop", "flip", "cutout") if data[name]]
+    parts = [
+        model.get("arch") or model["name"],
+        f"{data['name']}, {images}, {data['split']} split",
+        f"augmentation {' + '.join(augmentation) or 'none'}",
+        f"{trainer['epochs']} epochs",
+        f"batch {trainer['batch_size']}",
+        f"{config['schedule']['name']} schedule from {config['optimizer']['base']['lr']:g}",
+        f"label smoothing {trainer['label_smoothing']:g} over {trainer['smoothing_over']}",
+    ]
+    return ", ".join(parts)
+
+
+def _columns(table: pd.DataFrame) -> list[str]:
+    return [column for column in SHOWN if column != "settings" or table["settings"].any()]
+
+
+def _cell(row: pd.Series, column: str) -> str:
+    if column == "method":
+        return METHODS[row["method"]].title if row["method"] in METHODS else row["method"]
+    if column == "seeds":
+        return f"{row['seeds']}" + (f" (+{row['diverged']} diverged)" if row["diverged"] else "")
+    if column == "ci95":
+        return "–" if pd.isna(row["ci95_low"]) else f"{row['ci95_low']:.2f} – {row['ci95_high']:.2f}"
+    value = row[column]
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return "–"
+    whole = column in ("passes", "train_seconds", "images_per_second", "peak_memory_mib")
+    return f"{value:,.0f}" if whole else f"{value:.2f}"
+
+
+def _markdown(headings: list[str], cells: list[list[str]]) -> str:
+    widths = [max(len(line[i]) for line in [headings, *cells]) for i in range(len(headings))]
+    lines = [headings, ["-" * width for width in widths], *cells]
+    return "\n".join("| " + " | ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
+
+
+def _latex(headings: list[str], cells: list[list[str]], remarks: list[str]) -> str:
+    def line(values: list[str]) -> str:
+        return " & ".join(_escape(value) for value in values) + r" \\"
+
+    body = "\n".join(line(values) for values in cells)
+    comments = "".join(f"% {remark}\n" for remark in remarks)
+    begin = f"\\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}"
+    lines = [begin, r"\hline", line(headings), r"\hline", body, r"\hline", r"\end{tabular}"]
+    return comments + "\n".join(lines) + "\n"
+
+
+def _escape(text: str) -> str:
+    for character in "%_&#":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("–", "--")
+
+
+def _distinct(values) -> list[Any]:
+    return list(dict.fromkeys(values))

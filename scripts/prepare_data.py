@@ -1,0 +1,34 @@
+"""Obtain and verify CIFAR-10: python scripts/prepare_data.py [data.root=FOLDER] [data.timeout=SECONDS]"""
+
+import sys
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sam_bench.app import compose
+from sam_bench.data import cifar10
+from sam_bench.data.obtain import obtain
+from sam_bench.errors import UserError
+
+
+def main(arguments: list[str]) -> None:
+    try:
+        data = compose(arguments).data
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns) as progress:
+            task = progress.add_task("CIFAR-10", total=None)
+
+            def tell(text: str, ready: int) -> None:
+                total = len(cifar10.SHA256) if ready else None  # a download has no known end: the bar runs to and fro
+                progress.update(task, description=text, total=total, completed=ready)
+
+            folder = obtain(data.folder, data.timeout, tell)
+            progress.update(task, description="verifying", total=None)
+            cifar10.load(folder)
+            progress.update(task, description="verified", total=1, completed=1)
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    print(f"CIFAR-10 is in {folder}, and every byte is as it should be.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

