@@ -56,9 +56,11 @@ def make_table(records: list[dict[str, Any]]) -> pd.DataFrame:
     rows = [_row(list(runs)) for runs in _by_configuration(records).values()]
     _name_differences(rows)
     table = pd.DataFrame(rows).drop(columns="flat")
-    order = {name: position for position, name in enumerate(METHODS)}
-    rank = table["method"].map(lambda name: order.get(name, len(order)))
-    return table.assign(rank=rank).sort_values(["rank", "settings"], ignore_index=True).drop(columns="rank")
+    return (
+        table.assign(rank=table["method"].map(_rank))
+        .sort_values(["rank", "settings"], ignore_index=True)
+        .drop(columns="rank")
+    )
 
 
 def protocol(configs: list[Mapping[str, Any]], experiment: str) -> list[str]:
@@ -78,7 +80,8 @@ def notes(records: list[dict[str, Any]]) -> list[str]:
     ]
     for device in _distinct(f"{record['device']}, {record['precision']}" for record in records):
         lines.append(f"Measured on: {device}.")
-    for method, model in _distinct((record["method"], record["config"]["model"]["name"]) for record in records):
+    used = _distinct((record["method"], record["config"]["model"]["name"]) for record in records)
+    for method, model in sorted(used, key=lambda pair: _rank(pair[0])):
         figure = published(method, model)
         if figure:
             text = f"Published, not measured here: {METHODS[method].title} {figure.error:.2f} on {figure.model}"
@@ -225,6 +228,11 @@ def _escape(text: str) -> str:
     for character in "%_&#":
         text = text.replace(character, f"\\{character}")
     return text.replace("–", "--")
+
+
+def _rank(method: str) -> int:
+    """A method's place in the registry, which is its place in a table."""
+    return list(METHODS).index(method) if method in METHODS else len(METHODS)
 
 
 def _distinct(values) -> list[Any]:

@@ -21,9 +21,9 @@ def test_it_can_be_learned(folder):
             [
                 "experiment=smoke",
                 "optimizer=sgd",
-                "data.train_subset=2000",
+                "data.train_subset=1000",
                 "data.cutout=false",
-                "trainer.epochs=5",
+                "trainer.epochs=4",
                 "trainer.batch_size=50",
                 "trainer.progress=none",
                 "trainer.precision=fp32",

@@ -1,0 +1,262 @@
+"""Runs from a config to a record: everything runs, nothing twice, and what broke off goes on."""
+
+import json
+
+import pytest
+import torch
+
+from sam_bench import app, run
+from sam_bench.errors import ConfigError, StateError
+from sam_bench.hardware import Hardware
+from sam_bench.optim.registry import METHODS
+from sam_bench.store import checkpoint
+from sam_bench.training.loop import Training
+from tests.conftest import TINY, everything_below, options
+
+SMALL = ["model=resnet8", *TINY, "trainer.device=cpu"]
+REQUIRED = {
+    "schema_version",
+    "run_id",
+    "experiment",
+    "method",
+    "seed",
+    "status",
+    "config",
+    "test_error",
+    "best_test_error",
+    "test_loss",
+    "train_loss",
+    "epochs",
+    "steps",
+    "passes",
+    "train_seconds",
+    "eval_seconds",
+    "images_per_second",
+    "peak_memory_bytes",
+    "device",
+    "precision",
+    "batchnorm",
+    "dataset",
+    "dataset_sha256",
+    "versions",
+    "git_commit",
+    "history",
+}
+VARYING = ("train_seconds", "eval_seconds", "images_per_second", "peak_memory_bytes")
+
+
+def config(*overrides: str):
+    return app.compose([*SMALL, *overrides])
+
+
+def lasting(record: dict) -> dict:
+    """Without what differs between two equal runs."""
+    history = {key: values for key, values in record["history"].items() if key not in VARYING}
+    return {key: value for key, value in record.items() if key not in VARYING} | {"history": history}
+
+
+@pytest.mark.parametrize("model", options("model"))
+def test_every_network_trains(tiny_run, model):
+    record = tiny_run("optimizer=sgd", f"model={model}", "data.train_subset=10")
+    assert (record["status"], record["steps"], record["passes"]) == ("finished", 2, 2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("base", options("optimizer/base"))
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+def test_every_method_trains_on_every_base(tiny_run, optimizer, base, precision):
+    record = tiny_run(
+        "model=resnet8", f"optimizer={optimizer}", f"optimizer/base={base}", f"trainer.precision={precision}"
+    )
+    assert record["status"] == "finished"
+    assert record["passes"] == 2 * METHODS[optimizer].passes
+    assert record["method"] == optimizer
+    assert record["precision"] == precision
+
+
+@pytest.mark.parametrize("rho_schedule", ["constant", "linear", "cosine", "proportional"])
+@pytest.mark.parametrize("schedule", options("schedule"))
+def test_every_schedule_trains(tiny_run, schedule, rho_schedule):
+    record = tiny_run("model=resnet8", f"schedule={schedule}", f"optimizer.rho_schedule={rho_schedule}")
+    assert record["status"] == "finished"
+    assert len(record["history"]["lr"]) == len(record["history"]["rho"]) == 1
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_trains(tiny_run, experiment, folder):
+    record = tiny_run(f"experiment={experiment}", "model=resnet8", "schedule.warmup_epochs=0")
+    assert record["experiment"] == experiment
+    assert (folder / "results" / experiment / "records" / f"{record['run_id']}.json").is_file()
+
+
+def test_a_record_holds_what_is_needed_and_nothing_of_the_machines_user(tiny_run, folder):
+    record = tiny_run("model=resnet8", "trainer.epochs=2")
+    assert record.keys() >= REQUIRED
+    assert record["dataset"] == "synthetic"
+    assert len(record["dataset_sha256"]) == 64
+    assert record["test_error"] == record["history"]["test_error"][-1]
+    assert record["best_test_error"] == min(record["history"]["test_error"])
+    assert {len(values) for values in record["history"].values()} == {2}
+    assert record["peak_memory_bytes"] > 2**20
+    assert str(folder) not in json.dumps(record)
+    assert not [name for name in everything_below(folder) if name.rpartition("/")[2].startswith(".")]
+
+
+def test_a_finished_run_is_not_repeated(tiny_run, folder, monkeypatch, capsys):
+    first = tiny_run("model=resnet8", "trainer.progress=plain")
+    monkeypatch.setattr(run, "load_data", lambda config: pytest.fail("it was started again"))
+    assert tiny_run("model=resnet8", "trainer.progress=plain") == first
+    assert "finished before" in capsys.readouterr().out
+
+
+def test_a_rerun_keeps_the_old_record_aside(tiny_run, folder):
+    first = tiny_run("model=resnet8")
+    again = tiny_run("model=resnet8", "trainer.rerun=true")
+    assert lasting(again) == lasting(first)
+    (old,) = (folder / "results" / "default" / "records" / "superseded").glob("*.json")
+    assert json.loads(old.read_text()) == first
+    assert len(list((folder / "runs" / "default" / "superseded").iterdir())) == 1
+    assert tiny_run("model=resnet8") == again
+
+
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+def test_a_run_that_breaks_off_goes_on_to_the_same_record(tiny_run, folder, monkeypatch, optimizer):
+    overrides = ["model=torchvision", "model.arch=efficientnet_b0"] if optimizer == "sam" else ["model=resnet8"]
+    overrides += [f"optimizer={optimizer}", "trainer.epochs=3"]  # efficientnet drops blocks by chance: generators count
+    whole = tiny_run(*overrides)
+    (folder / "results").rename(folder / "whole")
+    (folder / "runs").rename(folder / "whole_runs")
+
+    train = Training._train_epoch
+
+    def breaking(training, reporter):
+        if training.epoch == 2:
+            raise KeyboardInterrupt
+        train(training, reporter)
+
+    monkeypatch.setattr(Training, "_train_epoch", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run(*overrides)
+    assert not (folder / "results").exists()
+    monkeypatch.setattr(Training, "_train_epoch", train)
+    torch.manual_seed(123)
+    assert lasting(tiny_run(*overrides)) == lasting(whole)
+    states = [
+        torch.load(next((folder / root).rglob("checkpoint.pt")), weights_only=True)["training"]["model"]
+        for root in ("runs", "whole_runs")
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in states), strict=True))
+
+
+def test_a_run_does_not_depend_on_what_ran_before_in_the_process(tiny_run, folder):
+    alone = tiny_run("model=resnet8")
+    (folder / "results").rename(folder / "before")
+    (folder / "runs").rename(folder / "runs_before")
+    tiny_run("model=resnet20", "optimizer=gsam", "seed=3")
+    assert lasting(tiny_run("model=resnet8")) == lasting(alone)
+
+
+def test_all_methods_start_from_the_same_weights_and_see_the_same_batches(small_synthetic, folder):
+    seen = []
+    for optimizer in options("optimizer"):
+        chosen = config(f"optimizer={optimizer}")
+        training = run.prepare(chosen, run.load_data(chosen.data), Hardware.choose("cpu", "fp32"))
+        first = next(iter(training.train.epoch(0)))
+        seen.append([*(p.detach().clone() for p in training.model.parameters()), *first])
+    for other in seen[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(seen[0], other, strict=True))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None], ids=["empty", "foreign", "of another run"])
+def test_a_checkpoint_that_cannot_be_used_is_an_error_not_a_fresh_start(tiny_run, folder, content):
+    record = tiny_run("model=resnet8")
+    (folder / "results").rename(folder / "before")
+    path = folder / "runs" / "default" / record["run_id"] / "checkpoint.pt"
+    if content is None:
+        checkpoint.save(path, {"run_id": "another"})
+    else:
+        path.write_bytes(content)
+    with pytest.raises(StateError, match=r"checkpoint\.pt"):
+        tiny_run("model=resnet8")
+    assert not (folder / "results").exists()
+
+
+def test_a_record_that_cannot_be_read_is_an_error(tiny_run, folder):
+    record = tiny_run("model=resnet8")
+    path = folder / "results" / "default" / "records" / f"{record['run_id']}.json"
+    path.write_text("{}")
+    with pytest.raises(StateError, match="not the record of a run"):
+        tiny_run("model=resnet8")
+
+
+def test_a_run_whose_loss_is_not_a_number_is_recorded_as_diverged(tiny_run):
+    record = tiny_run("model=resnet8", "optimizer=sgd", "optimizer.base.lr=1e30", "trainer.epochs=2")
+    assert record["status"] == "diverged"
+    assert record["train_loss"] is None
+
+
+def test_the_last_epoch_is_evaluated_whatever_the_interval(tiny_run):
+    record = tiny_run("model=resnet8", "trainer.epochs=3", "trainer.eval_every=2")
+    errors = record["history"]["test_error"]
+    assert [error is None for error in errors] == [True, False, False]
+    assert record["test_error"] == errors[-1]
+
+
+def test_tuning_does_not_touch_the_test_set(tiny_run, small_synthetic):
+    record = tiny_run("model=resnet8", "data.split=tune")
+    assert (record["train_images"], record["test_images"]) == (10, 20)
+    assert record["dataset_sha256"] != tiny_run("model=resnet8")["dataset_sha256"]
+
+
+def run_id(*overrides: str, device: str = "cpu", precision: str = "fp32") -> str:
+    chosen = config(*overrides)
+    return run.name_of(chosen, run.identify(chosen, Hardware(torch.device(device), precision)))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=1", "optimizer.rho=0.1", "optimizer=gsam", "model=resnet20", "trainer.epochs=3", "data.flip=false",
+     "schedule=cosine", "optimizer.base.lr=0.2", "optimizer.batchnorm=both", "trainer.smoothing_over=all"],
+)  # fmt: skip
+def test_what_can_change_the_result_changes_the_run(override):
+    assert run_id(override) != run_id()
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["paths.runs=elsewhere", "paths.results=elsewhere", "data.root=elsewhere", "data.timeout=5", "logger=wandb",
+     "trainer.progress=bar", "trainer.rerun=true"],
+)  # fmt: skip
+def test_what_cannot_change_the_result_does_not_change_the_run(folder, override):
+    assert run_id(override) == run_id()
+
+
+def test_device_and_precision_in_fact_used_are_part_of_the_run():
+    assert len({run_id(), run_id(device="cuda"), run_id(precision="bf16")}) == 3
+
+
+def test_cuda_where_there_is_none_is_an_error_not_a_run_on_the_cpu(tiny_run, monkeypatch, folder):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        tiny_run("trainer.device=cuda")
+    assert everything_below(folder) == []
+
+
+def test_a_long_run_on_the_cpu_says_how_long_and_what_to_do_instead(tiny_run, monkeypatch, capsys):
+    from sam_bench.training import loop
+
+    monkeypatch.setattr(loop, "MEASURED_STEPS", 1)
+    tiny_run("model=resnet8", "trainer.progress=plain")
+    assert "experiment=quick" not in capsys.readouterr().err
+    monkeypatch.setattr(loop, "HOURS", 1e-9)
+    tiny_run("model=resnet8", "trainer.progress=plain", "seed=1")
+    assert "experiment=quick" in capsys.readouterr().err
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+def test_every_method_trains_on_the_gpu(folder, small_synthetic, optimizer):
+    record = run.execute(app.compose([*TINY, "model=resnet8", f"optimizer={optimizer}", "trainer.device=cuda"]))
+    assert record["status"] == "finished"
+    assert record["precision"] == "bf16"
+    assert record["config"]["trainer"]["device"] == "cuda"

@@ -1,0 +1,70 @@
+"""The house: which part may know of which, and what no part may do."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CONF, ROOT
+
+PACKAGE = ROOT / "sam_bench"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+MAY_IMPORT = {
+    "app": {"config", "run", "errors", "lookup", "settings"},
+    "run": {"config", "data", "errors", "hardware", "models", "optim", "store", "training"},
+    "training": {"config", "data", "hardware", "optim", "store", "training"},
+    "report": {"errors", "optim.registry", "report", "store.files", "store.record"},
+    "store": {"config", "errors", "store"},
+    "data": {"data", "errors"},
+    "optim": {"lookup", "optim"},
+    "models": {"lookup", "models"},
+    "config": {"errors", "models.registry", "optim.registry", "settings"},
+    "settings": {"errors", "lookup"},
+    "lookup": {"errors"},
+    "hardware": {"errors"},
+    "errors": set(),
+    "__main__": {"app"},
+    "__init__": set(),
+}
+
+
+def imports(path: Path) -> set[str]:
+    """All modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    part = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    for name in imports(path):
+        if name.startswith("sam_bench."):
+            inner = name.removeprefix("sam_bench.")
+            assert any(inner == may or inner.startswith(f"{may}.") for may in MAY_IMPORT[part]), name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_hydra_stays_at_the_edge(path):
+    outside = {name.split(".")[0] for name in imports(path)} & {"hydra", "omegaconf"}
+    assert not outside or path.name == "app.py"
+
+
+FORBIDDEN = (
+    r"pickle\.load\(|weights_only=False|\beval\(|\bexec\(|yaml\.load\(|shell=True|extractall\(|utils\.instantiate"
+)
+
+
+@pytest.mark.parametrize("path", MODULES + sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.name)
+def test_nothing_is_executed_from_data(path):
+    assert not re.search(FORBIDDEN, path.read_text().replace("model.eval()", ""))
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_configuration_holds_values_only(path):
+    assert "_target_" not in path.read_text()
