@@ -1,5 +1,6 @@
 """What a run is computed on: device, precision, memory, and how they are called in a record."""
 
+import contextlib
 import platform
 import resource
 import sys
@@ -51,17 +52,19 @@ class Hardware:
         """Let the peak be counted from now on, where the system can."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        elif sys.platform == "linux":
-            Path("/proc/self/clear_refs").write_text("5")
+        else:
+            with contextlib.suppress(OSError):  # only Linux can, and not in every container
+                Path("/proc/self/clear_refs").write_text("5")
 
     def peak_memory(self) -> int:
         """Bytes: on CUDA of torch's tensors, on the CPU of the whole process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        if sys.platform == "linux":
-            lines = Path("/proc/self/status").read_text().splitlines()
-            return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return 1024 * int(line.split()[1])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # since the process began; in KiB but on macOS
         return peak if sys.platform == "darwin" else 1024 * peak
 
 

@@ -260,3 +260,12 @@ def test_every_method_trains_on_the_gpu(folder, small_synthetic, optimizer):
     assert record["status"] == "finished"
     assert record["precision"] == "bf16"
     assert record["config"]["trainer"]["device"] == "cuda"
+
+
+def test_peak_memory_is_of_the_run_not_of_what_was_before():
+    hardware = Hardware(torch.device("cpu"), "fp32")
+    block = torch.ones(2**27)
+    with_block = hardware.peak_memory()
+    del block
+    hardware.forget_peak_memory()
+    assert 2**20 < hardware.peak_memory() < with_block - 2**28
