@@ -16,12 +16,16 @@ help: ## What there is to make
 
 setup: $(READY) ## A virtual environment in .venv with everything in it
 
-# Rebuilt when pyproject.toml changes, by the first Python that can carry it.
+# Rebuilt when pyproject.toml changes, by the first Python that can carry it. An environment of somebody else stays.
 $(READY): pyproject.toml
+	@if [ -e $(VENV) ] && [ ! -e $(VENV)/.sam_bench ]; then \
+	  echo "$(VENV) was not made by this Makefile: move it away, or use it yourself with pip install -e '.[dev]'" >&2; \
+	  exit 1; \
+	fi
 	@for python in python3 python3.13 python3.12 python3.11 python; do \
 	  if $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then \
 	    echo "Setting up $(VENV) with $$python; the first time, PyTorch takes a few minutes"; \
-	    exec $$python -m venv --clear $(VENV); \
+	    $$python -m venv --clear $(VENV) && touch $(VENV)/.sam_bench; exit; \
 	  fi; \
 	done; \
 	echo "No Python from 3.11 to 3.13 with venv was found; install one (Debian: python3 and python3-venv)" >&2; exit 1

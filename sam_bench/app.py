@@ -5,12 +5,12 @@ import os
 import sys
 import traceback
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
@@ -35,6 +35,8 @@ CONFIG_NAME = "config"
 
 EXIT_CONFIG, EXIT_RUN, EXIT_INTERRUPTED = 2, 1, 130
 
+OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path).expanduser()), replace=True)
+
 _COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 
@@ -43,11 +45,14 @@ class RunFailed(Exception):
 
 
 def main() -> None:
-    """The command line. Every run that it asks for is composed and checked before the first one starts."""
+    """The command line. Every run that it asks for is composed and checked before anything is created."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here as they are; what is shown of them is decided below
     try:
-        for _ in requested(get_args_parser().parse_args()):
-            pass
+        configs, local = requested(get_args_parser().parse_args())
+        if configs and local:
+            from sam_bench import run  # imports torch, which is worth its seconds only now
+
+            run.check(configs)
         _hydra_main()
     except UserError as error:
         _stop(EXIT_CONFIG, error)
@@ -71,10 +76,11 @@ def compose(overrides: list[str]) -> Config:
         raise ConfigError(explain(error)) from error
 
 
-def requested(arguments: argparse.Namespace) -> Iterator[Config]:
-    """The configs of all runs that a command line asks for; none where it asks for help, say.
+def requested(arguments: argparse.Namespace) -> tuple[list[Config], bool]:
+    """The configs of all runs that a command line asks for, and whether they are to run in this process.
 
-    Of a sweeper that chooses its runs as it goes, and so cannot be asked beforehand, only the first config.
+    There are none where it asks for help, say. Of a sweeper that chooses its runs as it goes, and so cannot be asked
+    beforehand, there is only the first.
 
     Raises:
         ConfigError: a config is not valid.
@@ -82,22 +88,21 @@ def requested(arguments: argparse.Namespace) -> Iterator[Config]:
     """
     elsewhere = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun", "config_path")
     if any(getattr(arguments, name) for name in elsewhere):
-        return
+        return [], True
     loader = _loader(arguments.config_dir)
     name = arguments.config_name or CONFIG_NAME
     master = loader.load_configuration(
         name, arguments.overrides, run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False
     )
     if not (arguments.multirun or master.hydra.mode == RunMode.MULTIRUN):
-        yield _read(loader.load_configuration(name, arguments.overrides, run_mode=RunMode.RUN))
-        return
+        return [_read(loader.load_configuration(name, arguments.overrides, run_mode=RunMode.RUN))], True
+    local = master.hydra.launcher["_target_"].endswith(BasicLauncher.__name__)
     if not master.hydra.sweeper["_target_"].endswith(BasicSweeper.__name__):
-        yield _read(master)
-        return
+        return [_read(master)], local
     params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create(loader).parse_overrides(params + list(master.hydra.overrides.task))
-    for run in BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]:
-        yield _read(loader.load_sweep_config(master, run))
+    runs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+    return [_read(loader.load_sweep_config(master, run)) for run in runs], local
 
 
 def explain(error: Exception) -> str:
@@ -119,7 +124,7 @@ def explain(error: Exception) -> str:
 def _hydra_main(cfg: DictConfig) -> None:
     with_hydra = OmegaConf.merge({"hydra": {"runtime": {"choices": HydraConfig.get().runtime.choices}}}, cfg)
     config = _read(with_hydra)
-    from sam_bench import run  # imports torch, which is worth its seconds only now
+    from sam_bench import run
 
     try:
         run.execute(config)

@@ -6,11 +6,8 @@ from pathlib import Path
 
 from sam_bench.errors import ConfigError
 from sam_bench.models.registry import MODELS
-from sam_bench.optim.registry import METHODS
+from sam_bench.optim.registry import BASES, METHODS
 from sam_bench.settings import Settings, setting
-
-BASES = {"sgd": ("momentum", "nesterov"), "adamw": ("betas", "eps")}
-"""Base optimizers, and the settings that each has beside learning rate and weight decay."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,8 @@ class BaseConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _belonging(self, BASES[self.name], {name for options in BASES.values() for name in options}, self.name)
+        optional = {name for entry in BASES.values() for name in entry.options}
+        _belonging(self, BASES[self.name].options, optional, self.name)
         if self.nesterov and not self.momentum:
             raise ConfigError("optimizer.base.nesterov=true needs a momentum above 0; set optimizer.base.momentum=0.9")
         if self.betas is not None and len(self.betas) != 2:
@@ -39,7 +37,7 @@ class BaseConfig(Settings):
 
     def options(self) -> dict[str, object]:
         """The arguments of the optimizer's constructor."""
-        own = {name: getattr(self, name) for name in BASES[self.name]}
+        own = {name: getattr(self, name) for name in BASES[self.name].options}
         return {"lr": self.lr, "weight_decay": self.weight_decay, **own}
 
 
@@ -72,6 +70,11 @@ class OptimizerConfig(Settings):
         radius = ("rho", "rho_min", "rho_schedule")
         options = {name for entry in METHODS.values() for name in entry.options} | set(radius)
         _belonging(self, (*radius, *method.options) if method.perturbs else method.options, options, self.name)
+        if self.rho_schedule in ("linear", "cosine") and self.rho_min == self.rho > 0:
+            raise ConfigError(
+                f"optimizer.rho_schedule={self.rho_schedule} has nowhere to go: optimizer.rho_min and "
+                f"optimizer.rho are both {self.rho}; lower rho_min, or choose constant"
+            )
         if method.perturbs and self.rho_schedule != "constant" and self.rho_min > self.rho:
             raise ConfigError(
                 f"optimizer.rho_min={self.rho_min} is greater than optimizer.rho={self.rho}, from which the schedule "
@@ -95,7 +98,7 @@ class ModelConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.name == "torchvision") != (self.arch is not None):
+        if (self.name == "torchvision") != bool(self.arch):
             raise ConfigError(
                 "model.arch goes with model=torchvision, and only with it: model=torchvision model.arch=resnet18"
             )
@@ -138,6 +141,8 @@ class DataConfig(Settings):
             raise ConfigError(
                 f"data.train_subset={self.train_subset} is more than the {size} training images there are"
             )
+        if self.name == "synthetic":
+            return
         root = self.folder
         if root.exists() and not root.is_dir():
             raise ConfigError(f"data.root={self.root} is not a folder")
@@ -147,7 +152,7 @@ class DataConfig(Settings):
     @property
     def folder(self) -> Path:
         """`root` as a path."""
-        return Path(self.root).expanduser()
+        return _path(self.key("root"), self.root)
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,11 @@ class TrainerConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.smoothing_over == "others" and self.label_smoothing > 0.9:
+            raise ConfigError(
+                f"trainer.label_smoothing={self.label_smoothing} leaves the true class less than each other; "
+                "with trainer.smoothing_over=others it must be at most 0.9"
+            )
         if self.precision == "fp16":
             raise ConfigError("trainer.precision=fp16 needs loss scaling, which is not supported yet; use bf16 or fp32")
 
@@ -233,9 +243,17 @@ class PathsConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("runs", "results"):
-            path = Path(getattr(self, name)).expanduser()
+            path = _path(self.key(name), getattr(self, name))
             if not getattr(self, name) or any(p.exists() and not p.is_dir() for p in (path, *path.parents)):
                 raise ConfigError(f"paths.{name}={getattr(self, name)} is not a folder, nor can it become one")
+
+    def runs_of(self, experiment: str) -> Path:
+        """The folder of an experiment's runs."""
+        return _path(self.key("runs"), self.runs) / experiment
+
+    def results_of(self, experiment: str) -> Path:
+        """The folder of an experiment's records and tables."""
+        return _path(self.key("results"), self.results) / experiment
 
 
 @dataclass(frozen=True)
@@ -267,6 +285,13 @@ class Config(Settings):
             raise ConfigError(
                 f"schedule.lr_min={self.schedule.lr_min} must be below optimizer.base.lr={self.optimizer.base.lr}"
             )
+
+
+def _path(key: str, text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{key}={text} names nobody's home folder") from error
 
 
 def _belonging(settings: Settings, own: tuple[str, ...], optional: set[str], owner: str) -> None:

@@ -37,6 +37,11 @@ class Hardware:
             precision = "bf16" if _fast_at_bf16(device) else "fp32"
         return cls(torch.device(device), precision)
 
+    def configure(self) -> None:
+        """Let fp32 mean fp32: torch would otherwise compute convolutions in TF32 where the hardware has it."""
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+
     @property
     def name(self) -> str:
         """As a record has it, such as "NVIDIA H200" or "AMD EPYC (2 threads)"."""

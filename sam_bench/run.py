@@ -18,9 +18,10 @@ from sam_bench.data.images import Dataset, divide
 from sam_bench.data.obtain import obtain
 from sam_bench.errors import StateError
 from sam_bench.hardware import Hardware
+from sam_bench.lookup import load
 from sam_bench.models.registry import model as build_model
 from sam_bench.optim.engine import SharpnessAware
-from sam_bench.optim.registry import method
+from sam_bench.optim.registry import BASES, method
 from sam_bench.store import checkpoint
 from sam_bench.store.mirror import mirror_for
 from sam_bench.store.record import SCHEMA_VERSION, RunFiles
@@ -30,7 +31,23 @@ from sam_bench.training.progress import Reporter
 PROTOCOL = 1
 """Counts changes of the code after which the same settings give another result; part of every run's identity."""
 
-BASES = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+
+def check(configs: list[Config]) -> None:
+    """Find out, before anything is created or trained, whether these runs can be done here; obtains their data.
+
+    Raises:
+        UserError: the device, the network or the data are not to be had, or the record of an earlier run is damaged.
+    """
+    verified = set()
+    for config in configs:
+        hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
+        if files_of(config, hardware).finished() is not None and not config.trainer.rerun:
+            continue
+        with torch.device("meta"):
+            build_network(config)
+        if config.data.name == "cifar10" and config.data.folder not in verified:
+            cifar10.load(obtain_data(config.data))
+            verified.add(config.data.folder)
 
 
 def execute(config: Config) -> dict[str, Any]:
@@ -43,10 +60,9 @@ def execute(config: Config) -> dict[str, Any]:
         UserError: the data, the device or a file of an earlier run is not as it should be. Then nothing was created.
     """
     hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
-    identity = identify(config, hardware)
-    run_id = name_of(config, identity)
-    files = RunFiles(config.paths.runs, config.paths.results, config.experiment, run_id)
-    reporter_kind = config.trainer.progress
+    hardware.configure()
+    files = files_of(config, hardware)
+    run_id, reporter_kind = files.run_id, config.trainer.progress
 
     record = files.finished()
     if record is not None and not config.trainer.rerun:
@@ -54,10 +70,11 @@ def execute(config: Config) -> dict[str, Any]:
             print(f"{run_id}  finished before, {files.record}; trainer.rerun=true runs it again", flush=True)
         return record
 
+    code = {"versions": versions(), "git_commit": git_commit()}
     dataset = load_data(config.data)
     hardware.forget_peak_memory()
     training = prepare(config, dataset, hardware)
-    if config.trainer.rerun:
+    if record is not None:
         files.set_aside()
     state = checkpoint.load(files.checkpoint, run_id)
     if state is not None:
@@ -80,7 +97,7 @@ def execute(config: Config) -> dict[str, Any]:
                 mirror.log({"epoch": training.epoch} | latest)
 
             training.run(reporter, after_epoch)
-        record = make_record(config, run_id, identity, dataset, training)
+        record = make_record(config, run_id, dataset, training) | code
         files.finish(record)
         summary = {name: record[name] for name in ("test_error", "best_test_error", "status")}
     finally:
@@ -101,6 +118,12 @@ def name_of(config: Config, identity: dict[str, Any]) -> str:
     return f"{config.optimizer.name}-{config.model.title}-seed{config.seed}-{digest[:10]}"
 
 
+def files_of(config: Config, hardware: Hardware) -> RunFiles:
+    """Where the run keeps what it has."""
+    paths, run_id = config.paths, name_of(config, identify(config, hardware))
+    return RunFiles(paths.runs_of(config.experiment), paths.results_of(config.experiment), run_id)
+
+
 def load_data(config: DataConfig) -> Dataset:
     """The images of a run, obtained if need be, and verified.
 
@@ -110,16 +133,28 @@ def load_data(config: DataConfig) -> Dataset:
     if config.name == "synthetic":
         train, test = synthetic.load()
     else:
-        train, test = cifar10.load(obtain(config.folder, config.timeout, tell=_tell))
+        train, test = cifar10.load(obtain_data(config))
     return divide(config.name, train, test, config.split, config.train_subset)
+
+
+def obtain_data(config: DataConfig) -> Path:
+    """The folder of CIFAR-10's files, obtained if need be.
+
+    Raises:
+        DataError: they cannot be had.
+    """
+
+    def tell(text: str, ready: int) -> None:
+        print(f"{text}: {ready} of {len(cifar10.SHA256)} files", flush=True)
+
+    return obtain(config.folder, config.timeout, tell)
 
 
 def prepare(config: Config, dataset: Dataset, hardware: Hardware) -> Training:
     """Network, optimizer and batches on the device, as they are before the first step."""
     data, trainer = config.data, config.trainer
     torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
-    arch = {"arch": config.model.arch} if config.model.arch else {}
-    model = build_model(config.model.name, **arch).to(hardware.device, memory_format=torch.channels_last)
+    model = build_network(config).to(hardware.device, memory_format=torch.channels_last)
     optimizer = build_optimizer(config, model)
     augment = Augment(data.crop, data.flip, data.normalise, data.cutout, hardware.device)
     train, test = (
@@ -129,17 +164,25 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware) -> Training:
     return Training(config, model, optimizer, train, test, hardware)
 
 
+def build_network(config: Config) -> torch.nn.Module:
+    """The configured network, its initial weights drawn from torch's global generator.
+
+    Raises:
+        ConfigError: it cannot be built.
+    """
+    arch = {"arch": config.model.arch} if config.model.arch else {}
+    return build_model(config.model.name, **arch)
+
+
 def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
     """The configured method on the configured base optimizer, over all parameters."""
     options = config.optimizer
-    base = BASES[options.base.name](model.named_parameters(), fused=True, **options.base.options())
+    base = load(BASES[options.base.name].implementation)(model.named_parameters(), fused=True, **options.base.options())
     chosen = method(options.name, **options.options())
     return SharpnessAware(base, chosen, rho=options.rho or 0.0, model=model, batchnorm=options.batchnorm)
 
 
-def make_record(
-    config: Config, run_id: str, identity: dict[str, Any], dataset: Dataset, training: Training
-) -> dict[str, Any]:
+def make_record(config: Config, run_id: str, dataset: Dataset, training: Training) -> dict[str, Any]:
     """What is kept of a run. Errors in percent, the last epoch's first; seconds without evaluation and start-up."""
     history, optimizer, hardware = training.history, training.optimizer, training.hardware
     seconds = sum(history["train_seconds"])
@@ -161,7 +204,7 @@ def make_record(
         "train_seconds": seconds,
         "eval_seconds": sum(history["eval_seconds"]),
         "images_per_second": training.epoch * len(dataset.train) / seconds,
-        "peak_memory_bytes": hardware.peak_memory(),
+        "peak_memory_bytes": training.peak_memory,
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "device": hardware.name,
         "precision": hardware.precision,
@@ -170,17 +213,20 @@ def make_record(
         "dataset_sha256": dataset.sha256,
         "train_images": len(dataset.train),
         "test_images": len(dataset.test),
-        "config": identity,
-        "versions": versions(),
-        "git_commit": git_commit(),
+        "config": identify(config, hardware),
         "history": history,
     }
 
 
 def versions() -> dict[str, str | None]:
     """Of whatever can change a result."""
-    found = {name: metadata.version(name) for name in ("sam_bench", "torch", "numpy", "hydra-core")}
-    return found | {"python": platform.python_version(), "cuda": torch.version.cuda}
+    found: dict[str, str | None] = {"python": platform.python_version(), "cuda": torch.version.cuda}
+    for name in ("sam_bench", "torch", "numpy", "hydra-core"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # a checkout that was never installed
+            found[name] = None
+    return found
 
 
 def git_commit() -> str | None:
@@ -198,7 +244,3 @@ def git_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _tell(text: str, ready: int) -> None:
-    print(f"{text}: {ready} of {len(cifar10.SHA256)} files", flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from sam_bench.app import compose
+from sam_bench.app import EXIT_INTERRUPTED, EXIT_RUN, compose
 from sam_bench.errors import UserError
 from sam_bench.report.table import protocol
 
@@ -37,9 +37,14 @@ def main(arguments: list[str]) -> None:
         print(line, flush=True)
     runs = [f"experiment={experiment}", f"optimizer={methods}", f"seed={seeds}"]
     failed = subprocess.call([sys.executable, "-m", "sam_bench", "--multirun", *runs])
+    if failed not in (0, EXIT_RUN):  # nothing was run: that has been said
+        sys.exit(failed)
     made = subprocess.call([sys.executable, str(Path(__file__).with_name("make_table.py")), f"experiment={experiment}"])
     sys.exit(failed or made)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:  # what there is to say, the run itself has said
+        sys.exit(EXIT_INTERRUPTED)

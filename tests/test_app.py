@@ -7,6 +7,7 @@ import pytest
 
 from sam_bench import app
 from sam_bench.config import Config
+from sam_bench.data import cifar10
 from sam_bench.errors import ConfigError
 from sam_bench.models.registry import MODELS
 from sam_bench.optim.registry import METHODS
@@ -15,6 +16,7 @@ from tests.conftest import CONF, ROOT, TINY, everything_below, options
 GROUPS = ["optimizer", "optimizer/base", "model", "data", "schedule", "trainer", "logger", "experiment"]
 CHOICES = [(group, option) for group in GROUPS for option in options(group)]
 
+SYNTHETIC = ["data=synthetic"]
 REFUSED = {
     "a typo after +": (["optimizer=gsam", "+optimizer.rh=1"], "optimizer.rh", "did you mean rho"),
     "a typo": (["optimizer.rh=1"], "optimizer.rh", "did you mean rho"),
@@ -52,6 +54,26 @@ REFUSED = {
     "a number for a truth value": (["data.crop=1"], "data.crop=1", "true or false"),
     "half precision": (["trainer.precision=fp16"], "trainer.precision=fp16", "loss scaling"),
     "an unknown device": (["trainer.device=tpu"], "trainer.device=tpu", "cpu"),
+    "more smoothed away than there is": (["trainer.label_smoothing=0.95"], "label_smoothing=0.95", "at most 0.9"),
+    "a schedule that goes nowhere": (
+        ["optimizer=gsam", "optimizer.rho_schedule=linear"],
+        "rho_schedule",
+        "lower rho_min",
+    ),
+    "an empty architecture": (["model=torchvision", "model.arch=''"], "model.arch", "model=torchvision"),
+    "an architecture that does not exist": (
+        [*SYNTHETIC, "model=torchvision", "model.arch=resnet19"],
+        "arch=resnet19",
+        "did you",
+    ),
+    "an architecture for larger images": ([*SYNTHETIC, "model=torchvision", "model.arch=alexnet"], "alexnet", "32×32"),
+    "somebody unknown's home": (["data.root=~nosuchuser/x"], "data.root", "home folder"),
+    "somebody unknown's home for runs": (["paths.runs=~nosuchuser/x"], "paths.runs", "home folder"),
+    "a GPU where there is none": (
+        [*SYNTHETIC, "-m", "seed=1,2", "trainer.device=cuda"],
+        "trainer.device=cuda",
+        "no CUDA",
+    ),
     "all probability smoothed away": (["trainer.label_smoothing=1"], "trainer.label_smoothing=1", "below 1"),
     "a momentum of one": (["optimizer.base.momentum=1"], "optimizer.base.momentum=1", "below 1"),
     "nesterov without momentum": (
@@ -78,8 +100,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input_is_one_message_that_names_key_and_rule_and_creates_nothing(case, command, folder):
+def test_bad_input_is_one_message_that_names_key_and_rule_and_creates_nothing(case, command, folder, monkeypatch):
     arguments, key, rule = REFUSED[case]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     code, out, error = command(*arguments)
     assert code == app.EXIT_CONFIG
     assert error.startswith("Error: ")
@@ -131,7 +154,8 @@ def test_gsams_least_radius_follows_its_radius():
 @pytest.mark.parametrize("sweep", options("sweep"))
 def test_a_sweep_file_runs_a_grid_on_the_tune_split(sweep):
     arguments = app.get_args_parser().parse_args([f"sweep={sweep}", "experiment=quick"])
-    configs = list(app.requested(arguments))
+    configs, local = app.requested(arguments)
+    assert local
     assert len({config.optimizer.rho for config in configs}) == len(configs) > 3
     assert {config.data.split for config in configs} == {"tune"}
 
@@ -185,6 +209,28 @@ def test_a_run_that_fails_leaves_the_sweep_going_and_the_exit_code_tells(
     assert code == app.EXIT_RUN
     assert "on fire" in error
     assert [record["seed"] for record in records("smoke").values()] == [2]
+
+
+@pytest.mark.parametrize("arguments", [["seed=1"], ["-m", "seed=1,2"]], ids=["run", "sweep"])
+def test_damaged_data_are_refused_before_anything_is_created(arguments, command, folder):
+    (folder / "data" / "cifar-10-batches-bin").mkdir(parents=True)
+    for name in cifar10.SHA256:
+        (folder / "data" / "cifar-10-batches-bin" / name).write_bytes(bytes(cifar10.RECORD))
+    before = everything_below(folder)
+    code, _, error = command("experiment=quick", *arguments)
+    assert code == app.EXIT_CONFIG
+    assert error.startswith("Error: data_batch_1.bin of data/cifar-10-batches-bin")
+    assert len(error.splitlines()) == 1
+    assert everything_below(folder) == before
+
+
+def test_a_home_folder_is_expanded_for_runs_and_sweeps_alike(command, folder, small_synthetic, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    (folder / "home").mkdir()
+    code, _, error = command("-m", *TINY, "model=resnet8", "paths.runs=~/runs")
+    assert (code, error) == (0, "")
+    assert not (folder / "~").exists()
+    assert sorted(path.name for path in (folder / "home" / "runs").iterdir()) == ["default", "sweeps"]
 
 
 def test_a_configuration_is_checked_without_torch():

@@ -1,11 +1,13 @@
 """Runs from a config to a record: everything runs, nothing twice, and what broke off goes on."""
 
 import json
+import sys
 
 import pytest
 import torch
 
 from sam_bench import app, run
+from sam_bench.data.batches import Batches
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.hardware import Hardware
 from sam_bench.optim.registry import METHODS
@@ -113,7 +115,7 @@ def test_a_rerun_keeps_the_old_record_aside(tiny_run, folder):
     first = tiny_run("model=resnet8")
     again = tiny_run("model=resnet8", "trainer.rerun=true")
     assert lasting(again) == lasting(first)
-    (old,) = (folder / "results" / "default" / "records" / "superseded").glob("*.json")
+    (old,) = (folder / "results" / "default" / "records" / "superseded").iterdir()
     assert json.loads(old.read_text()) == first
     assert len(list((folder / "runs" / "default" / "superseded").iterdir())) == 1
     assert tiny_run("model=resnet8") == again
@@ -146,6 +148,25 @@ def test_a_run_that_breaks_off_goes_on_to_the_same_record(tiny_run, folder, monk
         for root in ("runs", "whole_runs")
     ]
     assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in states), strict=True))
+
+
+def test_a_rerun_that_breaks_off_goes_on_too(tiny_run, monkeypatch):
+    overrides = ["model=resnet8", "trainer.epochs=3", "trainer.rerun=true"]
+    first = tiny_run(*overrides)
+    train, begun = Training._train_epoch, []
+
+    def breaking(training, reporter):
+        if len(begun) == 2:
+            begun.append(None)
+            raise KeyboardInterrupt
+        begun.append(training.epoch)
+        train(training, reporter)
+
+    monkeypatch.setattr(Training, "_train_epoch", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run(*overrides)
+    assert lasting(tiny_run(*overrides)) == lasting(first)
+    assert begun == [0, 1, None, 2]
 
 
 def test_a_run_does_not_depend_on_what_ran_before_in_the_process(tiny_run, folder):
@@ -189,10 +210,27 @@ def test_a_record_that_cannot_be_read_is_an_error(tiny_run, folder):
         tiny_run("model=resnet8")
 
 
-def test_a_run_whose_loss_is_not_a_number_is_recorded_as_diverged(tiny_run):
-    record = tiny_run("model=resnet8", "optimizer=sgd", "optimizer.base.lr=1e30", "trainer.epochs=2")
+@pytest.mark.parametrize(
+    "overrides", [["optimizer=sgd", "optimizer.base.lr=1e30"], ["optimizer=sam", "optimizer.rho=1e38"]]
+)
+def test_a_run_that_came_to_nothing_is_recorded_as_diverged(tiny_run, overrides):
+    record = tiny_run("model=resnet8", "trainer.epochs=3", *overrides)
     assert record["status"] == "diverged"
-    assert record["train_loss"] is None
+    assert record["skipped_steps"] == sum(record["history"]["skipped_steps"]) > 0
+
+
+def test_one_bad_batch_is_skipped_and_counted_and_hides_nothing(tiny_run, monkeypatch):
+    epoch = Batches.epoch
+
+    def with_one_bad(batches, number):
+        for position, (images, labels) in enumerate(epoch(batches, number)):
+            yield (images * float("nan") if position == 1 else images), labels
+
+    monkeypatch.setattr(Batches, "epoch", with_one_bad)
+    record = tiny_run("model=resnet8", "trainer.epochs=2", "trainer.batch_size=3")
+    assert record["status"] == "finished"
+    assert record["history"]["skipped_steps"] == [1, 1]
+    assert 0 < record["train_loss"] < 10
 
 
 def test_the_last_epoch_is_evaluated_whatever_the_interval(tiny_run):
@@ -262,6 +300,7 @@ def test_every_method_trains_on_the_gpu(folder, small_synthetic, optimizer):
     assert record["config"]["trainer"]["device"] == "cuda"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget a peak")
 def test_peak_memory_is_of_the_run_not_of_what_was_before():
     hardware = Hardware(torch.device("cpu"), "fp32")
     block = torch.ones(2**27)

@@ -48,7 +48,7 @@ def find(root: Path) -> Path | None:
     """The folder under `root` (or `root` itself) that holds the binary files, if there is one.
 
     Raises:
-        DataError: there is one with some of the six files missing.
+        DataError: some of the six files are missing, or a folder of the usual name holds other things.
     """
     for folder in (root / FOLDER, root):
         missing = [name for name in SHA256 if not (folder / name).is_file()]
@@ -59,6 +59,8 @@ def find(root: Path) -> Path | None:
                 f"{folder} holds some of CIFAR-10's binary files, but not {', '.join(missing)}. "
                 f"Add what is missing, or {ANEW}."
             )
+    if (root / FOLDER).exists() and (not (root / FOLDER).is_dir() or any((root / FOLDER).iterdir())):
+        raise DataError(f"{root / FOLDER} holds none of CIFAR-10's binary files; {ANEW}")
     return None
 
 

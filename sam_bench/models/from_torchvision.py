@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from sam_bench.errors import ConfigError
 from sam_bench.lookup import lookup
 
 
@@ -13,8 +14,7 @@ def build(arch: str) -> nn.Module:
 
     Raises:
         ImportError: torchvision cannot be imported.
-        UnknownName: torchvision has no classifier of that name.
-        ValueError: the network does not turn 32×32 images into ten logits.
+        ConfigError: torchvision has no classifier of that name, or it does not turn 32×32 images into ten logits.
     """
     import torchvision  # beside a torch of another build it fails to import: only those who ask for it meet that
 
@@ -23,7 +23,8 @@ def build(arch: str) -> nn.Module:
     try:
         logits = copy.deepcopy(network).to("meta")(torch.empty(2, 3, 32, 32, device="meta"))
     except Exception as error:
-        raise ValueError(f"model.arch={arch} cannot work on 32×32 images: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"model.arch={arch} cannot work on 32×32 images: {reason}") from error
     if getattr(logits, "shape", None) != (2, 10):
-        raise ValueError(f"model.arch={arch} does not return ten logits in training; choose a plain classifier")
+        raise ConfigError(f"model.arch={arch} does not return ten logits in training; choose a plain classifier")
     return network

@@ -64,8 +64,7 @@ def model(name: str, **options: Any):
     """Build a network by name, for 32×32 images and ten classes, on the CPU, from torch's global generator.
 
     Raises:
-        UnknownName: there is no such network.
-        ValueError: the options do not fit it.
+        ConfigError: there is no such network, or it cannot be built with these options.
     """
     entry = lookup(MODELS, name, "model")
     return load(entry.implementation)(**entry.options, **options)

@@ -73,10 +73,20 @@ class SharpnessAware(Optimizer):
             loss = self._forward_backward(closure)
             w, g = self._with_gradient()
             finite = torch.isfinite(global_norm(g))
-            if self._ascend(w, g):
+            e = self.method.direction(w, g)
+            if e is not None:
                 kept = g if self.method.keeps_gradient else None
-                del g
-                self._forward_backward_perturbed(closure, w)
+                del g  # what is not kept is free during the second pass
+                clean = self.statistics.read()
+                self._save(w)
+                try:
+                    self._ascend(w, e)
+                    del e
+                    self._forward_backward(closure)
+                finally:
+                    self._return(w)
+                if self.batchnorm == "clean":
+                    self.statistics.write(clean)
                 self._combine(w, kept)
                 finite &= torch.isfinite(global_norm(self._with_gradient()[1]))
         except BaseException:
@@ -120,33 +130,27 @@ class SharpnessAware(Optimizer):
         self.passes += 1
         return loss.detach()
 
-    def _forward_backward_perturbed(self, closure: Callable[[], Tensor], w: list[Tensor]) -> None:
-        clean = self.statistics.read()
-        try:
-            self._forward_backward(closure)
-        finally:
-            torch._foreach_copy_(w, [self._saved[p] for p in w])
-        if self.batchnorm == "clean":
-            self.statistics.write(clean)
-
     def _with_gradient(self) -> tuple[list[Tensor], list[Tensor]]:
         w = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not w:
             raise ValueError("no parameter has a gradient: the closure must call backward() on the loss")
         return w, [p.grad for p in w]
 
-    def _ascend(self, w: list[Tensor], g: list[Tensor]) -> bool:
-        e = self.method.direction(w, g)
-        if e is None:
-            return False
+    def _save(self, w: list[Tensor]) -> None:
         for p in w:
             if p not in self._saved:
                 self._saved[p] = torch.empty_like(p)
         torch._foreach_copy_([self._saved[p] for p in w], w)
+
+    def _ascend(self, w: list[Tensor], e: list[Tensor]) -> None:
         radius = {p: group["rho"] for group in self.param_groups for p in group["params"]}
         torch._foreach_mul_(e, [radius[p] for p in w])
         torch._foreach_add_(w, e)
-        return True
+        torch.clear_autocast_cache()  # an autocast around the step must not use the weights of before
+
+    def _return(self, w: list[Tensor]) -> None:
+        torch._foreach_copy_(w, [self._saved[p] for p in w])
+        torch.clear_autocast_cache()
 
     def _combine(self, w: list[Tensor], g: list[Tensor] | None) -> None:
         both = [i for i, p in enumerate(w) if p.grad is not None]

@@ -8,11 +8,12 @@ from torch.optim import Optimizer
 def guarded_step(base: Optimizer, finite: Tensor) -> None:
     """`base.step()`, leaving parameters and state as they were where `finite` (a boolean scalar) is false.
 
-    Fused optimizers skip inside their kernel, as they do for a gradient scaler. For any other the tensors are copied
-    first and chosen afterwards, at the cost of a copy of parameters and state. State that this very step created is
-    zeroed where the step is skipped: that is how torch's optimizers start it.
+    Fused optimizers skip inside their kernel, as they do for a gradient scaler. For any other, parameters and state are
+    copied first and chosen afterwards, which costs their memory once more. State that this very step created is zeroed
+    where the step is skipped. That is how SGD without dampening, RMSprop and Adam's relatives start; for those that
+    start otherwise, such as Rprop, a skipped first step is not exactly undone.
     """
-    known = {id(tensor) for tensor in _state(base)}
+    known = set(_state(base))
     if all(group.get("fused") for group in base.param_groups):
         base.found_inf = (~finite).float()
         try:
@@ -20,15 +21,17 @@ def guarded_step(base: Optimizer, finite: Tensor) -> None:
         finally:
             del base.found_inf
     else:
-        tensors = [p for group in base.param_groups for p in group["params"] if p.grad is not None] + _state(base)
-        before = [tensor.detach().clone() for tensor in tensors]
+        w = [p for group in base.param_groups for p in group["params"] if p.grad is not None]
+        before = [p.detach().clone() for p in w], {key: value.clone() for key, value in _state(base).items()}
         base.step()
-        for tensor, old in zip(tensors, before, strict=True):
+        after = _state(base)
+        for tensor, old in [*zip(w, before[0], strict=True), *((after[key], old) for key, old in before[1].items())]:
             tensor.copy_(torch.where(finite.to(tensor.device), tensor, old))
-    for tensor in _state(base):
-        if id(tensor) not in known:
+    for key, tensor in _state(base).items():
+        if key not in known:
             tensor.copy_(torch.where(finite.to(tensor.device), tensor, torch.zeros_like(tensor)))
 
 
-def _state(base: Optimizer) -> list[Tensor]:
-    return [value for state in base.state.values() for value in state.values() if isinstance(value, Tensor)]
+def _state(base: Optimizer) -> dict[tuple[Tensor, str], Tensor]:
+    """The tensors of an optimizer's state, by parameter and name."""
+    return {(p, n): v for p, state in base.state.items() for n, v in state.items() if isinstance(v, Tensor)}

@@ -73,6 +73,21 @@ _ENTRIES = (
     ),
 )
 
+
+@dataclass(frozen=True)
+class BaseEntry:
+    """What is known of a base optimizer without its code."""
+
+    implementation: str
+    options: tuple[str, ...]
+    """Its settings beside learning rate and weight decay, fields of `BaseConfig`."""
+
+
+BASES = {
+    "sgd": BaseEntry("torch.optim:SGD", ("momentum", "nesterov")),
+    "adamw": BaseEntry("torch.optim:AdamW", ("betas", "eps")),
+}
+
 METHODS = {entry.name: entry for entry in _ENTRIES}
 
 

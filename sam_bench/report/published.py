@@ -18,6 +18,17 @@ class Published:
     caveat: str
 
 
+_COMMON = {
+    ("data", "crop"): True,
+    ("data", "flip"): True,
+    ("trainer", "batch_size"): 128,
+    ("optimizer", "base", "name"): "sgd",
+    ("optimizer", "base", "lr"): 0.1,
+    ("optimizer", "base", "momentum"): 0.9,
+    ("optimizer", "base", "weight_decay"): 5e-4,
+}
+"""What all published protocols share."""
+
 _ONE_RUN = "one run, best or last epoch unknown, BatchNorm statistics changed in both passes"
 _FIVE_SEEDS = "cutout, plain cross-entropy, last epoch, mean of 5 seeds"
 _CLOSURE = "cosine with 5 warm-up epochs, no smoothing, best epoch"
@@ -51,7 +62,10 @@ def published(method: str, model: str) -> Published | None:
 
 
 def differences(config: Mapping[str, Any], figure: Published | None = None) -> list[str]:
-    """Why a run of this config cannot be compared with published figures, or with this one; empty if it can.
+    """Why a run of this config cannot be compared with published figures, or with this one.
+
+    Empty where data, augmentation, length, network, batch and base optimizer are as in all of them. What else there is
+    to know of each figure is in its caveat.
 
     Args:
         config: as in a record.
@@ -66,6 +80,12 @@ def differences(config: Mapping[str, Any], figure: Published | None = None) -> l
         found.append(f"{data['train_subset']:,} training images")
     if epochs != EPOCHS:
         found.append(f"{epochs} epochs instead of {EPOCHS}")
+    for place, usual in _COMMON.items():
+        value = config[place[0]]
+        for key in place[1:]:
+            value = value.get(key)
+        if value != usual:
+            found.append(f"{'.'.join(place)}={value} instead of {usual}")
     model = config["model"]["name"]
     if model not in ({figure.model} if figure else {figure.model for figure in PUBLISHED}):
         found.append(f"{model} instead of {figure.model}" if figure else f"{model}, for which no figures are known")

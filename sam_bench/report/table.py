@@ -1,6 +1,7 @@
 """The error-rate table of an experiment, from its records alone: nothing is trained here, and torch is not needed."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ MIB = 2**20
 
 SHOWN = {
     "method": "method",
+    "rho": "ρ",
     "settings": "settings",
     "seeds": "seeds",
     "test_error_mean": "test error %",
@@ -26,6 +28,7 @@ SHOWN = {
     "best_seed_error": "best seed",
     "worst_seed_error": "worst seed",
     "passes": "passes",
+    "skipped_steps": "skipped steps",
     "train_seconds": "seconds",
     "images_per_second": "images/s",
     "peak_memory_mib": "peak MiB",
@@ -38,27 +41,27 @@ def read_records(folder: Path, split: str = "test") -> list[dict[str, Any]]:
     """An experiment's records of runs that were measured on one split, in the order of their names.
 
     Raises:
-        StateError: there are none, or one cannot be read.
+        StateError: one cannot be read.
     """
     records = [read_record(path) for path in sorted(folder.glob("*.json"))]
-    records = [record for record in records if record["config"]["data"]["split"] == split]
-    if not records:
-        raise StateError(f"there are no records with data.split={split} in {folder}; run the experiment first")
-    return records
+    return [record for record in records if record["config"]["data"]["split"] == split]
 
 
 def make_table(records: list[dict[str, Any]]) -> pd.DataFrame:
     """One row for each set of runs that differ in nothing but the seed; errors in percent, the last epoch's.
 
     Diverged runs are counted and left out of every mean. What tells the rows of one method apart stands in the column
-    `settings`. Interval and deviation are NaN for a single seed.
+    `settings`. Interval and deviation are NaN for a single seed; seconds and memory where the devices differ.
+
+    Raises:
+        StateError: two records are of one run.
     """
     rows = [_row(list(runs)) for runs in _by_configuration(records).values()]
     _name_differences(rows)
     table = pd.DataFrame(rows).drop(columns="flat")
     return (
         table.assign(rank=table["method"].map(_rank))
-        .sort_values(["rank", "settings"], ignore_index=True)
+        .sort_values(["rank", "rho", "settings"], ignore_index=True)
         .drop(columns="rank")
     )
 
@@ -123,15 +126,25 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _row(runs: list[dict[str, Any]]) -> dict[str, Any]:
     finished = [run for run in runs if run["status"] == "finished"]
+    seeds = [run["seed"] for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise StateError(
+            f"there are several records of {runs[0]['method']} with one seed: {sorted(seeds)}; keep one each"
+        )
+    one_device = len({run["device"] for run in runs}) == 1
     errors = pd.Series([run["test_error"] for run in finished], dtype=float)
     low, high = t_interval(list(errors))
 
     def mean(key: str) -> float:
         return pd.Series([run[key] for run in finished], dtype=float).mean()
 
+    def cost(key: str) -> float:
+        return mean(key) if one_device else math.nan
+
     figure = published(runs[0]["method"], runs[0]["config"]["model"]["name"])
     return {
         "method": runs[0]["method"],
+        "rho": runs[0]["config"]["optimizer"].get("rho"),
         "settings": "",
         "seeds": len(finished),
         "test_error_mean": errors.mean(),
@@ -143,9 +156,10 @@ def _row(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "best_epoch_error_mean": mean("best_test_error"),
         "diverged": len(runs) - len(finished),
         "passes": mean("passes"),
-        "train_seconds": mean("train_seconds"),
-        "images_per_second": mean("images_per_second"),
-        "peak_memory_mib": mean("peak_memory_bytes") / MIB,
+        "skipped_steps": mean("skipped_steps"),
+        "train_seconds": cost("train_seconds"),
+        "images_per_second": cost("images_per_second"),
+        "peak_memory_mib": cost("peak_memory_bytes") / MIB,
         "published": figure.error if figure else None,
         "published_differs": "; ".join(differences(runs[0]["config"], figure)) if figure else "",
         "flat": _flat(_without_seed(runs[0])),
@@ -161,7 +175,8 @@ def _name_differences(rows: list[dict[str, Any]]) -> None:
         differing = [
             key
             for key in keys
-            if len({json.dumps(f.get(key)) for f in (same_method if key.startswith("optimizer.") else everyone)}) > 1
+            if key != "optimizer.rho"
+            and len({json.dumps(f.get(key)) for f in (same_method if key.startswith("optimizer.") else everyone)}) > 1
         ]
         short = {"dataset_sha256": lambda digest: digest[:8]}
         row["settings"] = " ".join(
@@ -172,7 +187,7 @@ def _name_differences(rows: list[dict[str, Any]]) -> None:
 
 
 def _protocol(config: Mapping[str, Any]) -> str:
-    model, data, trainer = config["model"], config["data"], config["trainer"]
+    model, data, trainer, base = config["model"], config["data"], config["trainer"], config["optimizer"]["base"]
     images = f"{data['train_subset']:,} training images" if data.get("train_subset") else "all training images"
     augmentation = [name for name in ("crop", "flip", "cutout") if data[name]]
     parts = [
@@ -181,14 +196,16 @@ def _protocol(config: Mapping[str, Any]) -> str:
         f"augmentation {' + '.join(augmentation) or 'none'}",
         f"{trainer['epochs']} epochs",
         f"batch {trainer['batch_size']}",
-        f"{config['schedule']['name']} schedule from {config['optimizer']['base']['lr']:g}",
+        f"{config['schedule']['name']} schedule",
+        "base optimizer " + " ".join(f"{key} {value}" if key != "name" else value for key, value in base.items()),
         f"label smoothing {trainer['label_smoothing']:g} over {trainer['smoothing_over']}",
     ]
     return ", ".join(parts)
 
 
 def _columns(table: pd.DataFrame) -> list[str]:
-    return [column for column in SHOWN if column != "settings" or table["settings"].any()]
+    """Those that say something: the settings where rows differ in them, skipped steps where there were any."""
+    return [column for column in SHOWN if column not in ("settings", "skipped_steps") or table[column].any()]
 
 
 def _cell(row: pd.Series, column: str) -> str:
@@ -203,6 +220,8 @@ def _cell(row: pd.Series, column: str) -> str:
         return value
     if pd.isna(value):
         return "–"
+    if column == "rho":
+        return f"{value:g}"
     whole = column in ("passes", "train_seconds", "images_per_second", "peak_memory_mib")
     return f"{value:,.0f}" if whole else f"{value:.2f}"
 

@@ -37,7 +37,7 @@ class WandbMirror(NoMirror):
                 mode=logger.mode,
                 group=config.experiment,
                 name=run_id,
-                id=run_id,
+                id=f"{config.experiment}-{run_id}".replace("/", "-"),
                 resume="allow",
                 config=config.identity(),
                 dir=str(folder),

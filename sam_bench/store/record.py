@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,14 @@ class RunFiles:
     """Where a run keeps what it has.
 
     Args:
-        runs, results: the two roots, of what a run needs while it lasts and of what is kept.
+        runs, results: the experiment's two folders, of what a run needs while it lasts and of what is kept.
     """
 
-    def __init__(self, runs: str, results: str, experiment: str, run_id: str):
+    def __init__(self, runs: Path, results: Path, run_id: str):
         self.run_id = run_id
-        self.folder = Path(runs).expanduser() / experiment / run_id
+        self.folder = runs / run_id
         self.checkpoint = self.folder / "checkpoint.pt"
-        self.record = Path(results).expanduser() / experiment / "records" / f"{run_id}.json"
+        self.record = results / "records" / f"{run_id}.json"
 
     def finished(self) -> dict[str, Any] | None:
         """The run's record, if it has one.
@@ -40,12 +39,15 @@ class RunFiles:
 
     def set_aside(self) -> None:
         """Move the record and the run's folder into folders `superseded` beside them, so that the run starts anew."""
-        stamp = time.strftime("%Y%m%d-%H%M%S")
+        number = 1
+        while any(
+            (path.parent / "superseded" / f"{number}-{path.name}").exists() for path in (self.record, self.folder)
+        ):
+            number += 1
         for path in (self.record, self.folder):
             if path.exists():
-                target = path.parent / "superseded" / f"{self.run_id}-{stamp}{path.suffix if path.is_file() else ''}"
-                target.parent.mkdir(exist_ok=True)
-                path.rename(target)
+                (path.parent / "superseded").mkdir(exist_ok=True)
+                path.rename(path.parent / "superseded" / f"{number}-{path.name}")
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(path.read_text())
-        version = record["schema_version"]
+        version, _ = record["schema_version"], record["config"]
     except (ValueError, KeyError, TypeError) as error:
         raise StateError(f"{path} is not the record of a run ({error!r}); move it away to run again") from error
     if version > SCHEMA_VERSION:

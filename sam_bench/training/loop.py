@@ -23,6 +23,9 @@ HOURS = 3600.0
 MEASURED_STEPS = 10
 """Steps from which the time of a run is estimated, after one that warms up."""
 
+SHOWN = ("lr", "train_loss", "train_error", "test_loss", "test_error", "train_seconds")
+"""Of the history, what a user sees after each epoch."""
+
 History = dict[str, list[float | None]]
 
 
@@ -44,6 +47,8 @@ class Training:
     """Epochs done."""
     history: History = field(default_factory=dict)
     """One value an epoch under each name."""
+    peak_memory: int = 0
+    """Bytes, the most of all processes that worked on the run."""
 
     def __post_init__(self) -> None:
         trainer, base, schedule = self.config.trainer, self.config.optimizer.base, self.config.schedule
@@ -77,7 +82,8 @@ class Training:
             self._train_epoch(reporter)
             self._evaluate()
             self.epoch += 1
-            shown = {name: values[-1] for name, values in self.history.items() if name not in ("rho", "eval_seconds")}
+            self.peak_memory = max(self.peak_memory, self.hardware.peak_memory())
+            shown = {name: values[-1] for name, values in self.history.items() if name in SHOWN}
             reporter.epoch(self.epoch, self.config.trainer.epochs, shown)
             after_epoch(self)
 
@@ -87,6 +93,7 @@ class Training:
         return {
             "epoch": self.epoch,
             "history": self.history,
+            "peak_memory": self.peak_memory,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": torch.get_rng_state(),
@@ -94,7 +101,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.epoch, self.history = state["epoch"], state["history"]
+        self.epoch, self.history, self.peak_memory = state["epoch"], state["history"], state["peak_memory"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["generator"])
@@ -135,6 +142,7 @@ class Training:
         self._note("rho", self.rho(t) if self.rho is not None else None)
         self._note("train_loss", loss)
         self._note("train_error", error)
+        self._note("skipped_steps", int(self.optimizer.skipped) - sum(self.history.get("skipped_steps", [])))
         self._note("train_seconds", time.perf_counter() - started)
 
     def _evaluate(self) -> None:
@@ -159,5 +167,6 @@ class Training:
 
     @property
     def diverged(self) -> bool:
-        """Whether the last epoch's loss, on either set, is not a number."""
-        return not (math.isfinite(self.history["train_loss"][-1]) and math.isfinite(self.history["test_loss"][-1]))
+        """Whether the last test loss is not a number, or most of the last epoch's steps had to be skipped."""
+        skipped = self.history["skipped_steps"][-1] > len(self.train) / 2
+        return skipped or not math.isfinite(self.history["test_loss"][-1])

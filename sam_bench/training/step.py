@@ -1,5 +1,7 @@
 """One training step on one batch, and the running totals of an epoch, which stay on the device."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ class EagerStep:
         self.model, self.optimizer, self.hardware = model, optimizer, hardware
         self.label_smoothing = label_smoothing
         self.loss = torch.zeros((), dtype=torch.float64, device=hardware.device)
+        self.summed = torch.zeros((), dtype=torch.int64, device=hardware.device)
         self.wrong = torch.zeros((), dtype=torch.int64, device=hardware.device)
         self.images = 0
 
@@ -35,14 +38,20 @@ class EagerStep:
             return loss
 
         loss = self.optimizer.step(closure)
-        self.loss += loss * len(labels)
+        finite = torch.isfinite(loss)  # a loss that is not would hide all others of the epoch
+        self.loss += torch.where(finite, loss, 0.0) * len(labels)
+        self.summed += finite * len(labels)
         self.wrong += (outputs[0].argmax(1) != labels).sum()
         self.images += len(labels)
 
     def read(self) -> tuple[float, float]:
-        """Mean loss and error in percent since the last reading. Waits for the device."""
-        result = self.loss.item() / self.images, 100 * self.wrong.item() / self.images
-        self.loss.zero_()
-        self.wrong.zero_()
+        """Mean loss over the batches in which it is finite, and error in percent, since the last reading.
+
+        Waits for the device.
+        """
+        summed = self.summed.item()
+        result = self.loss.item() / summed if summed else math.nan, 100 * self.wrong.item() / self.images
+        for total in (self.loss, self.summed, self.wrong):
+            total.zero_()
         self.images = 0
         return result

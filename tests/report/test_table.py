@@ -31,6 +31,7 @@ def record(method: str, seed: int, error: float, **changes) -> dict:
         "status": "finished",
         "test_error": error,
         "best_test_error": error - 0.1,
+        "skipped_steps": 0,
         "passes": 78_200 if method == "sgd" else 156_400,
         "train_seconds": 1000.0 + seed,
         "images_per_second": 10_000.0,
@@ -52,17 +53,18 @@ GOLDEN = """\
 # sam_example
 
 The sam_example protocol: wrn22_8, cifar10, all training images, test split, augmentation crop + flip + cutout, 200 \
-epochs, batch 128, step schedule from 0.1, label smoothing 0.1 over others.
+epochs, batch 128, step schedule, base optimizer sgd lr 0.1 weight_decay 0.0005 momentum 0.9 nesterov False, label \
+smoothing 0.1 over others.
 
-| method | seeds | test error % | std  | 95 % interval | best seed | worst seed | \
+| method | ρ    | seeds | test error % | std  | 95 % interval | best seed | worst seed | \
 passes  | seconds | images/s | peak MiB | published % |
-| ------ | ----- | ------------ | ---- | ------------- | --------- | ---------- | \
+| ------ | ---- | ----- | ------------ | ---- | ------------- | --------- | ---------- | \
 ------- | ------- | -------- | -------- | ----------- |
-| SGD    | 3     | 3.20         | 0.10 | 2.95 – 3.45   | 3.10      | 3.30       | \
+| SGD    | –    | 3     | 3.20         | 0.10 | 2.95 – 3.45   | 3.10      | 3.30       | \
 78,200  | 1,001   | 10,000   | 3,072    | 3.20        |
-| SAM    | 3     | 2.90         | 0.10 | 2.65 – 3.15   | 2.80      | 3.00       | \
+| SAM    | 0.05 | 3     | 2.90         | 0.10 | 2.65 – 3.15   | 2.80      | 3.00       | \
 156,400 | 1,001   | 10,000   | 3,072    | 2.86        |
-| GSAM   | 1     | 2.50         | –    | –             | 2.50      | 2.50       | \
+| GSAM   | 2    | 1     | 2.50         | –    | –             | 2.50      | 2.50       | \
 156,400 | 1,000   | 10,000   | 3,072    | 2.45        |
 
 Test error of the last epoch. Interval: Student's t over the seeds. Passes: forward-backward passes of one run. \
@@ -84,12 +86,12 @@ def test_the_files_to_the_letter(tmp_path):
     assert write_table(records(), "sam_example", tmp_path) == GOLDEN
     assert (tmp_path / "table.md").read_text() == GOLDEN
     table = pd.read_csv(tmp_path / "table.csv")
-    assert list(table.columns[:7]) == [
-        "method", "settings", "seeds", "test_error_mean", "test_error_std", "ci95_low", "ci95_high",
+    assert list(table.columns[:8]) == [
+        "method", "rho", "settings", "seeds", "test_error_mean", "test_error_std", "ci95_low", "ci95_high",
     ]  # fmt: skip
     assert table["method"].tolist() == ["sgd", "sam", "gsam"]
     assert table["test_error_mean"].tolist() == pytest.approx([3.2, 2.9, 2.5])
-    assert r"SAM & 3 & 2.90 & 0.10 & 2.65 -- 3.15 &" in (tmp_path / "table.tex").read_text()
+    assert r"SAM & 0.05 & 3 & 2.90 & 0.10 & 2.65 -- 3.15 &" in (tmp_path / "table.tex").read_text()
 
 
 def test_the_interval_is_students():
@@ -117,7 +119,6 @@ def test_a_diverged_run_is_counted_and_never_averaged():
 @pytest.mark.parametrize(
     ("path", "value", "shown"),
     [
-        (("optimizer", "rho"), 0.2, "rho=0.2"),
         (("optimizer", "batchnorm"), "both", "batchnorm=both"),
         (("trainer", "precision"), "fp32", "trainer.precision=fp32"),
         (("trainer", "epochs"), 400, "trainer.epochs=400"),
@@ -132,6 +133,32 @@ def test_runs_that_differ_in_more_than_the_seed_are_never_one_row(path, value, s
     assert found[shown]["test_error_mean"] == 9.0
     assert len(found) == 2
     assert all(line["test_error_mean"] < 4 for settings, line in found.items() if settings != shown)
+
+
+def test_every_radius_is_a_row_of_its_own_in_their_order():
+    made = [record("asam", seed, 3.0 - rho) for seed in (0, 1) for rho in (2.0, 0.5)]
+    for item, rho in zip(made, (2.0, 0.5, 2.0, 0.5), strict=True):
+        item["config"]["optimizer"]["rho"] = rho
+    table = make_table(made)
+    assert table["rho"].tolist() == [0.5, 2.0]
+    assert table["test_error_mean"].tolist() == [2.5, 1.0]
+
+
+def test_costs_on_different_devices_are_not_averaged_and_errors_are():
+    table = make_table([record("sam", 0, 3.0), record("sam", 1, 2.0, device="another")])
+    assert table["test_error_mean"].tolist() == [2.5]
+    assert table[["train_seconds", "images_per_second", "peak_memory_mib"]].isna().all(axis=None)
+
+
+def test_two_records_of_one_run_are_refused():
+    with pytest.raises(StateError, match="several records of sam"):
+        make_table([record("sam", 0, 3.0), record("sam", 0, 3.1)])
+
+
+def test_skipped_steps_are_shown_where_there_were_any(tmp_path):
+    assert "skipped" not in write_table(records(), "sam_example", tmp_path)
+    skipped = record("sam", 5, 3.0, skipped_steps=8)
+    assert "skipped steps" in write_table([*records(), skipped], "sam_example", tmp_path)
 
 
 def test_other_data_are_another_row():
@@ -153,9 +180,7 @@ def test_tuning_runs_stay_out_of_the_table(tmp_path):
     assert [item["seed"] for item in read_records(tmp_path / "records", "tune")] == [7]
 
 
-def test_no_records_and_newer_records_are_errors(tmp_path):
-    with pytest.raises(StateError, match="no records"):
-        read_records(tmp_path / "records")
+def test_newer_and_broken_records_are_errors(tmp_path):
     write(tmp_path, [record("sam", 0, 3.0, schema_version=99)])
     with pytest.raises(StateError, match="newer"):
         read_records(tmp_path / "records")
@@ -171,6 +196,8 @@ def test_no_records_and_newer_records_are_errors(tmp_path):
         (["experiment=sam_example", "data.split=tune"], "held out"),
         (["experiment=sam_example", "data.train_subset=1000"], "1,000 training images"),
         (["experiment=sam_example", "model=resnet8"], "resnet8"),
+        (["experiment=sam_example", "optimizer/base=adamw"], "adamw instead of sgd"),
+        (["experiment=sam_example", "trainer.batch_size=256"], "256 instead of 128"),
     ],
 )
 def test_what_cannot_be_compared_with_published_figures_is_said(overrides, reason):
@@ -184,6 +211,33 @@ def test_published_figures_are_found_by_network_else_the_sam_examples():
     assert published("sgd", "nothing").model == "wrn22_8"
     assert published("nothing", "wrn16_8") is None
     assert all(0 < figure.error < 10 and figure.caveat for figure in PUBLISHED)
+
+
+def run_script(cwd, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "scripts" / "make_table.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def test_the_script_makes_all_tables_and_passes_over_what_has_none(tmp_path):
+    tuning = [copy.deepcopy(item) for item in records()]
+    for item in tuning:
+        item["config"]["data"]["split"] = "tune"
+    write(tmp_path / "results" / "a_study" / "part", tuning)
+    write(tmp_path / "results" / "sam_example", records())
+    write(tmp_path / "results" / "measured" / "quick", records())
+    done = run_script(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(str(path.parent) for path in tmp_path.rglob("*.md")) == [str(tmp_path / "results" / "sam_example")]
+    assert run_script(tmp_path, "split=tune").returncode == 0
+    assert (tmp_path / "results" / "a_study" / "part" / "table-tune.md").is_file()
+
+
+@pytest.mark.parametrize("arguments", [[], ["experiment=nothing"], ["experiment=a", "split=tune"], ["typo=1"]])
+def test_the_script_without_records_is_one_message(tmp_path, arguments):
+    done = run_script(tmp_path, *arguments)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "no records" in done.stderr or "split=test|tune" in done.stderr
 
 
 def test_the_script_makes_the_files_without_torch(tmp_path):

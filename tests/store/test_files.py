@@ -22,9 +22,21 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_traces(tmp_path, monke
     assert [item.name for item in path.parent.iterdir()] == ["file.json"]
 
 
+def test_what_is_set_aside_is_never_overwritten(tmp_path):
+    run = RunFiles(tmp_path / "runs", tmp_path / "results", "a-run")
+    for number in range(3):
+        run.finish({"schema_version": 1, "config": {}, "number": number})
+        files.write_atomically(run.checkpoint, bytes([number]))
+        run.set_aside()
+    old = sorted((tmp_path / "results" / "records" / "superseded").iterdir())
+    assert [json.loads(path.read_text())["number"] for path in old] == [0, 1, 2]
+    kept = sorted((tmp_path / "runs" / "superseded").rglob("checkpoint.pt"))
+    assert [path.read_bytes() for path in kept] == [b"\0", b"\1", b"\2"]
+
+
 def test_a_record_is_valid_json_whatever_the_numbers(tmp_path):
-    run = RunFiles(str(tmp_path / "runs"), str(tmp_path / "results"), "mine", "a-run")
-    run.finish({"schema_version": 1, "loss": float("nan"), "history": {"loss": [1.0, float("inf")]}})
+    run = RunFiles(tmp_path / "runs", tmp_path / "results", "a-run")
+    run.finish({"schema_version": 1, "config": {}, "loss": float("nan"), "history": {"loss": [1.0, float("inf")]}})
     text = run.record.read_text()
     assert json.loads(text, parse_constant=lambda name: pytest.fail(name))["history"]["loss"] == [1.0, None]
     assert run.finished()["loss"] is None
