@@ -67,10 +67,10 @@ REFUSED = {
         "did you",
     ),
     "an architecture for larger images": ([*SYNTHETIC, "model=torchvision", "model.arch=alexnet"], "alexnet", "32×32"),
-    "somebody unknown's home": (["data.root=~nosuchuser/x"], "data.root", "home folder"),
-    "somebody unknown's home for runs": (["paths.runs=~nosuchuser/x"], "paths.runs", "home folder"),
+    "somebody unknown's home": (["data.root='~nosuchuser/x'"], "data.root", "home folder"),
+    "somebody unknown's home for runs": (["paths.runs='~nosuchuser/x'"], "paths.runs", "home folder"),
     "a GPU where there is none": (
-        [*SYNTHETIC, "-m", "seed=1,2", "trainer.device=cuda"],
+        ["-m", *SYNTHETIC, "seed=1,2", "trainer.device=cuda"],
         "trainer.device=cuda",
         "no CUDA",
     ),
@@ -217,7 +217,7 @@ def test_damaged_data_are_refused_before_anything_is_created(arguments, command,
     for name in cifar10.SHA256:
         (folder / "data" / "cifar-10-batches-bin" / name).write_bytes(bytes(cifar10.RECORD))
     before = everything_below(folder)
-    code, _, error = command("experiment=quick", *arguments)
+    code, _, error = command(*arguments, "experiment=quick")
     assert code == app.EXIT_CONFIG
     assert error.startswith("Error: data_batch_1.bin of data/cifar-10-batches-bin")
     assert len(error.splitlines()) == 1
@@ -227,7 +227,7 @@ def test_damaged_data_are_refused_before_anything_is_created(arguments, command,
 def test_a_home_folder_is_expanded_for_runs_and_sweeps_alike(command, folder, small_synthetic, monkeypatch):
     monkeypatch.setenv("HOME", str(folder / "home"))
     (folder / "home").mkdir()
-    code, _, error = command("-m", *TINY, "model=resnet8", "paths.runs=~/runs")
+    code, _, error = command("-m", *TINY, "model=resnet8", "paths.runs='~/runs'")
     assert (code, error) == (0, "")
     assert not (folder / "~").exists()
     assert sorted(path.name for path in (folder / "home" / "runs").iterdir()) == ["default", "sweeps"]

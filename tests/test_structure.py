@@ -12,13 +12,13 @@ PACKAGE = ROOT / "sam_bench"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "app": {"config", "run", "errors", "lookup", "settings"},
-    "run": {"config", "data", "errors", "hardware", "models", "optim", "store", "training"},
+    "run": {"config", "data", "errors", "hardware", "lookup", "models", "optim", "store", "training"},
     "training": {"config", "data", "hardware", "optim", "store", "training"},
     "report": {"errors", "optim.registry", "report", "store.files", "store.record"},
     "store": {"config", "errors", "store"},
     "data": {"data", "errors"},
     "optim": {"lookup", "optim"},
-    "models": {"lookup", "models"},
+    "models": {"errors", "lookup", "models"},
     "config": {"errors", "models.registry", "optim.registry", "settings"},
     "settings": {"errors", "lookup"},
     "lookup": {"errors"},

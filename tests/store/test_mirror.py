@@ -37,7 +37,7 @@ def test_a_run_is_mirrored_in_its_experiments_group(tiny_run, monkeypatch):
     record = tiny_run(*OVERRIDES, "experiment=smoke")
     ((_, settings),) = wandb.named("init")
     assert settings["group"] == "smoke"
-    assert settings["name"] == settings["id"] == record["run_id"]
+    assert (settings["name"], settings["id"]) == (record["run_id"], f"smoke-{record['run_id']}")
     assert (settings["resume"], settings["mode"]) == ("allow", "offline")
     logged = [arguments[0] for arguments, _ in wandb.named("log")]
     assert [values["epoch"] for values in logged] == [1, 2]
