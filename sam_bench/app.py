@@ -1,10 +1,12 @@
 """Hydra's edge: composes the configuration, checks it, calls `run`. Nothing else in the package knows of Hydra."""
 
 import argparse
+import contextlib
 import os
 import sys
 import traceback
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,6 @@ EXIT_CONFIG, EXIT_RUN, EXIT_INTERRUPTED = 2, 1, 130
 
 OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path).expanduser()), replace=True)
 
-_COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
-
 
 class RunFailed(Exception):
     """A run ended in an error that has been shown."""
@@ -56,7 +56,7 @@ def main() -> None:
         _hydra_main()
     except UserError as error:
         _stop(EXIT_CONFIG, error)
-    except _COMPOSITION_ERRORS as error:
+    except (HydraException, OmegaConfBaseException) as error:
         _stop(EXIT_CONFIG, explain(error))
     except RunFailed:
         sys.exit(EXIT_RUN)
@@ -70,10 +70,8 @@ def compose(overrides: list[str]) -> Config:
     Raises:
         ConfigError: they do not make a valid config.
     """
-    try:
+    with _composing():
         return _read(_loader().load_configuration(CONFIG_NAME, overrides, run_mode=RunMode.RUN))
-    except _COMPOSITION_ERRORS as error:
-        raise ConfigError(explain(error)) from error
 
 
 def requested(arguments: argparse.Namespace) -> tuple[list[Config], bool]:
@@ -83,26 +81,25 @@ def requested(arguments: argparse.Namespace) -> tuple[list[Config], bool]:
     beforehand, there is only the first.
 
     Raises:
-        ConfigError: a config is not valid.
-        HydraException, OmegaConfBaseException, ValueError: it cannot be composed.
+        ConfigError: one of them is not valid.
     """
     elsewhere = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun", "config_path")
     if any(getattr(arguments, name) for name in elsewhere):
         return [], True
-    loader = _loader(arguments.config_dir)
-    name = arguments.config_name or CONFIG_NAME
-    master = loader.load_configuration(
-        name, arguments.overrides, run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False
-    )
-    if not (arguments.multirun or master.hydra.mode == RunMode.MULTIRUN):
-        return [_read(loader.load_configuration(name, arguments.overrides, run_mode=RunMode.RUN))], True
-    local = master.hydra.launcher["_target_"].endswith(BasicLauncher.__name__)
-    if not master.hydra.sweeper["_target_"].endswith(BasicSweeper.__name__):
-        return [_read(master)], local
-    params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create(loader).parse_overrides(params + list(master.hydra.overrides.task))
-    runs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
-    return [_read(loader.load_sweep_config(master, run)) for run in runs], local
+    with _composing():
+        loader, name = _loader(arguments.config_dir), arguments.config_name or CONFIG_NAME
+        master = loader.load_configuration(
+            name, arguments.overrides, run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False
+        )
+        if not (arguments.multirun or master.hydra.mode == RunMode.MULTIRUN):
+            return [_read(loader.load_configuration(name, arguments.overrides, run_mode=RunMode.RUN))], True
+        local = master.hydra.launcher["_target_"].endswith(BasicLauncher.__name__)
+        if not master.hydra.sweeper["_target_"].endswith(BasicSweeper.__name__):
+            return [_read(master)], local
+        params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
+        overrides = OverridesParser.create(loader).parse_overrides(params + list(master.hydra.overrides.task))
+        runs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+        return [_read(loader.load_sweep_config(master, run)) for run in runs], local
 
 
 def explain(error: Exception) -> str:
@@ -122,8 +119,7 @@ def explain(error: Exception) -> str:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)
 def _hydra_main(cfg: DictConfig) -> None:
-    with_hydra = OmegaConf.merge({"hydra": {"runtime": {"choices": HydraConfig.get().runtime.choices}}}, cfg)
-    config = _read(with_hydra)
+    config = _read(cfg, HydraConfig.get().runtime.choices)
     from sam_bench import run
 
     try:
@@ -146,12 +142,21 @@ def _loader(config_dir: str | None = None) -> ConfigLoaderImpl:
     return ConfigLoaderImpl(config_search_path=path)
 
 
-def _read(composed: DictConfig) -> Config:
+@contextlib.contextmanager
+def _composing() -> Iterator[None]:
+    """Turns what Hydra and OmegaConf raise while they compose into errors for a user."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(explain(error)) from error
+
+
+def _read(composed: DictConfig, choices: DictConfig | None = None) -> Config:
     """The checked config of what Hydra has composed; its experiment is the preset's name."""
-    experiment = composed.hydra.runtime.choices.get("experiment") or "default"
+    choices = composed.hydra.runtime.choices if choices is None else choices
     values: Any = {key: node for key, node in OmegaConf.to_container(composed, resolve=False).items() if key != "hydra"}
     values = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
-    return Config.build(values | {"experiment": str(experiment)})
+    return Config.build(values | {"experiment": str(choices.get("experiment") or "default")})
 
 
 def _explain_key(key: str) -> str:

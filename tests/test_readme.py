@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from sam_bench import app
+from sam_bench.report.table import read_records, write_table
 from tests.conftest import ROOT, TINY
 
 README = (ROOT / "README.md").read_text()
@@ -40,6 +41,14 @@ def test_the_own_optimizer_of_the_readme_trains(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "results" / "smoke" / "records").glob("sign_sam-*.json"))
+
+
+def test_the_table_is_made_from_the_committed_records(tmp_path):
+    records = read_records(ROOT / "results" / "measured" / "quick" / "records")
+    _, protocol, comparability, table, *_ = write_table(records, "quick", tmp_path).split("\n\n")
+    assert table in README
+    assert f"{protocol} {comparability}" in " ".join(README.split("\n"))
+    assert {record["dataset"] for record in records} == {"cifar10"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

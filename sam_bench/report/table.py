@@ -67,8 +67,10 @@ def make_table(records: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def protocol(configs: list[Mapping[str, Any]], experiment: str) -> list[str]:
-    """What was done, and whether that can be compared with published figures."""
-    lines = [f"The {experiment} protocol: {text}." for text in _distinct(_protocol(config) for config in configs)]
+    """What all runs have in common, and whether they can be compared with published figures."""
+    parts = [_protocol(config) for config in configs]
+    common = [part for part in parts[0] if all(part in others for others in parts)]
+    lines = [f"The {experiment} protocol: {', '.join(common)}."]
     reasons = _distinct(reason for config in configs for reason in differences(config))
     if reasons:
         lines.append(f"Not comparable with published figures: {'; '.join(reasons)}.")
@@ -186,21 +188,23 @@ def _name_differences(rows: list[dict[str, Any]]) -> None:
         )
 
 
-def _protocol(config: Mapping[str, Any]) -> str:
+def _protocol(config: Mapping[str, Any]) -> list[str]:
     model, data, trainer, base = config["model"], config["data"], config["trainer"], config["optimizer"]["base"]
     images = f"{data['train_subset']:,} training images" if data.get("train_subset") else "all training images"
     augmentation = [name for name in ("crop", "flip", "cutout") if data[name]]
-    parts = [
+    return [
         model.get("arch") or model["name"],
-        f"{data['name']}, {images}, {data['split']} split",
+        data["name"],
+        images,
+        f"{data['split']} split",
         f"augmentation {' + '.join(augmentation) or 'none'}",
         f"{trainer['epochs']} epochs",
         f"batch {trainer['batch_size']}",
         f"{config['schedule']['name']} schedule",
-        "base optimizer " + " ".join(f"{key} {value}" if key != "name" else value for key, value in base.items()),
+        f"base optimizer {base['name']}",
+        *(f"{key} {value}" for key, value in base.items() if key != "name"),
         f"label smoothing {trainer['label_smoothing']:g} over {trainer['smoothing_over']}",
     ]
-    return ", ".join(parts)
 
 
 def _columns(table: pd.DataFrame) -> list[str]:

@@ -14,7 +14,7 @@ from sam_bench import app
 from sam_bench.errors import StateError
 from sam_bench.report.published import PUBLISHED, differences, published
 from sam_bench.report.stats import t_interval
-from sam_bench.report.table import make_table, read_records, write_table
+from sam_bench.report.table import make_table, protocol, read_records, write_table
 from tests.conftest import ROOT
 
 ERRORS = {"sgd": [3.3, 3.1, 3.2], "sam": [2.9, 2.8, 3.0], "gsam": [2.5]}
@@ -53,8 +53,8 @@ GOLDEN = """\
 # sam_example
 
 The sam_example protocol: wrn22_8, cifar10, all training images, test split, augmentation crop + flip + cutout, 200 \
-epochs, batch 128, step schedule, base optimizer sgd lr 0.1 weight_decay 0.0005 momentum 0.9 nesterov False, label \
-smoothing 0.1 over others.
+epochs, batch 128, step schedule, base optimizer sgd, lr 0.1, weight_decay 0.0005, momentum 0.9, nesterov False, \
+label smoothing 0.1 over others.
 
 | method | ρ    | seeds | test error % | std  | 95 % interval | best seed | worst seed | \
 passes  | seconds | images/s | peak MiB | published % |
@@ -159,6 +159,17 @@ def test_skipped_steps_are_shown_where_there_were_any(tmp_path):
     assert "skipped" not in write_table(records(), "sam_example", tmp_path)
     skipped = record("sam", 5, 3.0, skipped_steps=8)
     assert "skipped steps" in write_table([*records(), skipped], "sam_example", tmp_path)
+
+
+def test_the_protocol_is_what_all_rows_share_and_the_settings_the_rest():
+    other = record("sam", 0, 2.0)
+    other["config"]["optimizer"]["base"]["lr"] = 0.2
+    configs = [item["config"] for item in [record("sam", 0, 3.0), other]]
+    line, comparability = protocol(configs, "sam_example")
+    assert "lr=0.2 instead of 0.1" in comparability
+    assert "momentum 0.9" in line
+    assert "lr 0." not in line
+    assert set(make_table([record("sam", 0, 3.0), other])["settings"]) == {"base.lr=0.1", "base.lr=0.2"}
 
 
 def test_other_data_are_another_row():
