@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -53,11 +54,10 @@ def main() -> None:
             from sam_bench import run  # imports torch, which is worth its seconds only now
 
             run.check(configs)
-        _hydra_main()
+        with _composing():
+            _hydra_main()
     except UserError as error:
         _stop(EXIT_CONFIG, error)
-    except (HydraException, OmegaConfBaseException) as error:
-        _stop(EXIT_CONFIG, explain(error))
     except RunFailed:
         sys.exit(EXIT_RUN)
     except KeyboardInterrupt:
@@ -109,7 +109,10 @@ def explain(error: Exception) -> str:
         options = ", ".join(error.options)
         return f"{group}={option} does not exist{suggestion(option, error.options)} There are: {options}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override} cannot be understood: {str(error).splitlines()[0]}"
+        reason = str(error).splitlines()[0]
+        return f"{error.override} cannot be understood (no spaces around = and commas; quote what is special): {reason}"
+    if isinstance(error, yaml.YAMLError):
+        return f"a configuration file is not valid YAML: {error}"
     cause = error.__cause__ or error
     key = getattr(cause, "full_key", None)
     if key and "is not in struct" in str(cause):
@@ -147,13 +150,16 @@ def _composing() -> Iterator[None]:
     """Turns what Hydra and OmegaConf raise while they compose into errors for a user."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
         raise ConfigError(explain(error)) from error
 
 
 def _read(composed: DictConfig, choices: DictConfig | None = None) -> Config:
     """The checked config of what Hydra has composed; its experiment is the preset's name."""
     choices = composed.hydra.runtime.choices if choices is None else choices
+    for group in ("experiment", "sweep", "tuned"):
+        if group in composed:
+            raise ConfigError(f"{group}={choices[group]} has no effect: its file must begin with # @package _global_")
     values: Any = {key: node for key, node in OmegaConf.to_container(composed, resolve=False).items() if key != "hydra"}
     values = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
     return Config.build(values | {"experiment": str(choices.get("experiment") or "default")})
@@ -167,11 +173,9 @@ def _explain_key(key: str) -> str:
         place = typing.get_type_hints(place).get(group) if place else None
     if not (isinstance(place, type) and issubclass(place, Settings)):
         return f"{key} is no setting{suggestion(groups[0], typing.get_type_hints(Config))}"
-    known = [hint for hint in typing.get_type_hints(place) if not hint.startswith("_")]
-    if name in known:
+    if name in typing.get_type_hints(place):
         return f"{key} has no meaning with what is chosen for {'.'.join(groups)}; remove it or choose another"
-    owner = ".".join(groups) or "The configuration"
-    return f"{key} is no setting{suggestion(name, known)} {owner} has: {', '.join(known)}"
+    return place.unknown(name)
 
 
 def _stop(code: int, message: object) -> typing.NoReturn:

@@ -13,9 +13,9 @@ class UnknownName(ConfigError):
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """ " — did you mean NAME?" where a known name is close, else ""."""
+    """A question after a known name that is close, else a full stop: what ends a sentence on an unknown name."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f" — did you mean {close[0]}?" if close else ""
+    return f" — did you mean {close[0]}?" if close else "."
 
 
 def lookup(table: Mapping[str, Any], name: str, kind: str) -> Any:

@@ -21,7 +21,7 @@ from sam_bench.hardware import Hardware
 from sam_bench.lookup import load
 from sam_bench.models.registry import model as build_model
 from sam_bench.optim.engine import SharpnessAware
-from sam_bench.optim.registry import BASES, method
+from sam_bench.optim.registry import BASES, METHODS, method
 from sam_bench.store import checkpoint
 from sam_bench.store.mirror import mirror_for
 from sam_bench.store.record import SCHEMA_VERSION, RunFiles
@@ -41,8 +41,10 @@ def check(configs: list[Config]) -> None:
     verified = set()
     for config in configs:
         hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
-        if files_of(config, hardware).finished() is not None and not config.trainer.rerun:
+        files = files_of(config, hardware)
+        if files.finished() is not None and not config.trainer.rerun:
             continue
+        files.check()
         with torch.device("meta"):
             build_network(config)
         if config.data.name == "cifar10" and config.data.folder not in verified:
@@ -87,8 +89,9 @@ def execute(config: Config) -> dict[str, Any]:
     summary = None
     try:
         with Reporter(reporter_kind, run_id, training.steps, done) as reporter:
-            if done:
-                reporter.say(f"{run_id}  goes on after epoch {training.epoch}")
+            reporter.say(
+                f"{run_id}  {describe(config, hardware)}" + (f", on from epoch {training.epoch}" if done else "")
+            )
 
             def after_epoch(training: Training) -> None:
                 state = {"run_id": run_id, "dataset_sha256": dataset.sha256, "training": training.state_dict()}
@@ -99,10 +102,23 @@ def execute(config: Config) -> dict[str, Any]:
             training.run(reporter, after_epoch)
         record = make_record(config, run_id, dataset, training) | code
         files.finish(record)
+        if training.diverged:
+            reporter.warn(f"{run_id}  diverged: it is counted in tables, and left out of their means")
+        reporter.say(f"{run_id}  written: {files.record}")
         summary = {name: record[name] for name in ("test_error", "best_test_error", "status")}
     finally:
         mirror.finish(summary)
     return files.finished()
+
+
+def describe(config: Config, hardware: Hardware) -> str:
+    """A run in a few words."""
+    optimizer, data = config.optimizer, config.data
+    radius = f" ρ {optimizer.rho:g}" if optimizer.rho is not None else ""
+    method = f"{METHODS[optimizer.name].title}{radius} on {optimizer.base.name}"
+    images = f"{data.name}{f' ({data.train_subset} images)' if data.train_subset else ''}, {data.split} split"
+    epochs = f"{config.trainer.epochs} epochs"
+    return f"{method}, {config.model.title}, {images}, {epochs}, {hardware.name}, {hardware.precision}"
 
 
 def identify(config: Config, hardware: Hardware) -> dict[str, Any]:

@@ -64,12 +64,27 @@ class Settings:
             raise ConfigError(f"{cls._path}={values!r} is not a group of settings; it has {', '.join(_names(cls))}")
         for name in values:
             if name not in _names(cls):
-                raise ConfigError(
-                    f"{cls.key(name)} is no setting{suggestion(name, _names(cls))} "
-                    f"{cls._path or 'The configuration'} has: {', '.join(_names(cls))}"
-                )
+                raise ConfigError(cls.unknown(name))
         hints = typing.get_type_hints(cls)
         return cls(**{f.name: _convert(cls.key(f.name), hints[f.name], _value(cls, f, values)) for f in fields(cls)})
+
+    @classmethod
+    def unknown(cls, name: str) -> str:
+        """What to say of a name that is none of the settings here: where it is a setting, or what else there is."""
+        elsewhere = [key for key in cls.all_keys() if key.endswith(f".{name}")]
+        hint = f" — did you mean {elsewhere[0]}?" if elsewhere else suggestion(name, _names(cls))
+        return f"{cls.key(name)} is no setting{hint} {cls._path or 'The configuration'} has: {', '.join(_names(cls))}"
+
+    @classmethod
+    def all_keys(cls) -> list[str]:
+        """All settings from here on, as the command line has them."""
+        found = []
+        for name, hint in typing.get_type_hints(cls).items():
+            if isinstance(hint, type) and issubclass(hint, Settings):
+                found += hint.all_keys()
+            elif not name.startswith("_"):
+                found.append(cls.key(name))
+        return found
 
     def __post_init__(self) -> None:
         for f in fields(self):

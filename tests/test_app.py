@@ -20,6 +20,9 @@ SYNTHETIC = ["data=synthetic"]
 REFUSED = {
     "a typo after +": (["optimizer=gsam", "+optimizer.rh=1"], "optimizer.rh", "did you mean rho"),
     "a typo": (["optimizer.rh=1"], "optimizer.rh", "did you mean rho"),
+    "a setting without its group": (["rho=0.1"], "rho", "did you mean optimizer.rho"),
+    "the same after +": (["+lr=0.1"], "lr", "did you mean optimizer.base.lr"),
+    "a setting of a group within": (["optimizer.lr=0.1"], "optimizer.lr", "did you mean optimizer.base.lr"),
     "a typo at the top": (["sed=1"], "sed", "did you mean seed"),
     "a typo in a group": (["trainr.epochs=1"], "trainr", "did you mean trainer"),
     "a negative radius": (["optimizer.rho=-1"], "optimizer.rho=-1", "at least 0"),
@@ -93,6 +96,11 @@ REFUSED = {
     "an injected group": (["+callbacks={_target_: os.system}"], "callbacks", "no setting"),
     "an unresolved reference": (["optimizer.rho=${nothing}"], "nothing", "not found"),
     "a broken override": (["optimizer.rho=[1,"], "optimizer.rho=[1,", "understood"),
+    "spaces around =": (["seed", "=", "3"], "seed", "no spaces"),
+    "a spaced list": (["-m", "seed=0,", "1"], "seed=0,", "no spaces"),
+    "one run and a sweep at once": (["-m", "seed=0,1", "--cfg", "job"], "--cfg", "Only one"),
+    "a file where results go": (["data=synthetic", "paths.results=/dev/null"], "paths.results", "not a folder"),
+    "a folder that cannot be made": (["data=synthetic", "paths.runs=/proc/runs"], "/proc", "paths.runs"),
     "one bad run of a sweep": (["-m", "optimizer.rho=0.1,-1"], "optimizer.rho=-1", "at least 0"),
     "one bad run of a sweep's file": (["sweep=rho", "optimizer=sgd"], "optimizer.rho", "no meaning"),
     "wandb without a project": (["logger=wandb", "logger.project=''"], "logger.project", "logger=wandb"),
@@ -158,6 +166,25 @@ def test_a_sweep_file_runs_a_grid_on_the_tune_split(sweep):
     assert local
     assert len({config.optimizer.rho for config in configs}) == len(configs) > 3
     assert {config.data.split for config in configs} == {"tune"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("trainer:\n  epochs: 1\n", "must begin with # @package _global_"),
+        ("# @package _global_\ntrainer: {epochs: 1\n", "not valid YAML"),
+        ("# @package _global_\ntrainer:\n  epoch: 1\n", "did you mean epochs"),
+    ],
+)
+def test_a_preset_that_would_not_work_is_refused(text, said, command, folder):
+    (folder / "mine" / "experiment").mkdir(parents=True)
+    (folder / "mine" / "experiment" / "my_study.yaml").write_text(text)
+    before = everything_below(folder)
+    code, _, error = command("--config-dir", "mine", "experiment=my_study")
+    assert code == app.EXIT_CONFIG
+    assert error.startswith("Error: ")
+    assert said in error
+    assert everything_below(folder) == before
 
 
 def test_what_hydra_is_asked_to_show_is_shown_without_a_run(command, folder):

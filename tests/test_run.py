@@ -213,10 +213,20 @@ def test_a_record_that_cannot_be_read_is_an_error(tiny_run, folder):
 @pytest.mark.parametrize(
     "overrides", [["optimizer=sgd", "optimizer.base.lr=1e30"], ["optimizer=sam", "optimizer.rho=1e38"]]
 )
-def test_a_run_that_came_to_nothing_is_recorded_as_diverged(tiny_run, overrides):
-    record = tiny_run("model=resnet8", "trainer.epochs=3", *overrides)
+def test_a_run_that_came_to_nothing_is_recorded_and_named_as_diverged(tiny_run, overrides, capsys):
+    record = tiny_run("model=resnet8", "trainer.epochs=3", *overrides, "trainer.progress=plain")
     assert record["status"] == "diverged"
+    assert "diverged" in capsys.readouterr().err
     assert record["skipped_steps"] == sum(record["history"]["skipped_steps"]) > 0
+
+
+def test_a_run_says_what_it_is_and_where_its_record_is(tiny_run, capsys):
+    record = tiny_run("model=resnet8", "optimizer=gsam", "trainer.progress=plain")
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(
+        f"{record['run_id']}  GSAM ρ 2 on sgd, resnet8, synthetic (10 images), test split, 1 epochs"
+    )
+    assert last.endswith(f"written: results/default/records/{record['run_id']}.json")
 
 
 def test_one_bad_batch_is_skipped_and_counted_and_hides_nothing(tiny_run, monkeypatch):

@@ -4,54 +4,84 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-EPOCHS = 200
+_ALL = {
+    "data.name": "cifar10",
+    "data.split": "test",
+    "data.train_subset": None,
+    "data.crop": True,
+    "data.flip": True,
+    "data.normalise": True,
+    "trainer.epochs": 200,
+    "trainer.batch_size": 128,
+    "optimizer.base.name": "sgd",
+    "optimizer.base.lr": 0.1,
+    "optimizer.base.momentum": 0.9,
+    "optimizer.base.weight_decay": 5e-4,
+    "optimizer.base.nesterov": False,
+}
+_STEP = {"schedule.name": "step", "schedule.milestones": [0.3, 0.6, 0.8], "schedule.factor": 0.2}
+_SAM_EXAMPLE = _ALL | {"data.cutout": True, "trainer.label_smoothing": 0.1, "schedule.warmup_epochs": 0.0}
+_LOGS = _ALL | {"data.cutout": True, "trainer.label_smoothing": 0.0}
+_CLOSURE = _ALL | {"trainer.label_smoothing": 0.0, "schedule.name": "cosine", "schedule.warmup_epochs": 5.0}
 
 
 @dataclass(frozen=True)
 class Published:
-    """A test error in percent, after 200 epochs on the whole training set."""
+    """A test error in percent.
+
+    Args:
+        protocol: the settings that are known of it, by key.
+        rho: its radius, where that is known.
+    """
 
     method: str
     model: str
     error: float
     source: str
     caveat: str
+    protocol: Mapping[str, Any]
+    rho: float | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.method, self.model))
 
 
-_COMMON = {
-    ("data", "crop"): True,
-    ("data", "flip"): True,
-    ("trainer", "batch_size"): 128,
-    ("optimizer", "base", "name"): "sgd",
-    ("optimizer", "base", "lr"): 0.1,
-    ("optimizer", "base", "momentum"): 0.9,
-    ("optimizer", "base", "weight_decay"): 5e-4,
-}
-"""What all published protocols share."""
+def _example(method: str, error: float, rho: float | None, source: str = "the SAM example", **other: Any) -> Published:
+    caveat = "one run, best or last epoch unknown"
+    if rho is not None:
+        caveat += ", BatchNorm statistics changed in both passes"
+    if other:
+        caveat = f"{other['schedule.name']} learning rate, {caveat}"
+    return Published(method, "wrn22_8", error, source, caveat, _SAM_EXAMPLE | (other or _STEP), rho)
 
-_ONE_RUN = "one run, best or last epoch unknown, BatchNorm statistics changed in both passes"
-_FIVE_SEEDS = "cutout, plain cross-entropy, last epoch, mean of 5 seeds"
-_CLOSURE = "cosine with 5 warm-up epochs, no smoothing, best epoch"
-_SAM_EXAMPLE, _LOGS, _CLOSURE_STYLE = "the SAM example", "public multi-seed logs", "closure-style SAM example"
+
+def _logs(method: str, model: str, error: float, text: str = "plain cross-entropy, mean of 5 seeds") -> Published:
+    return Published(method, model, error, "public multi-seed logs", f"cutout, last epoch, {text}", _LOGS)
+
+
+def _closure(method: str, model: str, error: float) -> Published:
+    source, caveat = "a closure-style example", "cosine with 5 warm-up epochs, no smoothing, best epoch"
+    return Published(method, model, error, source, caveat, _CLOSURE)
+
 
 PUBLISHED = (
-    Published("sgd", "wrn22_8", 3.20, _SAM_EXAMPLE, "one run, best or last epoch unknown"),
-    Published("sam", "wrn22_8", 2.86, _SAM_EXAMPLE, _ONE_RUN),
-    Published("asam", "wrn22_8", 2.55, _SAM_EXAMPLE, _ONE_RUN),
-    Published("asam_official", "wrn22_8", 2.37, "the SAM example's network with the authors' ASAM", _ONE_RUN),
-    Published("gsam", "wrn22_8", 2.45, "the GSAM example", f"cosine learning rate, {_ONE_RUN}"),
-    Published("sgd", "wrn16_8", 3.98, _LOGS, f"{_FIVE_SEEDS}, ± 0.15"),
-    Published("sam", "wrn16_8", 3.42, _LOGS, f"{_FIVE_SEEDS}, ± 0.11"),
-    Published("sgd", "wrn28_10", 3.20, _LOGS, f"{_FIVE_SEEDS}, ± 0.11"),
-    Published("sam", "wrn28_10", 2.76, _LOGS, f"{_FIVE_SEEDS}, ± 0.08"),
-    Published("sgd", "pyramidnet110", 3.05, _LOGS, "cutout, last epoch, mean of 2 seeds"),
-    Published("sam", "pyramidnet110", 2.58, _LOGS, "cutout, last epoch, mean of 2 seeds"),
-    Published("sgd", "resnet20", 6.8, _CLOSURE_STYLE, _CLOSURE),
-    Published("sam", "resnet20", 6.5, _CLOSURE_STYLE, _CLOSURE),
-    Published("sgd", "wrn28_2", 4.6, _CLOSURE_STYLE, _CLOSURE),
-    Published("sam", "wrn28_2", 4.2, _CLOSURE_STYLE, _CLOSURE),
-    Published("sgd", "resnext29_32x4d", 4.2, _CLOSURE_STYLE, _CLOSURE),
-    Published("sam", "resnext29_32x4d", 3.6, _CLOSURE_STYLE, _CLOSURE),
+    _example("sgd", 3.20, None),
+    _example("sam", 2.86, 0.05),
+    _example("asam", 2.55, 2.0),
+    _example("asam_official", 2.37, 0.5, "the SAM example's network with the authors' ASAM"),
+    _example("gsam", 2.45, 2.0, "the GSAM example", **{"schedule.name": "cosine"}),
+    _logs("sgd", "wrn16_8", 3.98, "plain cross-entropy, mean of 5 seeds ± 0.15"),
+    _logs("sam", "wrn16_8", 3.42, "plain cross-entropy, mean of 5 seeds ± 0.11"),
+    _logs("sgd", "wrn28_10", 3.20, "mean of 5 seeds ± 0.11"),
+    _logs("sam", "wrn28_10", 2.76, "mean of 5 seeds ± 0.08"),
+    _logs("sgd", "pyramidnet110", 3.05, "mean of 2 seeds"),
+    _logs("sam", "pyramidnet110", 2.58, "mean of 2 seeds"),
+    _closure("sgd", "resnet20", 6.8),
+    _closure("sam", "resnet20", 6.5),
+    _closure("sgd", "wrn28_2", 4.6),
+    _closure("sam", "wrn28_2", 4.2),
+    _closure("sgd", "resnext29_32x4d", 4.2),
+    _closure("sam", "resnext29_32x4d", 3.6),
 )
 
 
@@ -61,32 +91,23 @@ def published(method: str, model: str) -> Published | None:
     return figures.get((method, model)) or figures.get((method, "wrn22_8"))
 
 
-def differences(config: Mapping[str, Any], figure: Published | None = None) -> list[str]:
-    """Why a run of this config cannot be compared with published figures, or with this one.
-
-    Empty where data, augmentation, length, network, batch and base optimizer are as in all of them. What else there is
-    to know of each figure is in its caveat.
+def differences(config: Mapping[str, Any], figure: Published | None) -> list[str]:
+    """Why a run of this config cannot be compared with a published figure, as far as the figure's protocol is known.
 
     Args:
         config: as in a record.
     """
-    data, epochs = config["data"], config["trainer"]["epochs"]
+    if figure is None:
+        return ["there is no figure for this method"]
+    expected = {"model.name": figure.model, **figure.protocol}
+    if figure.rho is not None:
+        expected["optimizer.rho"] = figure.rho
     found = []
-    if data["name"] != "cifar10":
-        found.append(f"{data['name']} data, not CIFAR-10")
-    if data["split"] != "test":
-        found.append("measured on images held out of the training set")
-    if data.get("train_subset"):
-        found.append(f"{data['train_subset']:,} training images")
-    if epochs != EPOCHS:
-        found.append(f"{epochs} epochs instead of {EPOCHS}")
-    for place, usual in _COMMON.items():
-        value = config[place[0]]
-        for key in place[1:]:
-            value = value.get(key)
-        if value != usual:
-            found.append(f"{'.'.join(place)}={value} instead of {usual}")
-    model = config["model"]["name"]
-    if model not in ({figure.model} if figure else {figure.model for figure in PUBLISHED}):
-        found.append(f"{model} instead of {figure.model}" if figure else f"{model}, for which no figures are known")
+    for key, usual in expected.items():
+        value: Any = config
+        for part in key.split("."):
+            value = value.get(part) if value is not None else None
+        absent = value is None and usual is not None  # under another choice, which is itself a difference
+        if value != usual and not absent:
+            found.append(f"{key} is {value}, not {usual}" if usual is not None else f"{key} is {value}")
     return found

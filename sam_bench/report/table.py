@@ -71,9 +71,17 @@ def protocol(configs: list[Mapping[str, Any]], experiment: str) -> list[str]:
     parts = [_protocol(config) for config in configs]
     common = [part for part in parts[0] if all(part in others for others in parts)]
     lines = [f"The {experiment} protocol: {', '.join(common)}."]
-    reasons = _distinct(reason for config in configs for reason in differences(config))
-    if reasons:
-        lines.append(f"Not comparable with published figures: {'; '.join(reasons)}.")
+    reasons: dict[str, set[str]] = {}
+    for config in configs:
+        method = config["optimizer"]["name"]
+        for reason in differences(config, published(method, config["model"]["name"])):
+            reasons.setdefault(reason, set()).add(method)
+    everyone, texts = {config["optimizer"]["name"] for config in configs}, []
+    for reason, methods in reasons.items():
+        who = ", ".join(_title(method) for method in sorted(methods, key=_rank))
+        texts.append(reason if methods == everyone else f"{reason} ({who})")
+    if texts:
+        lines.append(f"Not comparable with published figures: {'; '.join(texts)}.")
     return lines
 
 
@@ -85,11 +93,12 @@ def notes(records: list[dict[str, Any]]) -> list[str]:
     ]
     for device in _distinct(f"{record['device']}, {record['precision']}" for record in records):
         lines.append(f"Measured on: {device}.")
-    used = _distinct((record["method"], record["config"]["model"]["name"]) for record in records)
-    for method, model in sorted(used, key=lambda pair: _rank(pair[0])):
-        figure = published(method, model)
+    used = sorted(
+        {(_rank(record["method"]), record["method"], record["config"]["model"]["name"]) for record in records}
+    )
+    for figure in _distinct(published(method, model) for _, method, model in used):
         if figure:
-            text = f"Published, not measured here: {METHODS[method].title} {figure.error:.2f} on {figure.model}"
+            text = f"Published, not measured here: {_title(figure.method)} {figure.error:.2f} on {figure.model}"
             lines.append(f"{text}, from {figure.source} ({figure.caveat}).")
     return lines
 
@@ -198,12 +207,15 @@ def _protocol(config: Mapping[str, Any]) -> list[str]:
         images,
         f"{data['split']} split",
         f"augmentation {' + '.join(augmentation) or 'none'}",
-        f"{trainer['epochs']} epochs",
+        "normalised" if data["normalise"] else "not normalised",
+        f"{trainer['epochs']} epoch{'s' if trainer['epochs'] > 1 else ''}",
         f"batch {trainer['batch_size']}",
-        f"{config['schedule']['name']} schedule",
+        f"{config['schedule']['name']} schedule by the {config['schedule']['every']}",
+        f"warm-up {config['schedule']['warmup_epochs']:g}",
         f"base optimizer {base['name']}",
         *(f"{key} {value}" for key, value in base.items() if key != "name"),
         f"label smoothing {trainer['label_smoothing']:g} over {trainer['smoothing_over']}",
+        f"BatchNorm {config['optimizer']['batchnorm']}",
     ]
 
 
@@ -214,7 +226,7 @@ def _columns(table: pd.DataFrame) -> list[str]:
 
 def _cell(row: pd.Series, column: str) -> str:
     if column == "method":
-        return METHODS[row["method"]].title if row["method"] in METHODS else row["method"]
+        return _title(row["method"])
     if column == "seeds":
         return f"{row['seeds']}" + (f" (+{row['diverged']} diverged)" if row["diverged"] else "")
     if column == "ci95":
@@ -248,9 +260,13 @@ def _latex(headings: list[str], cells: list[list[str]], remarks: list[str]) -> s
 
 
 def _escape(text: str) -> str:
-    for character in "%_&#":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("–", "--")
+    special = {character: f"\\{character}" for character in "{}%_&#$"}
+    special |= {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", "–": "--", "ρ": r"$\rho$"}
+    return "".join(special.get(character, character) for character in text)
+
+
+def _title(method: str) -> str:
+    return METHODS[method].title if method in METHODS else method
 
 
 def _rank(method: str) -> int:

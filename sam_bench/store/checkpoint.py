@@ -29,8 +29,7 @@ def load(path: Path, run_id: str) -> dict[str, Any] | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         owner = state["run_id"]
     except Exception as error:  # a damaged file can fail in any way
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise StateError(f"{path} cannot be read as a checkpoint ({reason}); move it away to start anew") from error
+        raise StateError(f"{path} is damaged, or no checkpoint; move it away to start anew") from error
     if owner != run_id:
         raise StateError(f"{path} belongs to the run {owner}, not {run_id}; move it away to start anew")
     return state

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,22 @@ class RunFiles:
             StateError: the record cannot be read.
         """
         return read_record(self.record) if self.record.exists() else None
+
+    def check(self) -> None:
+        """Find out whether the run's files can be made; nothing stays.
+
+        Raises:
+            StateError: a folder cannot be written, or a file is in its place.
+        """
+        for folder in (self.folder, self.record.parent):
+            place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+            try:
+                tempfile.TemporaryDirectory(dir=place).cleanup()
+            except OSError as error:
+                reason = f"{place} takes no files ({error.strerror})"
+                raise StateError(
+                    f"{folder} cannot be made: {reason}; choose other paths.runs and paths.results"
+                ) from error
 
     def finish(self, record: dict[str, Any]) -> None:
         """Write the record."""

@@ -20,8 +20,8 @@ from sam_bench.training.progress import Reporter
 from sam_bench.training.step import EagerStep
 
 HOURS = 3600.0
-MEASURED_STEPS = 10
-"""Steps from which the time of a run is estimated, after one that warms up."""
+MEASURED_STEPS, MEASURED_SECONDS = 10, 20.0
+"""After so many steps, or seconds, the time of a run is estimated; the first step, which warms up, does not count."""
 
 SHOWN = ("lr", "train_loss", "train_error", "test_loss", "test_error", "train_seconds")
 """Of the history, what a user sees after each epoch."""
@@ -83,9 +83,9 @@ class Training:
             self._evaluate()
             self.epoch += 1
             self.peak_memory = max(self.peak_memory, self.hardware.peak_memory())
+            after_epoch(self)
             shown = {name: values[-1] for name, values in self.history.items() if name in SHOWN}
             reporter.epoch(self.epoch, self.config.trainer.epochs, shown)
-            after_epoch(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later process needs to go on: tensors and plain values."""
@@ -126,6 +126,7 @@ class Training:
         self.model.train()
         started = time.perf_counter()
         first = self.epoch * len(self.train)
+        estimated = first > 0
         for t, (images, labels) in enumerate(self.train.epoch(self.epoch), start=first):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.eta(t)
@@ -133,10 +134,13 @@ class Training:
                     group["rho"] = self.rho(t)
             self.step(images, labels)
             reporter.step(self.step.images / (time.perf_counter() - started))
-            if t == first:
+            if t == 0:
                 warm = time.perf_counter()
-            elif t == first + MEASURED_STEPS and self.hardware.device.type == "cpu":
-                self._estimate(reporter, (time.perf_counter() - warm) / MEASURED_STEPS, self.steps - t)
+            elif t <= MEASURED_STEPS and not estimated and self.hardware.device.type == "cpu":
+                elapsed = time.perf_counter() - warm
+                if t == MEASURED_STEPS or elapsed > MEASURED_SECONDS:
+                    self._estimate(reporter, elapsed / t * (self.steps - t))
+                    estimated = True
         loss, error = self.step.read()
         self._note("lr", self.eta(t))
         self._note("rho", self.rho(t) if self.rho is not None else None)
@@ -158,10 +162,10 @@ class Training:
     def _note(self, name: str, value: float | None) -> None:
         self.history.setdefault(name, []).append(value)
 
-    def _estimate(self, reporter: Reporter, seconds: float, steps: int) -> None:
-        if self.epoch == 0 and seconds * steps > HOURS:
+    def _estimate(self, reporter: Reporter, seconds: float) -> None:
+        if seconds > HOURS:
             reporter.warn(
-                f"This run will take about {seconds * steps / HOURS:.0f} hours on this CPU. "
+                f"This run will take about {seconds / HOURS:.0f} hours on this CPU. "
                 "For a result within minutes: experiment=quick"
             )
 

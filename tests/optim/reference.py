@@ -1,7 +1,7 @@
-"""Plain float64 numpy reference of SGD, SAM, ASAM and GSAM, written only from METHODS.md's formulas.
+"""Plain float64 numpy reference of SGD, SAM, ASAM and GSAM, written only from the papers' formulas.
 
 Slow on purpose: explicit loops over parameter names, no shared code with the engine that is tested against it.
-Names as in METHODS.md: w weights, g = grad L(w), e perturbation, h = grad L(w + e), v what the base optimizer gets,
+Names: w weights, g = grad L(w), e perturbation, h = grad L(w + e), v what the base optimizer gets,
 rho radius. Norms and inner products are global, over all parameters that have a gradient.
 """
 
@@ -121,7 +121,7 @@ class AdamWBase:
 
 
 class Reference:
-    """One method of METHODS.md's table "The seeds' methods" on a base optimizer.
+    """One method on a base optimizer.
 
     Options: alpha and adaptive (gsam only: adaptive takes ASAM's perturbation, else SAM's), eta (asam_official only).
     `passes` counts oracle calls, `skipped` the steps left out for a NaN or an infinity in a gradient.
