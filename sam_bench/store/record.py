@@ -61,7 +61,7 @@ class RunFiles:
             (path.parent / "superseded" / f"{number}-{path.name}").exists() for path in (self.record, self.folder)
         ):
             number += 1
-        for path in (self.record, self.folder):
+        for path in (self.folder, self.record):  # the record last: while it is there, a rerun sets aside again
             if path.exists():
                 (path.parent / "superseded").mkdir(exist_ok=True)
                 path.rename(path.parent / "superseded" / f"{number}-{path.name}")
