@@ -1,5 +1,6 @@
 """What every sharpness-aware optimizer must show, whatever the method."""
 
+import contextlib
 import copy
 import itertools
 
@@ -292,18 +293,19 @@ def test_a_closure_that_does_not_clear_gradients_does_no_harm(name):
 def test_an_autocast_around_the_step_sees_the_perturbed_weights_and_then_the_restored_ones():
     def losses(around: bool) -> list[float]:
         model, seen = network(dtype=torch.float32), []
+        autocast, nothing = torch.autocast("cpu", torch.bfloat16), contextlib.nullcontext()
         optimizer = wrap(model, "sam", rho=1.0, lr=0.0)
         images, labels = batch(dtype=torch.float32)
 
         def closure():
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16):
+            with nothing if around else autocast:
                 loss = nn.functional.cross_entropy(model(images), labels)
             loss.backward()
             seen.append(loss.item())
             return loss
 
-        with torch.autocast("cpu", torch.bfloat16, enabled=around):
+        with autocast if around else nothing:
             optimizer.step(closure)
             optimizer.step(closure)
         return seen
