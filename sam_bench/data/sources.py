@@ -106,17 +106,12 @@ def _png_rows(read: Callable[[str], bytes]) -> Contents:
 
 
 def _binary_archive(path: Path) -> Contents:
-    with tarfile.open(path) as archive:
-        members = {Path(member.name).name: member for member in archive if member.isfile()}
-        for name in SHA256:
-            yield name, archive.extractfile(_member(members, name, path)).read()
+    yield from _members(path, list(SHA256))
 
 
 def _python_archive(path: Path) -> Contents:
-    with tarfile.open(path) as archive:
-        members = {Path(member.name).name: member for member in archive if member.isfile()}
-        for name in SHA256:
-            yield name, _unpickle(archive.extractfile(_member(members, name.removesuffix(".bin"), path)).read())
+    for name, content in _members(path, [name.removesuffix(".bin") for name in SHA256]):
+        yield f"{name}.bin", _unpickle(content)
 
 
 def _python_folder(path: Path) -> Contents:
@@ -127,10 +122,14 @@ def _python_folder(path: Path) -> Contents:
         yield name, _unpickle(file.read_bytes())
 
 
-def _member(members: dict[str, tarfile.TarInfo], name: str, archive: Path) -> tarfile.TarInfo:
-    if name not in members:
-        raise Unavailable(f"{archive} has no file {name}")
-    return members[name]
+def _members(path: Path, names: list[str]) -> Contents:
+    """Files of an archive by their names, whatever their folders."""
+    with tarfile.open(path) as archive:
+        members = {Path(member.name).name: member for member in archive if member.isfile()}
+        for name in names:
+            if name not in members:
+                raise Unavailable(f"{path} has no file {name}")
+            yield name, archive.extractfile(members[name]).read()
 
 
 _ALLOWED = {

@@ -95,6 +95,6 @@ def method(name: str, **options):
     """Construct a method by name.
 
     Raises:
-        UnknownName: there is no such method.
+        ConfigError: there is no such method.
     """
     return load(lookup(METHODS, name, "optimizer").implementation)(**options)

