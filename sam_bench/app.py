@@ -3,17 +3,20 @@
 import argparse
 import contextlib
 import os
+import secrets
 import sys
 import traceback
 import typing
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import hydra
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
@@ -26,9 +29,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sam_bench.config import Config
-from sam_bench.errors import ConfigError, UserError
+from sam_bench.errors import ConfigError, Interrupted, UserError
 from sam_bench.lookup import no_such, suggestion
 from sam_bench.settings import Settings
+from sam_bench.sweep import Outcome, Sweep, summary
 
 _PACKAGED = Path(__file__).resolve().parent / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "conf"
@@ -36,32 +40,86 @@ CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "conf"
 
 CONFIG_NAME = "config"
 
-EXIT_CONFIG, EXIT_RUN, EXIT_INTERRUPTED = 2, 1, 130
+EXIT_RUN, EXIT_CONFIG, EXIT_RESUMABLE, EXIT_INTERRUPTED = 1, 2, 75, 130
+"""A run failed; nothing was begun; runs were asked to end, and the same command goes on; Ctrl-C outside of a run."""
+
+HERE = ("basic", "joblib", "submitit_local")
+"""Launchers whose runs are done on this machine: what they need is looked for here."""
+
+REQUEUEING = ("ray", "slurm", "submitit_slurm", "submitit_local")
+"""Launchers whose jobs are begun again when their process ends without a result."""
+
+PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")
+"""Whatever else a configuration may name, Hydra shall not call."""
+
+_started = ""
+"""A name for the sweep of this command, by time."""
+
+# Our values for a launcher meet its package's own under one name, which Hydra 1.3 warns of and Hydra 1.4 will not allow.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path).expanduser()), replace=True)
+OmegaConf.register_new_resolver("started", lambda: _started, use_cache=True, replace=True)
 
 
-class RunFailed(Exception):
-    """A run ended in an error that has been shown."""
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks for.
+
+    Args:
+        configs: of each run, as far as they are known beforehand.
+        titles: of each run, or None where they are not known.
+        launcher: its name, "basic" for this process.
+        sweep: None for a single run, or none.
+    """
+
+    configs: list[Config]
+    titles: list[str] | None
+    launcher: str = "basic"
+    sweep: Sweep | None = None
 
 
 def main() -> None:
     """The command line. Every run that it asks for is composed and checked before anything is created."""
+    global _started
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here as they are; what is shown of them is decided below
+    _started = f"{datetime.now():%Y-%m-%d/%H-%M-%S}-{secrets.token_hex(2)}"
     try:
-        configs, local = requested(get_args_parser().parse_args())
-        if configs and local:
+        asked = requested(get_args_parser().parse_args())
+        if asked.configs:
             from sam_bench import run  # imports torch, which is worth its seconds only now
 
-            run.check(configs)
-        with _composing():
-            _hydra_main()
+            run.check(asked.configs, here=asked.launcher in HERE)
+        if asked.sweep is None:
+            with _composing():
+                _hydra_main()
+        else:
+            sys.exit(_sweep(asked))
     except UserError as error:
         _stop(EXIT_CONFIG, error)
-    except RunFailed:
-        sys.exit(EXIT_RUN)
     except KeyboardInterrupt:
-        _stop(EXIT_INTERRUPTED, "Interrupted. The same command goes on from the last complete epoch.")
+        _stop(EXIT_INTERRUPTED, "Interrupted. The same command goes on.")
+
+
+def _sweep(asked: Asked) -> int:
+    """Let Hydra launch the runs of a sweep, and say what became of them; returns the exit code."""
+    code = 0
+    try:
+        with asked.sweep.handing_on() if asked.launcher == "joblib" else contextlib.nullcontext(), _composing():
+            _hydra_main()
+    except SystemExit as stop:  # a run was asked to end, and with it the sweep
+        code = stop.code
+    except UserError:
+        raise
+    except Exception as error:  # the launcher's: a killed worker, a job that a scheduler gave up
+        print(f"Error: {asked.launcher}: {type(error).__name__}: {error}", file=sys.stderr)
+        code = EXIT_RUN
+    outcomes = asked.sweep.outcomes(asked.titles)
+    if os.environ.get("RANK", "0") == "0":
+        print(summary(outcomes), flush=True)
+    if asked.sweep.stopped:
+        code = EXIT_RESUMABLE
+    return code or EXIT_RUN * any(outcome.status in ("failed", "unfinished") for outcome in outcomes)
 
 
 def compose(overrides: list[str]) -> Config:
@@ -74,8 +132,8 @@ def compose(overrides: list[str]) -> Config:
         return _read(_loader().load_configuration(CONFIG_NAME, overrides, run_mode=RunMode.RUN))
 
 
-def requested(arguments: argparse.Namespace) -> tuple[list[Config], bool]:
-    """The configs of all runs that a command line asks for, and whether they are to run in this process.
+def requested(arguments: argparse.Namespace) -> Asked:
+    """The runs that a command line asks for.
 
     There are none where it asks for help, say. Of a sweeper that chooses its runs as it goes, and so cannot be asked
     beforehand, there is only the first.
@@ -85,21 +143,25 @@ def requested(arguments: argparse.Namespace) -> tuple[list[Config], bool]:
     """
     elsewhere = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun", "config_path")
     if any(getattr(arguments, name) for name in elsewhere):
-        return [], True
+        return Asked([], [])
     with _composing():
         loader, name = _loader(arguments.config_dir), arguments.config_name or CONFIG_NAME
         master = loader.load_configuration(
             name, arguments.overrides, run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False
         )
+        _refuse_foreign(OmegaConf.to_container(master.hydra, resolve=False), "hydra")
         if not (arguments.multirun or master.hydra.mode == RunMode.MULTIRUN):
-            return [_read(loader.load_configuration(name, arguments.overrides, run_mode=RunMode.RUN))], True
-        local = master.hydra.launcher["_target_"].endswith(BasicLauncher.__name__)
+            only = loader.load_configuration(name, arguments.overrides, run_mode=RunMode.RUN)
+            return Asked([_read(only)], [""])
+        _require_launcher(master.hydra)
+        launcher, sweep = master.hydra.runtime.choices["hydra/launcher"], Sweep(Path(master.hydra.sweep.dir))
         if not master.hydra.sweeper["_target_"].endswith(BasicSweeper.__name__):
-            return [_read(master)], local
+            return Asked([_read(master)], None, launcher, sweep)
         params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
         overrides = OverridesParser.create(loader).parse_overrides(params + list(master.hydra.overrides.task))
         runs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
-        return [_read(loader.load_sweep_config(master, run)) for run in runs], local
+        configs = [_read(loader.load_sweep_config(master, run)) for run in runs]
+        return Asked(configs, [" ".join(run) for run in runs], launcher, sweep)
 
 
 def explain(error: Exception) -> str:
@@ -119,21 +181,83 @@ def explain(error: Exception) -> str:
     return str(error) if cause is error else f"{error}\n{cause}"
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)
-def _hydra_main(cfg: DictConfig) -> None:
-    config = _read(cfg, HydraConfig.get().runtime.choices)
+def attempt(config: Config) -> Outcome:
+    """Do a run, or find it done; an error is shown, and is part of the outcome.
+
+    Raises:
+        Interrupted: it was asked to end.
+    """
     from sam_bench import run
 
     try:
-        run.execute(config)
+        if (done := run.finished(config)) is not None:
+            path, record = done
+            print(f"{record['run_id']}  finished before, {path}; trainer.rerun=true runs it again", flush=True)
+            return Outcome(record["run_id"], "skipped")
+        record = run.execute(config)
+        return Outcome(record["run_id"], record["status"])
+    except Interrupted:
+        raise
     except Exception as error:
         if isinstance(error, UserError):
-            print(f"Error: {error}", file=sys.stderr)
+            print(f"Error: {error}", file=sys.stderr, flush=True)
         else:
             traceback.print_exc()
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise RunFailed from error  # the other runs go on
+        return Outcome(run.title(config), "failed", f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _task(cfg: DictConfig) -> None:
+    """One run, in whatever process a launcher has chosen for it."""
+    hydra_config = HydraConfig.get()
+    config, multirun = _read(cfg, hydra_config.runtime.choices), hydra_config.mode == RunMode.MULTIRUN
+    launcher, sweep = hydra_config.runtime.choices["hydra/launcher"], Sweep(Path(hydra_config.sweep.dir))
+    if multirun and sweep.stopped:
+        return
+    try:
+        outcome = attempt(config)
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr, flush=True)
+        if launcher in REQUEUEING and interrupted.by_signal:
+            sys.exit(EXIT_RESUMABLE)
+        if multirun and launcher == "joblib":
+            sweep.stop()
+        elif launcher not in REQUEUEING:
+            sys.exit(EXIT_RESUMABLE)
+        return
+    if multirun:
+        sweep.note(hydra_config.job.num, outcome)
+    elif outcome.status == "failed":
         sys.exit(EXIT_RUN)
+
+
+_hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(_task)
+
+
+def _refuse_foreign(node: Any, key: str) -> None:
+    """Hydra calls what its own configuration names: nothing but Hydra's own classes and its plugins' shall stand there.
+
+    Raises:
+        ConfigError: something else does.
+    """
+    if isinstance(node, list):
+        for number, item in enumerate(node):
+            _refuse_foreign(item, f"{key}[{number}]")
+    elif isinstance(node, dict):
+        for name, item in node.items():
+            if name == "_target_" and not str(item).startswith(PLUGINS):
+                raise ConfigError(f"{key}._target_={item} is no part of Hydra, and is not called: remove it")
+            _refuse_foreign(item, f"{key}.{name}")
+
+
+def _require_launcher(hydra_config: DictConfig) -> None:
+    """Find out whether the chosen launcher is installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if "_target_" not in hydra_config.launcher:  # which is what a package adds to the values in conf/
+        name = hydra_config.runtime.choices["hydra/launcher"]
+        raise ConfigError(f"hydra/launcher={name} needs a package that is not installed: pip install '.[{name}]'")
 
 
 def _loader(config_dir: str | None = None) -> ConfigLoaderImpl:

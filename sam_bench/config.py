@@ -268,6 +268,17 @@ class TrainerConfig(Settings):
     With fp16 the loss is scaled, as much as its gradients allow."""
     progress: str = setting(choices=("auto", "bar", "plain", "none"), identity=False)
     """Auto: a bar in a terminal, else a plain line for each epoch."""
+    deterministic: bool = setting(identity=False)
+    """On CUDA, kernels that give the same bits for the same input, so that an interrupted run ends as it would have;
+    slower. On the CPU that is so in any case."""
+    max_skipped: int = setting(least=0)
+    """Steps that may be skipped because a gradient was not finite; after an epoch with more, the run has diverged."""
+    max_minutes: float | None = setting(above=0, identity=False)
+    """After so many the run saves a checkpoint and ends; the same command goes on from there."""
+    checkpoint_every: int | None = setting(least=1, identity=False)
+    """Epochs between checkpoints; one is saved at the end in any case."""
+    checkpoint_minutes: float | None = setting(above=0, identity=False)
+    """Minutes between checkpoints, in the middle of an epoch too."""
     rerun: bool = setting(identity=False)
     """Run again what is finished; the old record and run folder are moved aside."""
 

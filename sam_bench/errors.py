@@ -15,3 +15,19 @@ class DataError(UserError):
 
 class StateError(UserError):
     """A file that a run left cannot be used."""
+
+
+class ResourceError(UserError):
+    """The machine has not enough of something, such as memory."""
+
+
+class Interrupted(Exception):
+    """A run was asked to end, and has saved what it needs to go on.
+
+    Args:
+        by_signal: whether by a signal, and not by its own clock.
+    """
+
+    def __init__(self, message: str, by_signal: bool = True):
+        super().__init__(message)
+        self.by_signal = by_signal

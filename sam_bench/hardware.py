@@ -1,6 +1,7 @@
 """What a run is computed on: device, precision, memory, and how they are called in a record."""
 
 import contextlib
+import os
 import platform
 import resource
 import sys
@@ -38,10 +39,24 @@ class Hardware:
             precision = "bf16" if _fast_at_bf16(device) else "fp32"
         return cls(torch.device(device), precision)
 
-    def configure(self) -> None:
-        """Let fp32 mean fp32: torch would otherwise compute convolutions in TF32 where the hardware has it."""
+    def configure(self, deterministic: bool) -> None:
+        """Let fp32 mean fp32: torch would otherwise compute convolutions in TF32 where the hardware has it.
+
+        Args:
+            deterministic: whether the same input must give the same bits; the CPU, with as many threads, always does.
+        """
         torch.backends.cudnn.conv.fp32_precision = "ieee"
         torch.backends.cuda.matmul.fp32_precision = "ieee"
+        deterministic = deterministic and self.device.type == "cuda"
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS sums in any order
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = False
+
+    def synchronize(self) -> None:
+        """Wait until the device has done its work."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     @property
     def name(self) -> str:
@@ -77,6 +92,11 @@ class Hardware:
                     return 1024 * int(line.split()[1])
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # since the process began; in KiB but on macOS
         return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch found no memory, on whatever device."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _fast_at_bf16(device: str) -> bool:

@@ -36,6 +36,8 @@ class Processes:
                 torch.cuda.set_device(self.local_rank)
             dist.init_process_group("nccl" if device == "cuda" else "gloo")
             atexit.register(_leave)
+        self.hosts = dist.new_group(backend="gloo") if device == "cuda" and self.size > 1 else None
+        """Through which the programs talk while their devices work; None for the usual group."""
 
     @property
     def leads(self) -> bool:
@@ -63,6 +65,14 @@ class Processes:
         values = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Of each flag, whether it is set in any process; does not wait for the device."""
+        if self.size == 1:
+            return list(flags)
+        found = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.hosts)
+        return found.bool().tolist()
 
     def add(self, *totals: Tensor) -> None:
         """Replace each tensor by its sum over the processes."""

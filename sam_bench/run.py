@@ -1,284 +1,278 @@
 """One run, from a config to a finished record."""
 
-import hashlib
-import json
-import platform
-import subprocess
-from importlib import metadata
+import contextlib
+import time
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sam_bench.config import Config, DataConfig
-from sam_bench.data import cifar10, synthetic
-from sam_bench.data.augment import Augment
-from sam_bench.data.batches import Batches, generator_for
-from sam_bench.data.images import Dataset, divide
-from sam_bench.data.obtain import obtain
-from sam_bench.errors import ConfigError, StateError
-from sam_bench.hardware import Hardware
-from sam_bench.lookup import load
-from sam_bench.models.registry import model as build_model
-from sam_bench.optim.engine import SharpnessAware
-from sam_bench.optim.registry import BASES, METHODS, method
-from sam_bench.processes import Processes, in_parallel, world_size
-from sam_bench.store import checkpoint
-from sam_bench.store.mirror import NoMirror, mirror_for
+from sam_bench.build import build_network, build_optimizer, load_data, obtain_data, prepare
+from sam_bench.config import Config
+from sam_bench.data import cifar10
+from sam_bench.data.images import Dataset
+from sam_bench.errors import Interrupted, ResourceError, StateError
+from sam_bench.hardware import Hardware, is_out_of_memory
+from sam_bench.identity import check_shares, describe, files_of, identify, shared_examples
+from sam_bench.interruption import Interruption
+from sam_bench.processes import Processes
+from sam_bench.store.checkpoint import Checkpoints
+from sam_bench.store.lock import RunLock
+from sam_bench.store.mirror import Mirror, NoMirror
 from sam_bench.store.record import SCHEMA_VERSION, RunFiles
 from sam_bench.training.loop import Training
 from sam_bench.training.progress import Reporter
-
-PROTOCOL = 1
-"""Counts changes of the code after which the same settings give another result; part of every run's identity."""
+from sam_bench.versions import code_versions
 
 
-def check(configs: list[Config]) -> None:
-    """Find out, before anything is created or trained, whether these runs can be done here; obtains their data.
+def check(configs: list[Config], here: bool = True) -> None:
+    """Find out, before anything is created or trained, whether these runs can be done; obtains their data.
+
+    Args:
+        here: whether they will be done on this machine, by this process or others.
 
     Raises:
         UserError: the device, the network or the data are not to be had, batches cannot be shared by the processes, or
             the record of an earlier run is damaged.
     """
-    verified = set()
+    verified, built = set(), set()
     for config in configs:
-        hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
-        files = files_of(config, hardware)
-        if files.finished() is not None and not config.trainer.rerun:
-            continue
-        files.check()
+        if here:
+            files = files_of(config, Hardware.choose(config.trainer.device, config.trainer.precision))
+            if files.finished() is not None and not config.trainer.rerun:
+                continue
+            files.check()
         check_shares(config)
-        with torch.device("meta"):
-            build_optimizer(config, build_network(config))
+        if (config.model, config.optimizer) not in built:
+            with torch.device("meta"):
+                build_optimizer(config, build_network(config))
+            built.add((config.model, config.optimizer))
         if config.data.name == "cifar10" and config.data.folder not in verified:
             cifar10.load(obtain_data(config.data))
             verified.add(config.data.folder)
 
 
+def finished(config: Config) -> tuple[Path, dict[str, Any]] | None:
+    """The file and the record of the run, if it is finished and not to be run again.
+
+    Raises:
+        UserError: there is no such device, or the record is damaged.
+    """
+    files = files_of(config, Hardware.choose(config.trainer.device, config.trainer.precision))
+    record = None if config.trainer.rerun else files.finished()
+    return None if record is None else (files.record, record)
+
+
+def title(config: Config) -> str:
+    """The run's name."""
+    return files_of(config, Hardware.choose(config.trainer.device, config.trainer.precision)).run_id
+
+
 def execute(config: Config) -> dict[str, Any]:
     """Do what the config describes, as far as it is not done: skip a finished run, go on with a broken one.
 
-    Where torchrun has started several processes, all of them call this, and one of them writes and speaks.
+    Where torchrun has started several processes, all of them call this, and one of them writes and speaks. SIGTERM,
+    SIGINT, SIGUSR1 and SIGUSR2, while it trains, make it save a checkpoint after the present step and end; a function
+    that handled the signal before is then called.
 
     Returns:
         The run's record, as it stands in its file.
 
     Raises:
-        UserError: the data, the device or a file of an earlier run is not as it should be. Then nothing was created.
+        UserError: the data, the device or a file of an earlier run is not as it should be, another process works on the
+            run, a file cannot be written, or there is not enough memory. What was saved before is as it was.
+        Interrupted: the run was asked to end, or `trainer.max_minutes` are over.
     """
+    interruption = Interruption(config.trainer.max_minutes)
     hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
-    hardware.configure()
+    hardware.configure(config.trainer.deterministic)
     check_shares(config)
     processes = Processes(hardware.device.type)
     files = files_of(config, hardware)
-    run_id, reporter_kind = files.run_id, config.trainer.progress if processes.leads else "none"
-
     record = processes.agree(files.finished() if processes.leads else None)
     if record is not None and not config.trainer.rerun:
-        if reporter_kind != "none":
-            print(f"{run_id}  finished before, {files.record}; trainer.rerun=true runs it again", flush=True)
         return record
 
-    code = {"versions": versions(), "git_commit": git_commit()}
     if not processes.leads:
         processes.barrier()  # the leader obtains the data
     dataset = load_data(config.data)
     if processes.leads:
         processes.barrier()
+    with _alone(files, processes):
+        record = processes.agree(files.finished() if processes.leads else None)
+        if record is not None and not config.trainer.rerun:  # another process has just finished it
+            return record
+        try:
+            _train(config, files, dataset, hardware, processes, interruption)
+        except Exception as error:
+            if isinstance(error, Interrupted):
+                interruption.hand_on()
+            elif processes.leads:
+                files.fail(traceback.format_exc())
+            raise
+        return processes.agree(files.finished() if processes.leads else None)
+
+
+@contextlib.contextmanager
+def _alone(files: RunFiles, processes: Processes) -> Iterator[None]:
+    """While nobody else works on the run.
+
+    Raises:
+        StateError: somebody does.
+    """
+    lock = error = None
+    if processes.leads:
+        try:
+            lock = RunLock(files.lock)
+        except StateError as refused:
+            error = refused
+    if error := processes.agree(error):
+        raise error
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _train(
+    config: Config,
+    files: RunFiles,
+    dataset: Dataset,
+    hardware: Hardware,
+    processes: Processes,
+    interruption: Interruption,
+) -> None:
+    """Train from where the run stands, and write its record."""
+    run_id, warnings = files.run_id, []
     hardware.forget_peak_memory()
     training = prepare(config, dataset, hardware, processes)
-    if record is not None and processes.leads:
+    if processes.leads and config.trainer.rerun and files.finished() is not None:
         files.set_aside()
-    processes.barrier()
-    state = checkpoint.load(files.checkpoint, run_id)
+    checkpoints = Checkpoints(files.folder, run_id, warnings.append)
+    state = checkpoints.load() if processes.leads else None
+    processes.barrier()  # the leader has put aside what cannot be used
+    if not processes.leads:
+        state = checkpoints.load()
+    origin = {"dataset_sha256": dataset.sha256, "code": [code_versions()], "threads": torch.get_num_threads()}
     if state is not None:
-        if state["dataset_sha256"] != dataset.sha256:
-            raise StateError(f"{files.checkpoint} was made with other data; move it away to start anew")
-        training.load_state_dict(state["training"])
+        warnings += _go_on(training, state, origin)
 
-    done = training.epoch * len(training.train)
-    mirror = mirror_for(config, run_id, files.folder) if processes.leads else NoMirror()
-    summary = None
+    mirror = Mirror(config, run_id, files.folder) if processes.leads and config.logger.name == "wandb" else NoMirror()
+    kind, summary = config.trainer.progress if processes.leads else "none", None
     try:
-        with Reporter(reporter_kind, run_id, training.steps, done) as reporter:
-            reporter.say(
-                f"{run_id}  {describe(config, hardware)}" + (f", on from epoch {training.epoch}" if done else "")
-            )
-
-            def after_epoch(training: Training) -> None:
-                state = {"run_id": run_id, "dataset_sha256": dataset.sha256, "training": training.state_dict()}
-                if processes.leads:
-                    checkpoint.save(files.checkpoint, state)
-                latest = {name: values[-1] for name, values in training.history.items()}
-                mirror.log({"epoch": training.epoch} | latest)
-
-            training.run(reporter, after_epoch)
-        record = make_record(config, run_id, dataset, training) | code
-        if processes.leads:
-            files.finish(record)
-        for name, measured in training.averaged.items():
-            values = "  ".join(f"{key} {value:.4g}" for key, value in measured.items())
-            reporter.say(f"{run_id}  averaged ({name})  {values}")
-        if training.diverged:
-            reporter.warn(f"{run_id}  diverged: it is counted in tables, and left out of their means")
-        reporter.say(f"{run_id}  written: {files.record}")
-        summary = {name: record[name] for name in ("test_error", "best_test_error", "status")}
+        with Reporter(kind, run_id, training.steps, training.done) as reporter, interruption:
+            whence = f", on from epoch {training.epoch}, step {training.position}" if training.done else ""
+            reporter.say(f"{run_id}  {describe(config, hardware)}{whence}")
+            for warning in warnings if processes.leads else ():
+                reporter.warn(f"{run_id}  {warning}")
+            _train_and_save(config, training, checkpoints, origin, reporter, mirror, interruption)
+            record = make_record(config, run_id, dataset, training, origin["code"])
+            if processes.leads:
+                files.finish(record)
+            for name, measured in training.averaged.items():
+                values = "  ".join(f"{key} {value:.4g}" for key, value in measured.items())
+                reporter.say(f"{run_id}  averaged ({name})  {values}")
+            if training.diverged_epoch is not None:
+                reporter.warn(
+                    f"{run_id}  diverged in epoch {training.diverged_epoch}: it is counted in tables, and left out of "
+                    "their means"
+                )
+            reporter.say(f"{run_id}  written: {files.record}")
+            summary = {name: record[name] for name in ("test_error", "best_test_error", "status")}
     finally:
         mirror.finish(summary)
-    return processes.agree(files.finished() if processes.leads else None)
+    if interruption.signal is not None:  # it came when nothing was left to train: the run is finished, the program ends
+        raise Interrupted(f"{interruption.reason}: {run_id} is finished")
 
 
-def check_shares(config: Config) -> None:
-    """Find out whether every batch can be divided among the processes.
-
-    Raises:
-        ConfigError: one cannot, or a process's share of it is smaller than m.
-    """
-    count, size = world_size(), config.trainer.batch_size
-    images = config.data.train_images
-    for batch, name in ((size, "trainer.batch_size"), (images % size, "the last batch of an epoch")):
-        if batch % count:
-            raise ConfigError(
-                f"{name}={batch} cannot be divided equally among {count} processes; choose another "
-                "trainer.batch_size, data.train_subset or --nproc_per_node"
-            )
-    if (config.optimizer.m or 0) > size // count:
-        raise ConfigError(
-            f"optimizer.m={config.optimizer.m} is more than the {size // count} examples of a batch that a process "
-            "has: lower it, or leave it out for all of them"
-        )
-
-
-def describe(config: Config, hardware: Hardware) -> str:
-    """A run in a few words."""
-    optimizer, data = config.optimizer, config.data
-    radius = f" ρ {optimizer.rho:g}" if optimizer.rho is not None else ""
-    own = config.trainer.batch_size // world_size()
-    parts = f", m {optimizer.m}" if (optimizer.m or own) < own else ""
-    processes = f", {world_size()} processes" if world_size() > 1 else ""
-    averaging = f", averaging {config.averaging.name}" if config.averaging.name != "none" else ""
-    method = f"{METHODS[optimizer.name].title}{radius} on {optimizer.base.name}"
-    images = f"{data.name}{f' ({data.train_subset} images)' if data.train_subset else ''}, {data.split} split"
-    epochs = f"{config.trainer.epochs} epoch{'s' if config.trainer.epochs > 1 else ''}"
-    method += parts + averaging + processes
-    return f"{method}, {config.model.title}, {images}, {epochs}, {hardware.name}, {hardware.precision}"
-
-
-def identify(config: Config, hardware: Hardware) -> dict[str, Any]:
-    """All that decides a run's result: the settings that can change it; device, precision and m in fact used.
-
-    What is about several processes changes nothing in one.
-    """
-    identity = config.identity()
-    if (m := shared_examples(config)) is not None:
-        identity["optimizer"]["m"] = m
-        identity["optimizer"]["sync_perturbation"] &= world_size() > 1
-    identity["trainer"] |= {"device": hardware.device.type, "precision": hardware.precision}
-    if world_size() > 1:
-        identity["trainer"]["processes"] = world_size()
-    return identity | {"protocol": PROTOCOL}
-
-
-def name_of(config: Config, identity: dict[str, Any]) -> str:
-    """The run's name: readable, and the same if and only if the identity is."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return f"{config.optimizer.name}-{config.model.title}-seed{config.seed}-{digest[:10]}"
-
-
-def files_of(config: Config, hardware: Hardware) -> RunFiles:
-    """Where the run keeps what it has."""
-    paths, run_id = config.paths, name_of(config, identify(config, hardware))
-    return RunFiles(paths.runs_of(config.experiment), paths.results_of(config.experiment), run_id)
-
-
-def load_data(config: DataConfig) -> Dataset:
-    """The images of a run, obtained if need be, and verified.
+def _go_on(training: Training, state: dict[str, Any], origin: dict[str, Any]) -> list[str]:
+    """Continue from a checkpoint; returns what is to be said about it.
 
     Raises:
-        DataError: they cannot be had, or are not what they should be.
+        StateError: it was made with other data.
     """
-    if config.name == "synthetic":
-        train, test = synthetic.load()
+    if state["dataset_sha256"] != origin["dataset_sha256"]:
+        raise StateError(f"the checkpoints of {state['run_id']} were made with other data; move them away")
+    training.load_state_dict(state["training"])
+    said = []
+    if state["code"][-1] != origin["code"][0]:
+        said.append("the code or its libraries have changed since the checkpoint: the record names both")
+        origin["code"] = state["code"] + origin["code"]
     else:
-        train, test = cifar10.load(obtain_data(config))
-    return divide(config.name, train, test, config.split, config.train_subset)
+        origin["code"] = state["code"]
+    if state["threads"] != origin["threads"] and training.hardware.device.type == "cpu":
+        said.append(
+            f"{origin['threads']} threads, and {state['threads']} until the checkpoint: rounding errors will differ from "
+            f"an uninterrupted run's; OMP_NUM_THREADS={state['threads']} keeps them"
+        )
+    return said
 
 
-def obtain_data(config: DataConfig) -> Path:
-    """The folder of CIFAR-10's files, obtained if need be.
-
-    Raises:
-        DataError: they cannot be had.
-    """
-
-    def tell(text: str, ready: int) -> None:
-        print(f"{text}: {ready} of {len(cifar10.SHA256)} files", flush=True)
-
-    return obtain(config.folder, config.timeout, tell)
-
-
-def prepare(config: Config, dataset: Dataset, hardware: Hardware, processes: Processes) -> Training:
-    """Network, optimizer and batches on the device, as they are before the first step."""
-    data, trainer = config.data, config.trainer
-    torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
-    model = build_network(config).to(hardware.device, memory_format=torch.channels_last)
-    parallel = model
-    if processes.size > 1:
-        parallel = in_parallel(model)
-        torch.manual_seed(generator_for(config.seed, "dropout", processes.rank).initial_seed())
-    optimizer = build_optimizer(config, parallel)
-    augment = Augment(data.crop, data.flip, data.normalise, data.cutout, hardware.device)
-    train, test = (
-        Batches(images.to(hardware.device), augment, trainer.batch_size, config.seed, (processes.rank, processes.size))
-        for images in (dataset.train, dataset.test)
-    )
-    return Training(config, model, optimizer, train, test, hardware, processes, parallel)
-
-
-def build_network(config: Config) -> torch.nn.Module:
-    """The configured network, its initial weights drawn from torch's global generator.
+def _train_and_save(
+    config: Config,
+    training: Training,
+    checkpoints: Checkpoints,
+    origin: dict[str, Any],
+    reporter: Reporter,
+    mirror: NoMirror,
+    interruption: Interruption,
+) -> None:
+    """Train to the end, with a checkpoint whenever one is due.
 
     Raises:
-        ConfigError: it cannot be built.
+        Interrupted: the run was asked to end; a checkpoint was saved.
+        ResourceError: there is no memory for a step.
     """
-    arch = {"arch": config.model.arch} if config.model.arch else {}
-    return build_model(config.model.name, **arch)
-
-
-def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
-    """The configured method on the configured base optimizer, over all parameters.
-
-    Raises:
-        ConfigError: the method does not go with this network.
-    """
-    options, entry = config.optimizer, BASES[config.optimizer.base.name]
-    device = next(model.parameters()).device.type  # meta, while it is only checked
-    form = {"fused": True} if entry.fused and device != "meta" else {}
-    form |= {"capturable": True} if entry.capturable and device == "cuda" else {}
-    base = load(entry.implementation)(model.named_parameters(), **form, **options.base.options())
-    own = {"model": model, "batchnorm": options.batchnorm, "clip_norm": options.clip_norm, **options.options()}
-    if METHODS[options.name].perturbs:
-        own["rho"] = options.rho
-    if METHODS[options.name].draws:
-        own["seed"] = config.seed
-    if METHODS[options.name].looks_twice:
-        own["sync_perturbation"] = options.sync_perturbation
+    trainer, processes, saved = config.trainer, training.processes, time.monotonic()
+    minutes = trainer.checkpoint_minutes
     try:
-        return method(options.name)(model.parameters(), base, **own)
-    except ValueError as error:
-        raise ConfigError(f"optimizer={options.name} with model={config.model.title}: {error}") from error
+        for epoch_done in training.run(reporter):
+            if epoch_done:
+                latest = {name: values[-1] for name, values in training.history.items()}
+                mirror.log({"epoch": training.epoch} | latest)
+            due = epoch_done and trainer.checkpoint_every is not None and training.epoch % trainer.checkpoint_every == 0
+            late = minutes is not None and time.monotonic() - saved >= 60 * minutes
+            late, stop = processes.any(late, interruption.reason is not None)
+            if due or late or stop or training.ended:
+                state = origin | {"training": training.state_dict()}
+                if processes.leads:
+                    checkpoints.save(training.done, state)
+                saved = time.monotonic()
+            if stop and not training.ended:
+                raise Interrupted(
+                    f"{interruption.reason or 'Another process was interrupted'}: {checkpoints.run_id} is saved after "
+                    f"{training.done} of {training.steps} steps; the same command goes on from there",
+                    by_signal=interruption.signal is not None,
+                )
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ResourceError(_no_memory(config, training)) from error
 
 
-def shared_examples(config: Config) -> int | None:
-    """How many examples share a perturbation, the m of m-sharpness; None for a method without a second pass."""
-    options, own = config.optimizer, config.trainer.batch_size // world_size()
-    if not METHODS[options.name].looks_twice:
-        return None
-    return config.trainer.batch_size if options.sync_perturbation else options.m or own
+def _no_memory(config: Config, training: Training) -> str:
+    trainer, own = config.trainer, config.trainer.batch_size // training.processes.size
+    size = min(trainer.micro_batch_size or own, config.optimizer.m or own)
+    ways = [f"trainer.micro_batch_size={max(size // 2, 1)} (the perturbation stays that of the whole batch)"]
+    ways = ways if config.optimizer.m is None and size > 1 else []
+    ways += ["a smaller trainer.batch_size, which is another protocol", "a smaller model"]
+    return (
+        f"{training.hardware.name} has not enough memory for trainer.batch_size={trainer.batch_size}, {size} examples "
+        f"at once; the weights are as before the step. Choose {', or '.join(ways)}"
+    )
 
 
-def make_record(config: Config, run_id: str, dataset: Dataset, training: Training) -> dict[str, Any]:
-    """What is kept of a run. Errors in percent, the last epoch's first; seconds without evaluation and start-up."""
+def make_record(
+    config: Config, run_id: str, dataset: Dataset, training: Training, code: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What is kept of a run. Errors in percent, the last epoch's first; seconds without evaluation and start-up.
+
+    Args:
+        code: versions and commits that the run was trained with, the last ones last; several, where they changed.
+    """
     history, optimizer, hardware = training.history, training.optimizer, training.hardware
     seconds = sum(history["train_seconds"])
     return {
@@ -287,7 +281,8 @@ def make_record(config: Config, run_id: str, dataset: Dataset, training: Trainin
         "experiment": config.experiment,
         "method": config.optimizer.name,
         "seed": config.seed,
-        "status": "diverged" if training.diverged else "finished",
+        "status": "finished" if training.diverged_epoch is None else "diverged",
+        "diverged_epoch": training.diverged_epoch,
         "test_error": history["test_error"][-1],
         "best_test_error": min(error for error in history["test_error"] if error is not None),
         "test_loss": history["test_loss"][-1],
@@ -313,37 +308,11 @@ def make_record(config: Config, run_id: str, dataset: Dataset, training: Trainin
         "test_images": len(dataset.test),
         "config": identify(config, hardware),
         "history": history,
+        **code[-1],
+        "earlier_code": code[:-1],
     }
 
 
 def _number(passes: float) -> int | float:
     """Without the rounding errors of the parts that it was summed from."""
     return round(passes) if abs(passes - round(passes)) < 1e-6 else round(passes, 6)
-
-
-def versions() -> dict[str, str | None]:
-    """Of whatever can change a result."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "cuda": torch.version.cuda}
-    for name in ("sam_bench", "torch", "numpy", "hydra-core"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # a checkout that was never installed
-            found[name] = None
-    return found
-
-
-def git_commit() -> str | None:
-    """The checkout's commit, with "+changes" where the code differs from it; None outside a checkout."""
-    root = Path(__file__).resolve().parents[1]
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return None
-        changes = git("status", "--porcelain", "--", "sam_bench", "conf")
-        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

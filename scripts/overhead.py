@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
         build_model(given["model"])
     except UserError as error:
         sys.exit(f"Error: {error}")
-    hardware.configure()
+    hardware.configure(deterministic=False)
     images = torch.randn(int(given["batch"]), 3, 32, 32, device=hardware.device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (len(images),), device=hardware.device)
@@ -54,11 +54,11 @@ def main(arguments: list[str]) -> None:
         torch.nn.functional.cross_entropy(logits.float(), labels, label_smoothing=0.1).backward()
 
     def seconds(action, count: int) -> float:
-        synchronize(hardware)
+        hardware.synchronize()
         started = time.perf_counter()
         for _ in range(count):
             action()
-        synchronize(hardware)
+        hardware.synchronize()
         return (time.perf_counter() - started) / count
 
     steps, alone = {name: new_step(name) for name in METHODS}, new_step("sgd")
@@ -80,12 +80,6 @@ def main(arguments: list[str]) -> None:
     for name, values in shares.items():
         low, middle, high = statistics.quantiles(values, n=4)
         print(f"| {METHODS[name].title} | {passes[name]:.3g} | {middle:.3f} | {low:.3f} – {high:.3f} |")
-
-
-def synchronize(hardware: Hardware) -> None:
-    """Wait for the device, where it works on its own."""
-    if hardware.device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

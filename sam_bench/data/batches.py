@@ -33,18 +33,18 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(len(self.labels) / self.batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels of each batch of an epoch, which counts from 0."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of the batches of an epoch, from the given one on; both count from 0."""
         count, device = len(self.labels), self.labels.device
         generator = generator_for(self.seed, "epoch", epoch)
         order = torch.randperm(count, generator=generator).to(device)
         draws = Draws.of(count, generator).to(device)
         number, of = self.share
-        for start in range(0, count, self.batch_size):
+        for start in range(first * self.batch_size, count, self.batch_size):
             size = min(self.batch_size, count - start) // of
-            first = start + number * size
-            index = order[first : first + size]
-            yield self.augment.train(self.padded, index, draws.slice(first, size)), self.labels[index]
+            own = start + number * size
+            index = order[own : own + size]
+            yield self.augment.train(self.padded, index, draws.slice(own, size)), self.labels[index]
 
     def plain(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images in their own order, not augmented."""

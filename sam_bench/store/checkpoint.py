@@ -1,35 +1,103 @@
-"""What a run needs to go on: tensors and plain values in one file, never code."""
+"""What a run needs to go on: tensors and plain values, never code; each file checked by the digest in its name."""
 
+import hashlib
 import io
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sam_bench.errors import StateError
-from sam_bench.store.files import write_atomically
+from sam_bench.store.files import sweep_temporary, write_atomically
+
+FORMAT = 1
+"""Counts changes after which an older sam_bench cannot read a checkpoint."""
+
+KEPT = 2
+"""Checkpoints of a run that are kept, the newest ones."""
+
+NAME = re.compile(r"checkpoint-(\d+)-([0-9a-f]{16})\.pt")
+"""Steps done, and the first half of the content's SHA-256, as torch.hub names its files."""
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
+class Checkpoints:
+    """The checkpoints of one run, in its folder: `torch.load(path, weights_only=True)` reads them.
 
-
-def load(path: Path, run_id: str) -> dict[str, Any] | None:
-    """A checkpoint's state, its tensors on the CPU; None where there is no checkpoint.
-
-    Raises:
-        StateError: it cannot be read, or belongs to another run.
+    Args:
+        tell: told of files that cannot be used.
     """
-    if not path.exists():
+
+    def __init__(self, folder: Path, run_id: str, tell: Callable[[str], None]):
+        self.folder, self.run_id, self.tell = folder, run_id, tell
+
+    def save(self, step: int, state: dict[str, Any]) -> Path:
+        """Write a checkpoint, whole or not at all, then remove the third newest.
+
+        Raises:
+            StateError: it cannot be written; those before it are as they were.
+        """
+        buffer = io.BytesIO()
+        torch.save({"format": FORMAT, "run_id": self.run_id, **state}, buffer)
+        content = buffer.getbuffer()
+        path = self.folder / f"checkpoint-{step:09d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+        write_atomically(path, content)
+        for old in [other for other in self.paths() if other != path][KEPT - 1 :]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest checkpoint's state, its tensors on the CPU; None where there is none.
+
+        One that cannot be used is named, and renamed, and the next older one is taken. What killed writers left behind
+        is removed.
+
+        Raises:
+            StateError: there are checkpoints, and none of them can be used.
+        """
+        sweep_temporary(self.folder, "checkpoint-")
+        unusable: dict[Path, StateError] = {}
+        for path in self.paths():
+            try:
+                state = self._read(path)
+            except StateError as error:
+                unusable[path] = error
+                continue
+            for bad, error in unusable.items():
+                aside = bad.rename(bad.with_name(f"{bad.name}.unusable"))
+                self.tell(f"{error}: now called {aside.name}; going on from {path.name}")
+            return state
+        if unusable:
+            reasons = "; ".join(map(str, unusable.values()))
+            raise StateError(f"{reasons}. No other checkpoint is left: move them away to start anew")
         return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        owner = state["run_id"]
-    except Exception as error:  # a damaged file can fail in any way
-        raise StateError(f"{path} is damaged, or no checkpoint; move it away to start anew") from error
-    if owner != run_id:
-        raise StateError(f"{path} belongs to the run {owner}, not {run_id}; move it away to start anew")
-    return state
+
+    def paths(self) -> list[Path]:
+        """All files that are called checkpoints, the newest first."""
+        found = self.folder.glob("checkpoint*.pt")
+        return sorted(found, key=lambda path: (_steps(path), path.stat().st_mtime_ns), reverse=True)
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise StateError(f"{path} cannot be read ({error.strerror})") from error
+        name = NAME.fullmatch(path.name)
+        if name is None or hashlib.sha256(content).hexdigest()[:16] != name[2]:
+            raise StateError(f"{path} is damaged, or no checkpoint: its content is not what its name says")
+        try:
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            form, owner = state["format"], state["run_id"]
+        except Exception as error:  # what is no checkpoint can fail in any way
+            raise StateError(f"{path} is no checkpoint ({type(error).__name__})") from error
+        if form > FORMAT:
+            raise StateError(f"{path} was written by a newer sam_bench (format {form}, not {FORMAT}): update")
+        if owner != self.run_id:
+            raise StateError(f"{path} belongs to the run {owner}, not {self.run_id}")
+        return state
+
+
+def _steps(path: Path) -> int:
+    name = NAME.fullmatch(path.name)
+    return int(name[1]) if name else -1

@@ -4,25 +4,46 @@ import os
 import uuid
 from pathlib import Path
 
+from sam_bench.errors import StateError
 
-def write_atomically(path: Path, content: bytes) -> None:
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that, whatever happens, `path` holds either its old content or all of the new.
 
     The content goes to a temporary file beside it, is flushed to the disk, and only then gets the name.
+
+    Raises:
+        StateError: it cannot be written: a full disk, a folder that takes no files. Nothing has changed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}-{uuid.uuid4().hex}"
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f".{path.name}-{uuid.uuid4().hex}"
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StateError(
+            f"{path} cannot be written ({error.strerror or error}); what was there is as before"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the folder's names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
+
+
+def sweep_temporary(folder: Path, stem: str) -> None:
+    """Remove what writers of files that begin with `stem` left when they were killed; there must be none at work."""
+    for path in folder.glob(f".{stem}*"):
+        path.unlink(missing_ok=True)

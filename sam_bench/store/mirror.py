@@ -1,10 +1,24 @@
-"""Weights & Biases as a mirror of what the local files hold. It may be absent or fail: that is a warning, no more."""
+"""Weights & Biases as a mirror of what the local files hold, kept by a process of its own.
 
-import warnings
+It may be absent, refuse, hang or die: that is a warning, and at most some seconds. Run as a program, this module is
+that process: it reads a JSON object a line, first the arguments of `wandb.init`, then values or the summary.
+"""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
-from sam_bench.config import Config, LoggerConfig
+from sam_bench.config import Config
+
+PATIENCE = 10.0
+"""Seconds that a run waits, at its end, for the mirror."""
 
 
 class NoMirror:
@@ -17,7 +31,7 @@ class NoMirror:
         pass
 
 
-class WandbMirror(NoMirror):
+class Mirror(NoMirror):
     """`logger=wandb`: one W&B run a run, in the experiment's group, resumed under the run's own id.
 
     Args:
@@ -25,51 +39,83 @@ class WandbMirror(NoMirror):
     """
 
     def __init__(self, config: Config, run_id: str, folder: Path):
-        self.run = None
-        try:
-            import wandb
-
-            folder.mkdir(parents=True, exist_ok=True)
-            logger: LoggerConfig = config.logger
-            self.run = wandb.init(
-                project=logger.project,
-                entity=logger.entity,
-                mode=logger.mode,
-                group=config.experiment,
-                name=run_id,
-                id=f"{config.experiment}-{run_id}".replace("/", "-"),
-                resume="allow",
-                config=config.identity(),
-                dir=str(folder),
-                settings=wandb.Settings(init_timeout=10, silent=True),
-            )
-        except Exception as error:  # whatever it is, the run's own files are complete without it
-            self._warn(error)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))},
+            start_new_session=True,  # Ctrl-C is for the run, which tells the mirror
+        )
+        self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.writer = threading.Thread(target=self._write, daemon=True)
+        self.writer.start()
+        logger = config.logger
+        self._tell(
+            project=logger.project,
+            entity=logger.entity,
+            mode=logger.mode,
+            group=config.experiment,
+            name=run_id,
+            id=f"{config.experiment}-{run_id}".replace("/", "-"),
+            resume="allow",
+            config=config.identity(),
+            dir=str(folder),
+        )
 
     def log(self, values: dict[str, Any]) -> None:
-        self._try(lambda run: run.log(values))
+        self._tell(log=values)
 
     def finish(self, summary: dict[str, Any] | None) -> None:
         """End the W&B run; without a summary it is marked as failed."""
-        if summary:
-            self._try(lambda run: run.summary.update(summary))
-        self._try(lambda run: run.finish(exit_code=0 if summary else 1))
-
-    def _try(self, action) -> None:
-        if self.run is None:
-            return
+        until = time.monotonic() + PATIENCE
+        self._tell(finish=summary)
+        self.lines.put(None)
         try:
-            action(self.run)
-        except Exception as error:
-            self.run = None
-            self._warn(error)
+            self.process.wait(until - time.monotonic())
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)  # and what W&B has started
+            self.process.wait()
+            print(f"{FAILED}: no answer in {PATIENCE:g} seconds", file=sys.stderr, flush=True)
+        self.writer.join(1)
 
-    @staticmethod
-    def _warn(error: Exception) -> None:
-        warnings.warn(
-            f"W&B failed and is left out from here on; the run's own files are complete: {error}", stacklevel=3
-        )
+    def _tell(self, **line: Any) -> None:
+        self.lines.put(json.dumps(line) + "\n")
+
+    def _write(self) -> None:
+        """Pass the lines on: a pipe may be full, and the run must not wait for it."""
+        try:
+            with self.process.stdin as pipe:
+                while (line := self.lines.get()) is not None:
+                    pipe.write(line)
+                    pipe.flush()
+        except OSError:  # the process has ended, and said why
+            pass
 
 
-def mirror_for(config: Config, run_id: str, folder: Path) -> NoMirror:
-    return WandbMirror(config, run_id, folder) if config.logger.name == "wandb" else NoMirror()
+FAILED = "W&B failed and is left out; the run's own files are complete"
+
+
+def main() -> None:
+    """Mirror what comes from the standard input; where that ends without a summary, the run has failed."""
+    import wandb
+
+    run = wandb.init(**json.loads(input()), settings=wandb.Settings(init_timeout=PATIENCE, silent=True))
+    summary = None
+    for line in map(json.loads, sys.stdin):
+        if "log" in line:
+            run.log(line["log"])
+        else:
+            summary = line["finish"]
+    if summary:
+        run.summary.update(summary)
+    run.finish(exit_code=0 if summary else 1)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BaseException as error:  # whatever it is, the run's own files are complete without it
+        print(f"{FAILED}: {error!r}", file=sys.stderr, flush=True)
+        os._exit(1)  # without W&B's own end, which may wait for its server

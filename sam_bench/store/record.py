@@ -1,5 +1,6 @@
 """The record of a finished run: one JSON file, written last. A run is finished when its record is there."""
 
+import contextlib
 import json
 import math
 import tempfile
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_bench.errors import StateError
-from sam_bench.store.files import write_atomically
+from sam_bench.store.files import sweep_temporary, write_atomically
 
 SCHEMA_VERSION = 1
 
@@ -22,7 +23,8 @@ class RunFiles:
     def __init__(self, runs: Path, results: Path, run_id: str):
         self.run_id = run_id
         self.folder = runs / run_id
-        self.checkpoint = self.folder / "checkpoint.pt"
+        self.lock = runs / f"{run_id}.lock"
+        self.failure = self.folder / "failure.txt"
         self.record = results / "records" / f"{run_id}.json"
 
     def finished(self) -> dict[str, Any] | None:
@@ -50,9 +52,21 @@ class RunFiles:
                 ) from error
 
     def finish(self, record: dict[str, Any]) -> None:
-        """Write the record."""
-        content = json.dumps(without_nan(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        write_atomically(self.record, content.encode())
+        """Write the record; where another process was faster, its record stays.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        sweep_temporary(self.record.parent, self.record.name)
+        if self.finished() is None:
+            content = json.dumps(without_nan(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+            write_atomically(self.record, content.encode())
+        self.failure.unlink(missing_ok=True)
+
+    def fail(self, text: str) -> None:
+        """Keep what is to be said of a failure in the run's folder, as far as that can be written to."""
+        with contextlib.suppress(StateError):
+            write_atomically(self.failure, text.encode())
 
     def set_aside(self) -> None:
         """Move the record and the run's folder into folders `superseded` beside them, so that the run starts anew."""

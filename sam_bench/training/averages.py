@@ -50,7 +50,7 @@ class Averages:
         processes: Processes,
         measure: Callable[[], tuple[float, float]],
     ) -> dict[str, dict[str, float]]:
-        """Test loss and error of each average, its running statistics re-estimated over the training images.
+        """Test loss and error of each average that has begun, its statistics re-estimated over the training images.
 
         Weights and statistics of the raw model are afterwards as before, bit for bit.
 
@@ -59,7 +59,8 @@ class Averages:
             measure: what gives the model's loss and error.
         """
         found = {}
-        for name, average in self.by_name.items():
+        begun = {name: average for name, average in self.by_name.items() if average.count}
+        for name, average in begun.items():
             with average.swapped(), frozen_statistics(self.model):
                 with torch.no_grad(), hardware.autocast():
                     update_bn((images for images, _ in train.epoch(epoch)), self.model)

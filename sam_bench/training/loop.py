@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,10 @@ from sam_bench.training.evaluate import evaluate
 from sam_bench.training.loss import smoothing_for_torch
 from sam_bench.training.progress import Reporter
 from sam_bench.training.step import EagerStep
+from sam_bench.training.stopwatch import Stopwatch
+
+EXPLODED = 100.0
+"""Nats: an epoch's mean loss above this is that of a run that has come to nothing; guessing costs 2.3."""
 
 HOURS = 3600.0
 MEASURED_STEPS, MEASURED_SECONDS = 10, 20.0
@@ -50,12 +54,20 @@ class Training:
     """What is trained: the model, or its `DistributedDataParallel` where there are several processes."""
     epoch: int = 0
     """Epochs done."""
+    position: int = 0
+    """Steps done of the epoch after these."""
     history: History = field(default_factory=dict)
     """One value an epoch under each name."""
     peak_memory: int = 0
     """Bytes, the most of all processes that worked on the run."""
     averaged: dict[str, dict[str, float]] = field(default_factory=dict)
     """At the run's end, test loss and error of each weight average."""
+    diverged_epoch: int | None = None
+    """The epoch in which the run came to nothing, and ended."""
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    """Of the training of an epoch."""
+    warm: float | None = None
+    """Seconds after the first step, until the time of the whole run is estimated."""
 
     def __post_init__(self) -> None:
         trainer, base, schedule = self.config.trainer, self.config.optimizer.base, self.config.schedule
@@ -90,27 +102,43 @@ class Training:
         """Steps of the whole run."""
         return self.config.trainer.epochs * len(self.train)
 
-    def run(self, reporter: Reporter, after_epoch: Callable[["Training"], None]) -> None:
-        """Train from the current epoch to the last one.
+    @property
+    def done(self) -> int:
+        """Steps done of the whole run."""
+        return self.epoch * len(self.train) + self.position
 
-        Args:
-            after_epoch: called when an epoch is complete, as the moment to save a checkpoint.
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.epoch == self.config.trainer.epochs or self.diverged_epoch is not None
+
+    def run(self, reporter: Reporter) -> Iterator[bool]:
+        """Train from the present step to the last one.
+
+        Pauses after each step, and after each epoch, of which it tells by True: the moments when the state is that of
+        no step, and can be saved. The time of a pause is not counted in which `state_dict()` was called.
         """
-        while self.epoch < self.config.trainer.epochs:
-            self._train_epoch(reporter)
-            self.averages.after_epoch(self.epoch + 1)
+        while not self.ended:
+            for _ in self._train_epoch(reporter):
+                yield False
             self._evaluate()
-            self.epoch += 1
+            self.epoch, self.position = self.epoch + 1, 0
             self.peak_memory = max(self.peak_memory, *self.processes.gather(self.hardware.peak_memory()))
-            after_epoch(self)
             shown = {name: values[-1] for name, values in self.history.items() if name in SHOWN}
             reporter.epoch(self.epoch, self.config.trainer.epochs, shown)
+            yield True
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a later process needs to go on: tensors and plain values."""
+        """Everything that a later process needs to go on: tensors and plain values. All processes call this."""
+        self.hardware.synchronize()
+        self.watch.pause()
         cuda = self.hardware.device.type == "cuda"
         return {
             "epoch": self.epoch,
+            "position": self.position,
+            "totals": self.step.state_dict(),
+            "seconds": self.watch.seconds,
+            "diverged_epoch": self.diverged_epoch,
             "history": self.history,
             "peak_memory": self.peak_memory,
             "averaged": self.averaged,
@@ -124,7 +152,10 @@ class Training:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch, self.history, self.peak_memory = state["epoch"], state["history"], state["peak_memory"]
+        self.position, self.diverged_epoch = state["position"], state["diverged_epoch"]
         self.averaged = state["averaged"]
+        self.step.load_state_dict(state["totals"])
+        self.watch.reset(state["seconds"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.averages.load_state_dict(state["averages"])
@@ -148,38 +179,45 @@ class Training:
             lr_min=schedule.lr_min,
         )
 
-    def _train_epoch(self, reporter: Reporter) -> None:
+    def _train_epoch(self, reporter: Reporter) -> Iterator[None]:
         self.model.train()
-        started = time.perf_counter()
-        first = self.epoch * len(self.train)
-        estimated = first > 0
-        for t, (images, labels) in enumerate(self.train.epoch(self.epoch), start=first):
+        self.watch.run()
+        begun = self.done
+        for images, labels in self.train.epoch(self.epoch, self.position):
+            t = self.done
             for group in self.optimizer.param_groups:
                 group["lr"] = self.eta(t)
                 if self.rho is not None:
                     group["rho"] = self.rho(t)
             self.step(images, labels)
             self.averages.after_step()
-            reporter.step(self.processes.size * self.step.images / (time.perf_counter() - started))
-            if t == 0:
-                warm = time.perf_counter()
-            elif t <= MEASURED_STEPS and not estimated and self.hardware.device.type == "cpu":
-                elapsed = time.perf_counter() - warm
-                if t == MEASURED_STEPS or elapsed > MEASURED_SECONDS:
-                    self._estimate(reporter, elapsed / t * (self.steps - t))
-                    estimated = True
+            self.position += 1
+            reporter.step(self.processes.size * self.step.images / self.watch.seconds)
+            if begun == 0:
+                self._estimate(reporter)
+            yield
+            self.watch.run()
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        """Note what was measured in an epoch of training, and whether it came to nothing."""
         loss, error = self.step.read()
+        t, skipped = self.done - 1, int(self.optimizer.skipped)
         self._note("lr", self.eta(t))
         self._note("rho", self.rho(t) if self.rho is not None else None)
         self._note("train_loss", loss)
         self._note("train_error", error)
         self._note("loss_scale", self.scaler.get_scale() if self.scaler else None)
-        self._note("skipped_steps", int(self.optimizer.skipped) - sum(self.history.get("skipped_steps", [])))
-        self._note("train_seconds", time.perf_counter() - started)
+        self._note("skipped_steps", skipped - sum(self.history.get("skipped_steps", [])))
+        self._note("train_seconds", self.watch.seconds)
+        self.watch.reset()
+        if skipped > self.config.trainer.max_skipped or not loss <= EXPLODED:
+            self.diverged_epoch = self.epoch + 1
+        self.averages.after_epoch(self.epoch + 1)
 
     def _evaluate(self) -> None:
         trainer, started = self.config.trainer, time.perf_counter()
-        last = self.epoch + 1 == trainer.epochs
+        last = self.epoch + 1 == trainer.epochs or self.diverged_epoch is not None
 
         def measure() -> tuple[float, float]:
             self.processes.copy_buffers(self.model)
@@ -190,20 +228,25 @@ class Training:
         self._note("test_error", error)
         if last:
             self.averaged = self.averages.evaluate(self.train, trainer.epochs, self.hardware, self.processes, measure)
+            mostly_skipped = self.history["skipped_steps"][-1] > len(self.train) / 2
+            if self.diverged_epoch is None and (mostly_skipped or not math.isfinite(loss)):
+                self.diverged_epoch = self.epoch + 1
         self._note("eval_seconds", time.perf_counter() - started)
 
     def _note(self, name: str, value: float | None) -> None:
         self.history.setdefault(name, []).append(value)
 
-    def _estimate(self, reporter: Reporter, seconds: float) -> None:
-        if seconds > HOURS:
-            reporter.warn(
-                f"This run will take about {seconds / HOURS:.0f} hours on this CPU. "
-                "For a result within minutes: experiment=quick"
-            )
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the last test loss is not a number, or most of the last epoch's steps had to be skipped."""
-        skipped = self.history["skipped_steps"][-1] > len(self.train) / 2
-        return skipped or not math.isfinite(self.history["test_loss"][-1])
+    def _estimate(self, reporter: Reporter) -> None:
+        """Tell somebody who has just begun a run on the CPU when it takes hours."""
+        t = self.done - 1
+        if t == 0:
+            self.warm = self.watch.seconds
+        elif self.warm is not None and self.hardware.device.type == "cpu":
+            elapsed = self.watch.seconds - self.warm
+            if t == MEASURED_STEPS or elapsed > MEASURED_SECONDS:
+                self.warm, seconds = None, elapsed / t * (self.steps - t)
+                if seconds > HOURS:
+                    reporter.warn(
+                        f"This run will take about {seconds / HOURS:.0f} hours on this CPU. "
+                        "For a result within minutes: experiment=quick"
+                    )

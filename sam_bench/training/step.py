@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,18 @@ class EagerStep:
         for part in parts:
             self.wrong += part.wrong
         self.images += count
+
+    def state_dict(self) -> dict[str, Any]:
+        """The totals since the last reading, of every process. All of them call this."""
+        totals = torch.stack([self.loss, self.summed.double(), self.wrong.double()]).cpu()
+        return {"totals": self.processes.gather(totals), "images": self.images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.images = state["images"]
+        for total, value in zip(
+            (self.loss, self.summed, self.wrong), state["totals"][self.processes.rank], strict=True
+        ):
+            total.copy_(value)
 
     def not_yet_averaged(self, more: bool) -> contextlib.AbstractContextManager:
         """Where more gradients are added before several processes average them: in one go, after the last."""

@@ -1,0 +1,98 @@
+"""What a run is made of: data, network, optimizer, and the training that joins them."""
+
+from pathlib import Path
+
+import torch
+
+from sam_bench.config import Config, DataConfig
+from sam_bench.data import cifar10, synthetic
+from sam_bench.data.augment import Augment
+from sam_bench.data.batches import Batches, generator_for
+from sam_bench.data.images import Dataset, divide
+from sam_bench.data.obtain import obtain
+from sam_bench.errors import ConfigError
+from sam_bench.hardware import Hardware
+from sam_bench.lookup import load
+from sam_bench.models.registry import model as build_model
+from sam_bench.optim.engine import SharpnessAware
+from sam_bench.optim.registry import BASES, METHODS, method
+from sam_bench.processes import Processes, in_parallel
+from sam_bench.training.loop import Training
+
+
+def load_data(config: DataConfig) -> Dataset:
+    """The images of a run, obtained if need be, and verified.
+
+    Raises:
+        DataError: they cannot be had, or are not what they should be.
+    """
+    if config.name == "synthetic":
+        train, test = synthetic.load()
+    else:
+        train, test = cifar10.load(obtain_data(config))
+    return divide(config.name, train, test, config.split, config.train_subset)
+
+
+def obtain_data(config: DataConfig) -> Path:
+    """The folder of CIFAR-10's files, obtained if need be.
+
+    Raises:
+        DataError: they cannot be had.
+    """
+
+    def tell(text: str, ready: int) -> None:
+        print(f"{text}: {ready} of {len(cifar10.SHA256)} files", flush=True)
+
+    return obtain(config.folder, config.timeout, tell)
+
+
+def prepare(config: Config, dataset: Dataset, hardware: Hardware, processes: Processes) -> Training:
+    """Network, optimizer and batches on the device, as they are before the first step."""
+    data, trainer = config.data, config.trainer
+    torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
+    model = build_network(config).to(hardware.device, memory_format=torch.channels_last)
+    parallel = model
+    if processes.size > 1:
+        parallel = in_parallel(model)
+        torch.manual_seed(generator_for(config.seed, "dropout", processes.rank).initial_seed())
+    optimizer = build_optimizer(config, parallel)
+    augment = Augment(data.crop, data.flip, data.normalise, data.cutout, hardware.device)
+    train, test = (
+        Batches(images.to(hardware.device), augment, trainer.batch_size, config.seed, (processes.rank, processes.size))
+        for images in (dataset.train, dataset.test)
+    )
+    return Training(config, model, optimizer, train, test, hardware, processes, parallel)
+
+
+def build_network(config: Config) -> torch.nn.Module:
+    """The configured network, its initial weights drawn from torch's global generator.
+
+    Raises:
+        ConfigError: it cannot be built.
+    """
+    arch = {"arch": config.model.arch} if config.model.arch else {}
+    return build_model(config.model.name, **arch)
+
+
+def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
+    """The configured method on the configured base optimizer, over all parameters.
+
+    Raises:
+        ConfigError: the method does not go with this network.
+    """
+    options, entry = config.optimizer, BASES[config.optimizer.base.name]
+    device = next(model.parameters()).device.type  # meta, while it is only checked
+    form = {"fused": True} if entry.fused and device != "meta" else {}
+    form |= {"capturable": True} if entry.capturable and device == "cuda" else {}
+    base = load(entry.implementation)(model.named_parameters(), **form, **options.base.options())
+    own = {"model": model, "batchnorm": options.batchnorm, "clip_norm": options.clip_norm, **options.options()}
+    if METHODS[options.name].perturbs:
+        own["rho"] = options.rho
+    if METHODS[options.name].draws:
+        own["seed"] = config.seed
+    if METHODS[options.name].looks_twice:
+        own["sync_perturbation"] = options.sync_perturbation
+    try:
+        return method(options.name)(model.parameters(), base, **own)
+    except ValueError as error:
+        raise ConfigError(f"optimizer={options.name} with model={config.model.title}: {error}") from error

@@ -1,0 +1,42 @@
+"""What code made a result."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def code_versions() -> dict[str, Any]:
+    """Versions and commit, as a record has them."""
+    return {"versions": versions(), "git_commit": git_commit()}
+
+
+def versions() -> dict[str, str | None]:
+    """Of whatever can change a result."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "cuda": torch.version.cuda}
+    for name in ("sam_bench", "torch", "numpy", "hydra-core"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # a checkout that was never installed
+            found[name] = None
+    return found
+
+
+def git_commit() -> str | None:
+    """The checkout's commit, with "+changes" where the code differs from it; None outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None
+        changes = git("status", "--porcelain", "--", "sam_bench", "conf")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
