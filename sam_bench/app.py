@@ -55,7 +55,7 @@ PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")
 _started = ""
 """A name for the sweep of this command, by time."""
 
-# Our values for a launcher meet its package's own under one name, which Hydra 1.3 warns of and Hydra 1.4 will not allow.
+# Our values for a launcher meet its package's own under one name, which Hydra 1.3 warns of, and Hydra 1.4 refuses.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path).expanduser()), replace=True)
@@ -115,7 +115,7 @@ def _sweep(asked: Asked) -> int:
         print(f"Error: {asked.launcher}: {type(error).__name__}: {error}", file=sys.stderr)
         code = EXIT_RUN
     outcomes = asked.sweep.outcomes(asked.titles)
-    if os.environ.get("RANK", "0") == "0":
+    if _leads():
         print(summary(outcomes), flush=True)
     if asked.sweep.stopped:
         code = EXIT_RESUMABLE
@@ -189,20 +189,22 @@ def attempt(config: Config) -> Outcome:
     """
     from sam_bench import run
 
+    leads = _leads()
     try:
         if (done := run.finished(config)) is not None:
             path, record = done
-            print(f"{record['run_id']}  finished before, {path}; trainer.rerun=true runs it again", flush=True)
+            if leads and config.trainer.progress != "none":
+                print(f"{record['run_id']}  finished before, {path}; trainer.rerun=true runs it again", flush=True)
             return Outcome(record["run_id"], "skipped")
         record = run.execute(config)
         return Outcome(record["run_id"], record["status"])
     except Interrupted:
         raise
     except Exception as error:
-        if isinstance(error, UserError):
-            print(f"Error: {error}", file=sys.stderr, flush=True)
-        else:
+        if not isinstance(error, UserError):
             traceback.print_exc()
+        elif leads:
+            print(f"Error: {error}", file=sys.stderr, flush=True)
         return Outcome(run.title(config), "failed", f"{type(error).__name__}: {error}".splitlines()[0])
 
 
@@ -216,7 +218,8 @@ def _task(cfg: DictConfig) -> None:
     try:
         outcome = attempt(config)
     except Interrupted as interrupted:
-        print(interrupted, file=sys.stderr, flush=True)
+        if _leads():
+            print(interrupted, file=sys.stderr, flush=True)
         if launcher in REQUEUEING and interrupted.by_signal:
             sys.exit(EXIT_RESUMABLE)
         if multirun and launcher == "joblib":
@@ -301,7 +304,12 @@ def _explain_key(key: str) -> str:
     return place.unknown(name)
 
 
+def _leads() -> bool:
+    """Whether this is the one of several processes, all of which come to the same, that says so."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _stop(code: int, message: object) -> typing.NoReturn:
-    if os.environ.get("RANK", "0") == "0":  # of several processes, all of which come to this, one says so
+    if _leads():
         print(f"Error: {message}" if code != EXIT_INTERRUPTED else message, file=sys.stderr)
     sys.exit(code)

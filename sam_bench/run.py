@@ -205,8 +205,8 @@ def _go_on(training: Training, state: dict[str, Any], origin: dict[str, Any]) ->
         origin["code"] = state["code"]
     if state["threads"] != origin["threads"] and training.hardware.device.type == "cpu":
         said.append(
-            f"{origin['threads']} threads, and {state['threads']} until the checkpoint: rounding errors will differ from "
-            f"an uninterrupted run's; OMP_NUM_THREADS={state['threads']} keeps them"
+            f"{origin['threads']} threads, and {state['threads']} until the checkpoint: rounding errors will not be "
+            f"those of an uninterrupted run; OMP_NUM_THREADS={state['threads']} keeps them"
         )
     return said
 
@@ -239,7 +239,7 @@ def _train_and_save(
             if due or late or stop or training.ended:
                 state = origin | {"training": training.state_dict()}
                 if processes.leads:
-                    checkpoints.save(training.done, state)
+                    checkpoints.save(training.epoch, training.position, state)
                 saved = time.monotonic()
             if stop and not training.ended:
                 raise Interrupted(

@@ -1,4 +1,7 @@
+import itertools
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -6,6 +9,8 @@ import torch
 
 from sam_bench import app, run
 from sam_bench.data import synthetic
+from sam_bench.training import step
+from sam_bench.training.averages import Averages
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -57,6 +62,70 @@ def tiny_run(folder, small_synthetic):
         return run.execute(app.compose([*TINY, "trainer.device=cpu", *overrides]))
 
     return execute
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Sends this process a signal in the midst of the steps with the given numbers, counted over all runs."""
+
+    def arrange(steps, number: int = signal.SIGTERM) -> None:
+        take, loss, steps_begun, passes = step.EagerStep.__call__, step.cross_entropy, itertools.count(), []
+
+        def one_step(self, images, labels):
+            passes[:] = [next(steps_begun) in steps]
+            take(self, images, labels)
+
+        def one_loss(*arguments):
+            passes.append(None)
+            if passes[0] and len(passes) == 3:  # of two passes the second, where the weights are perturbed
+                os.kill(os.getpid(), number)
+            return loss(*arguments)
+
+        def end(self):
+            if passes[0] and len(passes) == 2:
+                os.kill(os.getpid(), number)
+            after_step(self)
+
+        after_step = Averages.after_step
+        monkeypatch.setattr(step.EagerStep, "__call__", one_step)
+        monkeypatch.setattr(step, "cross_entropy", one_loss)
+        monkeypatch.setattr(Averages, "after_step", end)
+
+    return arrange
+
+
+def last_checkpoint(folder: Path, run_id: str, experiment: str = "default") -> dict:
+    """The newest checkpoint of a run in the folder."""
+    path = max((folder / "runs" / experiment / run_id).glob("checkpoint-*.pt"))
+    return torch.load(path, weights_only=True)
+
+
+def lasting(state):
+    """A record or a checkpoint without what differs between two equal runs: times and memory."""
+    if isinstance(state, dict):
+        return {key: lasting(value) for key, value in state.items() if key not in MEASURED}
+    return [lasting(value) for value in state] if isinstance(state, (list, tuple)) else state
+
+
+MEASURED = ("train_seconds", "eval_seconds", "images_per_second", "peak_memory_bytes", "peak_memory", "seconds")
+
+
+def differences(a, b, place: str = "") -> list[str]:
+    """Where two nested structures are not equal, tensors bit for bit."""
+    if type(a) is not type(b):
+        return [f"{place}: {a!r} and {b!r}"]
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return [f"{place}: {sorted(map(str, a.keys() ^ b.keys()))}"]
+        return [text for key in a for text in differences(a[key], b[key], f"{place}.{key}")]
+    if isinstance(a, list):
+        if len(a) != len(b):
+            return [f"{place}: {len(a)} and {len(b)} items"]
+        return [text for i, pair in enumerate(zip(a, b, strict=True)) for text in differences(*pair, f"{place}[{i}]")]
+    if isinstance(a, torch.Tensor):
+        equal = a.dtype == b.dtype and a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+        return [] if equal else [f"{place}: tensors that differ"]
+    return [] if a == b or (a != a and b != b) else [f"{place}: {a!r} and {b!r}"]
 
 
 @pytest.fixture

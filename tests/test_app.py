@@ -198,8 +198,7 @@ def test_gsams_least_radius_follows_its_radius():
 @pytest.mark.parametrize("sweep", options("sweep"))
 def test_a_sweep_file_runs_a_grid_on_the_tune_split(sweep):
     arguments = app.get_args_parser().parse_args([f"sweep={sweep}", "experiment=quick"])
-    configs, local = app.requested(arguments)
-    assert local
+    configs = app.requested(arguments).configs
     assert len({config.optimizer.rho for config in configs}) == len(configs) > 3
     assert {config.data.split for config in configs} == {"tune"}
 

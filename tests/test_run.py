@@ -8,16 +8,14 @@ import sys
 import pytest
 import torch
 
-from sam_bench import app, run
+from sam_bench import app, build, identity, run
 from sam_bench.config import AveragingConfig
 from sam_bench.data.batches import Batches
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.hardware import Hardware
 from sam_bench.processes import Processes
-from sam_bench.store import checkpoint
 from sam_bench.training.averages import Averages
-from sam_bench.training.loop import Training
-from tests.conftest import ROOT, TINY, everything_below, options
+from tests.conftest import ROOT, TINY, everything_below, last_checkpoint, lasting, options
 
 SMALL = ["model=resnet8", *TINY, "trainer.device=cpu"]
 REQUIRED = {
@@ -48,17 +46,10 @@ REQUIRED = {
     "git_commit",
     "history",
 }
-VARYING = ("train_seconds", "eval_seconds", "images_per_second", "peak_memory_bytes")
 
 
 def config(*overrides: str):
     return app.compose([*SMALL, *overrides])
-
-
-def lasting(record: dict) -> dict:
-    """Without what differs between two equal runs."""
-    history = {key: values for key, values in record["history"].items() if key not in VARYING}
-    return {key: value for key, value in record.items() if key not in VARYING} | {"history": history}
 
 
 @pytest.mark.parametrize("model", options("model"))
@@ -109,10 +100,7 @@ def test_several_averages_lie_side_by_side_and_leave_the_raw_model_alone(tiny_ru
     assert alone["averaged"] == {}
     for key in ("test_error", "test_loss", "train_loss", "passes"):
         assert alone[key] == starts[key]
-    saved = [
-        torch.load(folder / "runs" / "default" / record["run_id"] / "checkpoint.pt", weights_only=True)["training"]
-        for record in (starts, alone)
-    ]
+    saved = [last_checkpoint(folder, record["run_id"])["training"] for record in (starts, alone)]
     for a, b in zip(*(state["model"].values() for state in saved), strict=True):
         assert torch.equal(a, b)
 
@@ -160,11 +148,10 @@ def test_a_record_holds_what_is_needed_and_nothing_of_the_machines_user(tiny_run
     assert not [name for name in everything_below(folder) if name.rpartition("/")[2].startswith(".")]
 
 
-def test_a_finished_run_is_not_repeated(tiny_run, folder, monkeypatch, capsys):
-    first = tiny_run("model=resnet8", "trainer.progress=plain")
+def test_a_finished_run_is_not_repeated(tiny_run, folder, monkeypatch):
+    first = tiny_run("model=resnet8")
     monkeypatch.setattr(run, "load_data", lambda config: pytest.fail("it was started again"))
-    assert tiny_run("model=resnet8", "trainer.progress=plain") == first
-    assert "finished before" in capsys.readouterr().out
+    assert tiny_run("model=resnet8") == first
 
 
 def test_a_rerun_keeps_the_old_record_aside(tiny_run, folder):
@@ -175,56 +162,6 @@ def test_a_rerun_keeps_the_old_record_aside(tiny_run, folder):
     assert json.loads(old.read_text()) == first
     assert len(list((folder / "runs" / "default" / "superseded").iterdir())) == 1
     assert tiny_run("model=resnet8") == again
-
-
-@pytest.mark.parametrize("optimizer", options("optimizer"))
-def test_a_run_that_breaks_off_goes_on_to_the_same_record(tiny_run, folder, monkeypatch, optimizer):
-    overrides = ["model=torchvision", "model.arch=efficientnet_b0"] if optimizer == "sam" else ["model=resnet8"]
-    overrides += [f"optimizer={optimizer}", "trainer.epochs=3"]  # efficientnet drops blocks by chance: generators count
-    overrides += ["averaging=swa", "averaging.starts=[0.0,0.5]"] if optimizer in ("wasam", "gsam") else []
-    overrides += ["averaging=ema", "trainer.precision=fp16"] if optimizer in ("looksam", "fsam") else []
-    whole = tiny_run(*overrides)
-    (folder / "results").rename(folder / "whole")
-    (folder / "runs").rename(folder / "whole_runs")
-
-    train = Training._train_epoch
-
-    def breaking(training, reporter):
-        if training.epoch == 2:
-            raise KeyboardInterrupt
-        train(training, reporter)
-
-    monkeypatch.setattr(Training, "_train_epoch", breaking)
-    with pytest.raises(KeyboardInterrupt):
-        tiny_run(*overrides)
-    assert not (folder / "results").exists()
-    monkeypatch.setattr(Training, "_train_epoch", train)
-    torch.manual_seed(123)
-    assert lasting(tiny_run(*overrides)) == lasting(whole)
-    states = [
-        torch.load(next((folder / root).rglob("checkpoint.pt")), weights_only=True)["training"]["model"]
-        for root in ("runs", "whole_runs")
-    ]
-    assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in states), strict=True))
-
-
-def test_a_rerun_that_breaks_off_goes_on_too(tiny_run, monkeypatch):
-    overrides = ["model=resnet8", "trainer.epochs=3", "trainer.rerun=true"]
-    first = tiny_run(*overrides)
-    train, begun = Training._train_epoch, []
-
-    def breaking(training, reporter):
-        if len(begun) == 2:
-            begun.append(None)
-            raise KeyboardInterrupt
-        begun.append(training.epoch)
-        train(training, reporter)
-
-    monkeypatch.setattr(Training, "_train_epoch", breaking)
-    with pytest.raises(KeyboardInterrupt):
-        tiny_run(*overrides)
-    assert lasting(tiny_run(*overrides)) == lasting(first)
-    assert begun == [0, 1, None, 2]
 
 
 def test_a_run_does_not_depend_on_what_ran_before_in_the_process(tiny_run, folder):
@@ -239,25 +176,11 @@ def test_all_methods_start_from_the_same_weights_and_see_the_same_batches(small_
     seen = []
     for optimizer in options("optimizer"):
         chosen = config(f"optimizer={optimizer}")
-        training = run.prepare(chosen, run.load_data(chosen.data), Hardware.choose("cpu", "fp32"), Processes("cpu"))
+        training = build.prepare(chosen, build.load_data(chosen.data), Hardware.choose("cpu", "fp32"), Processes("cpu"))
         first = next(iter(training.train.epoch(0)))
         seen.append([*(p.detach().clone() for p in training.model.parameters()), *first])
     for other in seen[1:]:
         assert all(torch.equal(a, b) for a, b in zip(seen[0], other, strict=True))
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None], ids=["empty", "foreign", "of another run"])
-def test_a_checkpoint_that_cannot_be_used_is_an_error_not_a_fresh_start(tiny_run, folder, content):
-    record = tiny_run("model=resnet8")
-    (folder / "results").rename(folder / "before")
-    path = folder / "runs" / "default" / record["run_id"] / "checkpoint.pt"
-    if content is None:
-        checkpoint.save(path, {"run_id": "another"})
-    else:
-        path.write_bytes(content)
-    with pytest.raises(StateError, match=r"checkpoint\.pt"):
-        tiny_run("model=resnet8")
-    assert not (folder / "results").exists()
 
 
 def test_a_record_that_cannot_be_read_is_an_error(tiny_run, folder):
@@ -290,8 +213,8 @@ def test_a_run_says_what_it_is_and_where_its_record_is(tiny_run, capsys):
 def test_one_bad_batch_is_skipped_and_counted_and_hides_nothing(tiny_run, monkeypatch):
     epoch = Batches.epoch
 
-    def with_one_bad(batches, number):
-        for position, (images, labels) in enumerate(epoch(batches, number)):
+    def with_one_bad(batches, number, first=0):
+        for position, (images, labels) in enumerate(epoch(batches, number, first), start=first):
             yield (images * float("nan") if position == 1 else images), labels
 
     monkeypatch.setattr(Batches, "epoch", with_one_bad)
@@ -316,14 +239,15 @@ def test_tuning_does_not_touch_the_test_set(tiny_run, small_synthetic):
 
 def run_id(*overrides: str, device: str = "cpu", precision: str = "fp32") -> str:
     chosen = config(*overrides)
-    return run.name_of(chosen, run.identify(chosen, Hardware(torch.device(device), precision)))
+    return identity.name_of(chosen, identity.identify(chosen, Hardware(torch.device(device), precision)))
 
 
 @pytest.mark.parametrize(
     "override",
     ["seed=1", "optimizer.rho=0.1", "optimizer=gsam", "model=resnet20", "trainer.epochs=3", "data.flip=false",
      "schedule=cosine", "optimizer.base.lr=0.2", "optimizer.batchnorm=both", "trainer.smoothing_over=all",
-     "optimizer.m=2", "optimizer.clip_norm=1.0", "trainer.micro_batch_size=2", "averaging=swa"],
+     "optimizer.m=2", "optimizer.clip_norm=1.0", "trainer.max_skipped=1",
+     "trainer.micro_batch_size=2", "averaging=swa"],
 )  # fmt: skip
 def test_what_can_change_the_result_changes_the_run(override):
     assert run_id(override) != run_id()
@@ -332,7 +256,8 @@ def test_what_can_change_the_result_changes_the_run(override):
 @pytest.mark.parametrize(
     "override",
     ["paths.runs=elsewhere", "paths.results=elsewhere", "data.root=elsewhere", "data.timeout=5", "logger=wandb",
-     "trainer.progress=bar", "trainer.rerun=true"],
+     "trainer.progress=bar", "trainer.rerun=true", "trainer.max_minutes=5", "trainer.checkpoint_every=3",
+     "trainer.checkpoint_minutes=null", "trainer.deterministic=true"],
 )  # fmt: skip
 def test_what_cannot_change_the_result_does_not_change_the_run(folder, override):
     assert run_id(override) == run_id()
@@ -414,10 +339,7 @@ def test_two_processes_make_one_run_which_equals_that_of_one_with_half_the_batch
     alone = run.execute(app.compose([*overrides, "optimizer.m=10", "trainer.progress=none"]))
     assert (alone["m"], alone["processes"]) == (10, 1)
     assert together["history"]["train_loss"] == pytest.approx(alone["history"]["train_loss"], rel=1e-4)
-    states = [
-        torch.load(folder / "runs" / "smoke" / run_id / "checkpoint.pt", weights_only=True)["training"]["model"]
-        for run_id in (name, alone["run_id"])
-    ]
+    states = [last_checkpoint(folder, run_id, "smoke")["training"]["model"] for run_id in (name, alone["run_id"])]
     for key in states[0]:
         if "running" not in key and "num_batches" not in key:  # of the leader's half of each batch
             torch.testing.assert_close(states[0][key], states[1][key], rtol=1e-3, atol=1e-5)

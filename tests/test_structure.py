@@ -11,8 +11,25 @@ from tests.conftest import CONF, ROOT
 PACKAGE = ROOT / "sam_bench"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
-    "app": {"config", "run", "errors", "lookup", "settings"},
-    "run": {"config", "data", "errors", "hardware", "lookup", "models", "optim", "processes", "store", "training"},
+    "app": {"config", "run", "errors", "lookup", "settings", "sweep"},
+    "run": {
+        "build",
+        "config",
+        "data",
+        "errors",
+        "hardware",
+        "identity",
+        "interruption",
+        "processes",
+        "store",
+        "training",
+        "versions",
+    },
+    "build": {"config", "data", "errors", "hardware", "lookup", "models", "optim", "processes", "training"},
+    "identity": {"config", "errors", "hardware", "optim.registry", "processes", "store.record"},
+    "interruption": set(),
+    "sweep": {"store.files"},
+    "versions": set(),
     "training": {"config", "data", "hardware", "optim", "processes", "store", "training"},
     "report": {"errors", "optim.registry", "report", "store.files", "store.record"},
     "store": {"config", "errors", "store"},

@@ -18,8 +18,8 @@ FORMAT = 1
 KEPT = 2
 """Checkpoints of a run that are kept, the newest ones."""
 
-NAME = re.compile(r"checkpoint-(\d+)-([0-9a-f]{16})\.pt")
-"""Steps done, and the first half of the content's SHA-256, as torch.hub names its files."""
+NAME = re.compile(r"checkpoint-(\d+)-(\d+)-([0-9a-f]{16})\.pt")
+"""Epochs done, steps done after these, and the beginning of the content's SHA-256, as torch.hub names its files."""
 
 
 class Checkpoints:
@@ -32,8 +32,11 @@ class Checkpoints:
     def __init__(self, folder: Path, run_id: str, tell: Callable[[str], None]):
         self.folder, self.run_id, self.tell = folder, run_id, tell
 
-    def save(self, step: int, state: dict[str, Any]) -> Path:
+    def save(self, epoch: int, position: int, state: dict[str, Any]) -> Path:
         """Write a checkpoint, whole or not at all, then remove the third newest.
+
+        Args:
+            epoch, position: epochs done, and steps done after these.
 
         Raises:
             StateError: it cannot be written; those before it are as they were.
@@ -41,7 +44,7 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, "run_id": self.run_id, **state}, buffer)
         content = buffer.getbuffer()
-        path = self.folder / f"checkpoint-{step:09d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+        path = self.folder / f"checkpoint-{epoch:05d}-{position:06d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
         write_atomically(path, content)
         for old in [other for other in self.paths() if other != path][KEPT - 1 :]:
             old.unlink(missing_ok=True)
@@ -76,7 +79,7 @@ class Checkpoints:
     def paths(self) -> list[Path]:
         """All files that are called checkpoints, the newest first."""
         found = self.folder.glob("checkpoint*.pt")
-        return sorted(found, key=lambda path: (_steps(path), path.stat().st_mtime_ns), reverse=True)
+        return sorted(found, key=lambda path: (_moment(path), path.stat().st_mtime_ns), reverse=True)
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
@@ -84,7 +87,7 @@ class Checkpoints:
         except OSError as error:
             raise StateError(f"{path} cannot be read ({error.strerror})") from error
         name = NAME.fullmatch(path.name)
-        if name is None or hashlib.sha256(content).hexdigest()[:16] != name[2]:
+        if name is None or hashlib.sha256(content).hexdigest()[:16] != name[3]:
             raise StateError(f"{path} is damaged, or no checkpoint: its content is not what its name says")
         try:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -98,6 +101,6 @@ class Checkpoints:
         return state
 
 
-def _steps(path: Path) -> int:
+def _moment(path: Path) -> tuple[int, int]:
     name = NAME.fullmatch(path.name)
-    return int(name[1]) if name else -1
+    return (int(name[1]), int(name[2])) if name else (-1, -1)

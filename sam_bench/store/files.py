@@ -1,6 +1,8 @@
 """Files that are there whole or not at all."""
 
+import contextlib
 import os
+import time
 import uuid
 from pathlib import Path
 
@@ -43,7 +45,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sweep_temporary(folder: Path, stem: str) -> None:
-    """Remove what writers of files that begin with `stem` left when they were killed; there must be none at work."""
+def sweep_temporary(folder: Path, stem: str, seconds: float = 0) -> None:
+    """Remove what writers of files that begin with `stem` left when they were killed.
+
+    Args:
+        seconds: the age from which on; 0 where there can be no writer at work.
+    """
     for path in folder.glob(f".{stem}*"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime >= seconds:
+                path.unlink()

@@ -21,6 +21,12 @@ PATIENCE = 10.0
 """Seconds that a run waits, at its end, for the mirror."""
 
 
+FAILED = "W&B failed and is left out; the run's own files are complete"
+
+SAID = 3
+"""The code with which the mirror's process ends when it has said why."""
+
+
 class NoMirror:
     """`logger=none`."""
 
@@ -73,11 +79,14 @@ class Mirror(NoMirror):
         self._tell(finish=summary)
         self.lines.put(None)
         try:
-            self.process.wait(until - time.monotonic())
+            code = self.process.wait(until - time.monotonic())
+            reason = None if code in (0, SAID) else f"its process ended with code {code}"
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)  # and what W&B has started
             self.process.wait()
-            print(f"{FAILED}: no answer in {PATIENCE:g} seconds", file=sys.stderr, flush=True)
+            reason = f"no answer in {PATIENCE:g} seconds"
+        if reason:
+            print(f"{FAILED}: {reason}", file=sys.stderr, flush=True)
         self.writer.join(1)
 
     def _tell(self, **line: Any) -> None:
@@ -92,9 +101,6 @@ class Mirror(NoMirror):
                     pipe.flush()
         except OSError:  # the process has ended, and said why
             pass
-
-
-FAILED = "W&B failed and is left out; the run's own files are complete"
 
 
 def main() -> None:
@@ -118,4 +124,4 @@ if __name__ == "__main__":
         main()
     except BaseException as error:  # whatever it is, the run's own files are complete without it
         print(f"{FAILED}: {error!r}", file=sys.stderr, flush=True)
-        os._exit(1)  # without W&B's own end, which may wait for its server
+        os._exit(SAID)  # without W&B's own end, which may wait for its server

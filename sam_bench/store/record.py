@@ -57,7 +57,7 @@ class RunFiles:
         Raises:
             StateError: it cannot be written.
         """
-        sweep_temporary(self.record.parent, self.record.name)
+        sweep_temporary(self.record.parent, self.record.name, seconds=3600)  # of the same run in another folder
         if self.finished() is None:
             content = json.dumps(without_nan(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
             write_atomically(self.record, content.encode())

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sam_bench.errors import StateError
 from sam_bench.store import files
 from sam_bench.store.record import RunFiles, without_nan
 
@@ -16,7 +17,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_traces(tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StateError, match="No space left"):
         files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [item.name for item in path.parent.iterdir()] == ["file.json"]
@@ -26,7 +27,7 @@ def test_what_is_set_aside_is_never_overwritten(tmp_path):
     run = RunFiles(tmp_path / "runs", tmp_path / "results", "a-run")
     for number in range(3):
         run.finish({"schema_version": 1, "config": {}, "number": number})
-        files.write_atomically(run.checkpoint, bytes([number]))
+        files.write_atomically(run.folder / "checkpoint.pt", bytes([number]))
         run.set_aside()
     old = sorted((tmp_path / "results" / "records" / "superseded").iterdir())
     assert [json.loads(path.read_text())["number"] for path in old] == [0, 1, 2]

@@ -1,0 +1,256 @@
+"""A run that was interrupted, wherever and however often, ends as one that never was: bit for bit."""
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+import torch
+
+from sam_bench import app, run
+from sam_bench.errors import Interrupted
+from sam_bench.training.averages import Averages
+from sam_bench.training.loop import Training
+from sam_bench.training.step import EagerStep
+from tests.conftest import ROOT, differences, last_checkpoint, lasting, options
+
+BASE = ["model=resnet8", "data.train_subset=20", "trainer.batch_size=6", "trainer.epochs=3"]
+"""Three epochs of four steps, the last of which is smaller."""
+
+AVERAGING = {"gsam": "swa", "wasam": "swa", "looksam": "ema", "fsam": "ema", "sgd": "ema", "vasso": "swa"}
+PRECISION = {"looksam": "fp16", "gsam": "fp16", "sgd": "fp16", "esam": "fp16", "wsam": "bf16", "msam": "bf16"}
+
+
+def overrides_for(optimizer: str) -> list[str]:
+    starts = ["averaging.starts=[0.0,0.5]"] if AVERAGING.get(optimizer) == "swa" else []
+    chosen = [f"optimizer={optimizer}", f"trainer.precision={PRECISION.get(optimizer, 'fp32')}", *starts]
+    return [*BASE, *chosen, f"averaging={AVERAGING.get(optimizer, 'none')}"]
+
+
+def run_to_the_end(tiny_run, *overrides: str) -> tuple[dict, int]:
+    """The record, and how often the run had to be started again."""
+    for times in range(100):
+        try:
+            return tiny_run(*overrides), times
+        except Interrupted:
+            torch.manual_seed(times)  # whatever generator a new process would have
+    raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+def test_a_run_interrupted_after_every_step_ends_as_one_that_never_was(tiny_run, folder, interrupted, optimizer):
+    whole = tiny_run(*overrides_for(optimizer))
+    expected = last_checkpoint(folder, whole["run_id"])
+    (folder / "results").rename(folder / "results_whole")
+    (folder / "runs").rename(folder / "runs_whole")
+    interrupted(range(12))
+    record, times = run_to_the_end(tiny_run, *overrides_for(optimizer))
+    assert times == 12
+    assert lasting(record) == lasting(whole)
+    assert differences(lasting(last_checkpoint(folder, record["run_id"])), lasting(expected)) == []
+
+
+@pytest.mark.parametrize("averaging", ["none", "swa", "ema"])
+def test_a_network_that_draws_goes_on_with_the_same_draws(tiny_run, folder, interrupted, averaging):
+    # efficientnet drops blocks by chance, from torch's own generator
+    overrides = [*BASE, "model=torchvision", "model.arch=efficientnet_b0", f"averaging={averaging}"]
+    whole = tiny_run(*overrides)
+    expected = last_checkpoint(folder, whole["run_id"])
+    (folder / "results").rename(folder / "results_whole")
+    (folder / "runs").rename(folder / "runs_whole")
+    interrupted({0, 5, 9})
+    record, times = run_to_the_end(tiny_run, *overrides)
+    assert times == 3
+    assert lasting(record) == lasting(whole)
+    assert differences(lasting(last_checkpoint(folder, record["run_id"])), lasting(expected)) == []
+
+
+def test_a_run_that_skips_steps_goes_on_counting(tiny_run, interrupted, folder, monkeypatch):
+    from sam_bench.data.batches import Batches
+
+    epoch = Batches.epoch
+
+    def with_bad_ones(batches, number, first=0):
+        for position, (images, labels) in enumerate(epoch(batches, number, first), start=first):
+            yield (images * float("nan") if position in (1, 2) else images), labels
+
+    monkeypatch.setattr(Batches, "epoch", with_bad_ones)
+    whole = tiny_run(*BASE)
+    assert whole["history"]["skipped_steps"] == [2, 2, 2]
+    (folder / "results").rename(folder / "results_whole")
+    (folder / "runs").rename(folder / "runs_whole")
+    interrupted(range(12))
+    record, _ = run_to_the_end(tiny_run, *BASE)
+    assert lasting(record) == lasting(whole)
+
+
+@pytest.mark.parametrize("place", [(Training, "_evaluate"), (Averages, "evaluate"), (Training, "_end_epoch")])
+def test_what_ends_outside_of_a_step_is_done_again(tiny_run, folder, monkeypatch, place):
+    overrides = [*BASE, "averaging=ema", "trainer.checkpoint_every=1"]
+    whole = tiny_run(*overrides)
+    (folder / "results").rename(folder / "results_whole")
+    (folder / "runs").rename(folder / "runs_whole")
+    owner, name = place
+    method, calls = getattr(owner, name), []
+
+    def breaking(self, *arguments):
+        calls.append(None)
+        if len(calls) == 1 + (name != "evaluate"):
+            raise RuntimeError("the machine is gone")
+        return method(self, *arguments)
+
+    monkeypatch.setattr(owner, name, breaking)
+    with pytest.raises(RuntimeError, match="gone"):
+        tiny_run(*overrides)
+    assert "the machine is gone" in (folder / "runs" / "default" / whole["run_id"] / "failure.txt").read_text()
+    assert lasting(tiny_run(*overrides)) == lasting(whole)
+    assert not (folder / "runs" / "default" / whole["run_id"] / "failure.txt").exists()
+
+
+def test_checkpoints_come_by_epochs_and_by_minutes_and_two_are_kept(tiny_run, folder, monkeypatch):
+    from sam_bench.store.checkpoint import Checkpoints
+
+    save, saved = Checkpoints.save, []
+    monkeypatch.setattr(Checkpoints, "save", lambda self, *of: saved.append(of[:2]) or save(self, *of))
+    never = "trainer.checkpoint_minutes=null"
+    tiny_run(*BASE, "trainer.checkpoint_every=2", never)
+    assert saved == [(2, 0), (3, 0)]
+    saved.clear()
+    tiny_run(*BASE, "seed=1", "trainer.checkpoint_every=null", never)
+    assert saved == [(3, 0)]
+    saved.clear()
+    record = tiny_run(*BASE, "seed=2", "trainer.checkpoint_every=null", "trainer.checkpoint_minutes=1e-9")
+    assert saved == sorted([(e, p) for e in range(3) for p in (1, 2, 3, 4)] + [(1, 0), (2, 0), (3, 0)])
+    kept = sorted(path.name[:23] for path in (folder / "runs" / "default" / record["run_id"]).glob("*.pt"))
+    assert kept == ["checkpoint-00002-000004", "checkpoint-00003-000000"]
+
+
+def test_a_pause_to_save_does_not_count_as_training(tiny_run, monkeypatch):
+    import time
+
+    from sam_bench.store.checkpoint import Checkpoints
+
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, *of: time.sleep(0.2) or save(self, *of))
+    record = tiny_run(*BASE, "optimizer=sgd", "trainer.checkpoint_minutes=1e-9")
+    assert record["train_seconds"] < 12 * 0.2
+
+
+def test_the_time_of_interrupted_attempts_adds_up(tiny_run, interrupted, monkeypatch):
+    import time
+
+    call = EagerStep.__call__
+    monkeypatch.setattr(EagerStep, "__call__", lambda *of: time.sleep(0.05) or call(*of))
+    interrupted({1, 4, 8})
+    record, times = run_to_the_end(tiny_run, *BASE)
+    assert times == 3
+    assert all(seconds > 4 * 0.05 for seconds in record["history"]["train_seconds"])
+
+
+def test_a_rerun_that_is_interrupted_goes_on_too(tiny_run, folder, interrupted):
+    overrides = [*BASE, "trainer.rerun=true"]
+    first = tiny_run(*overrides)
+    interrupted({5})
+    record, times = run_to_the_end(tiny_run, *overrides)
+    assert times == 1
+    assert lasting(record) == lasting(first)
+    assert len(list((folder / "results" / "default" / "records" / "superseded").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "changed", [{"versions": {"torch": "0.1"}, "git_commit": None}, None], ids=["other code", "the same code"]
+)
+def test_a_record_names_all_code_that_it_was_made_with(tiny_run, interrupted, monkeypatch, changed, capsys):
+    interrupted({5})
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        if changed:
+            patch.setattr(run, "code_versions", lambda: changed)
+        tiny_run(*BASE)
+    record = tiny_run(*BASE)
+    assert record["earlier_code"] == ([changed] if changed else [])
+    assert record["versions"]["torch"] == metadata.version("torch")
+    assert ("code or its libraries have changed" in capsys.readouterr().err) == bool(changed)
+
+
+def test_another_number_of_threads_is_told(tiny_run, interrupted, capsys):
+    interrupted({5})
+    with pytest.raises(Interrupted):
+        tiny_run(*BASE)
+    torch.set_num_threads(2)
+    tiny_run(*BASE)
+    assert "OMP_NUM_THREADS=1 keeps them" in capsys.readouterr().err
+
+
+def test_an_interruption_in_a_later_epoch_needs_no_replay(tiny_run, interrupted, monkeypatch):
+    interrupted({10})
+    with pytest.raises(Interrupted):
+        tiny_run(*BASE)
+    call, steps = EagerStep.__call__, []
+    monkeypatch.setattr(EagerStep, "__call__", lambda *of: steps.append(None) or call(*of))
+    tiny_run(*BASE)
+    assert len(steps) == 1
+
+
+def test_processes_that_share_a_run_stop_together_and_go_on_to_the_same_end(tmp_path):
+    """Two processes of torchrun, one of which is sent a signal."""
+    program = """
+import os, signal, sys
+from sam_bench import app, run
+from sam_bench.errors import Interrupted
+from sam_bench.training.step import EagerStep
+stop, call, count = int(sys.argv[1]), EagerStep.__call__, [0]
+def signalled(*of):
+    if count[0] == stop and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGUSR2)
+    count[0] += 1
+    call(*of)
+EagerStep.__call__ = signalled
+try:
+    run.execute(app.compose(sys.argv[2:]))
+except Interrupted as error:
+    print("stopped:", error)
+"""
+    (tmp_path / "program.py").write_text(program)
+    overrides = ["experiment=smoke", "optimizer=looksam", "averaging=swa", "data.train_subset=60",
+                 "trainer.batch_size=20", "trainer.device=cpu", "trainer.progress=none"]  # fmt: skip
+
+    def torchrun(where: str, stop: int) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "program.py"]
+        paths = [f"paths.runs={where}/runs", f"paths.results={where}/results"]
+        return subprocess.run(
+            [*command, str(stop), *overrides, *paths],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+
+    done = torchrun("whole", -1)
+    assert done.returncode == 0, done.stderr
+    for stop in (1, 2):
+        done = torchrun("broken", stop)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("stopped:") == 2, done.stdout + done.stderr
+    assert torchrun("broken", -1).returncode == 0
+    name = next((tmp_path / "whole" / "runs" / "smoke").glob("*.lock")).stem
+    whole, broken = (last_checkpoint(tmp_path / where, name, "smoke") for where in ("whole", "broken"))
+    assert differences(lasting(broken), lasting(whole)) == []
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+def test_a_deterministic_run_on_the_gpu_does_so_too(folder, small_synthetic, interrupted, optimizer, precision):
+    from tests.conftest import TINY
+
+    overrides = [*TINY, *overrides_for(optimizer), "trainer.device=cuda", "trainer.deterministic=true"]
+    overrides += [f"trainer.precision={precision}"]
+    whole = run.execute(app.compose(overrides))
+    expected = last_checkpoint(folder, whole["run_id"])
+    (folder / "results").rename(folder / "results_whole")
+    (folder / "runs").rename(folder / "runs_whole")
+    interrupted({0, 3, 7})
+    record, _ = run_to_the_end(lambda *of: run.execute(app.compose(list(of))), *overrides)
+    assert lasting(record) == lasting(whole)
+    assert differences(lasting(last_checkpoint(folder, record["run_id"])), lasting(expected)) == []
