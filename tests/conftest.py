@@ -1,6 +1,8 @@
+import importlib.util
 import itertools
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -27,11 +29,19 @@ def everything_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+ABSENT = {
+    "cuda": "" if torch.cuda.is_available() else "there is no CUDA device",
+    "ray": "" if importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") else "Ray's launcher is not installed",
+    "slurm": "" if shutil.which("sbatch") and importlib.util.find_spec("submitit") else "there is no SLURM",
+}
+"""By marker, why its tests cannot run here."""
+
+
 def pytest_collection_modifyitems(items):
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("cuda"):
-                item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+    for item in items:
+        for marker, reason in ABSENT.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

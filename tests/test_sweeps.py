@@ -1,0 +1,245 @@
+"""Sweeps: nothing twice, one failure for itself, a summary; in this process and on Hydra's launchers."""
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sam_bench import app, build, run
+from sam_bench.errors import ConfigError
+from sam_bench.store.record import RunFiles
+from sam_bench.sweep import Outcome, Sweep, summary
+from tests.conftest import ROOT, TINY, everything_below, lasting, options
+
+SWEEP = ["-m", *TINY, "experiment=smoke"]
+
+
+def outcomes(folder: Path) -> list[Outcome]:
+    """Of the newest sweep below a folder."""
+    newest = max((folder / "runs" / "sweeps").glob("*/*"), key=lambda path: path.stat().st_mtime)
+    return Sweep(newest).outcomes(None)
+
+
+def failing(monkeypatch, seed: int) -> None:
+    prepare = build.prepare
+
+    def on_fire(config, *rest):
+        if config.seed == seed:
+            raise RuntimeError("the device is on fire")
+        return prepare(config, *rest)
+
+    monkeypatch.setattr(run, "prepare", on_fire)
+
+
+def test_one_failure_stops_no_other_and_is_told_at_the_end(command, folder, small_synthetic, monkeypatch, records):
+    with monkeypatch.context() as patch:
+        failing(patch, 1)
+        code, out, error = command(*SWEEP, "seed=0,1,2")
+    assert code == app.EXIT_RUN
+    assert sorted(record["seed"] for record in records("smoke").values()) == [0, 2]
+    assert "Traceback" in error
+    lines = out.splitlines()
+    assert lines[-2] == "3 runs: 2 finished, 0 skipped, 0 diverged, 1 failed"
+    assert re.fullmatch(r"  failed     sam-resnet8-seed1-\w{10}: RuntimeError: the device is on fire", lines[-1])
+    (failure,) = (folder / "runs" / "smoke").rglob("failure.txt")
+    assert failure.parent.name in lines[-1]
+    assert "Traceback" in failure.read_text()
+    assert "on fire" in failure.read_text()
+    code, out, _ = command(*SWEEP, "seed=0,1,2")
+    assert (code, out.splitlines()[-1]) == (0, "3 runs: 1 finished, 2 skipped, 0 diverged, 0 failed")
+    assert not list((folder / "runs" / "smoke").rglob("failure.txt"))
+
+
+def test_a_repeated_sweep_runs_what_is_missing_and_resumes_what_is_broken(
+    command, folder, small_synthetic, interrupted, records
+):
+    arguments = [*SWEEP, "trainer.epochs=2", "seed=0,1,2", "trainer.progress=plain"]
+    interrupted({6})  # the third step of the second run
+    code, out, error = command(*arguments)
+    assert code == app.EXIT_RESUMABLE
+    assert "3 runs: 1 finished, 0 skipped, 0 diverged, 0 failed, 2 unfinished" in out
+    assert "saved after 3 of 4 steps" in error
+    code, out, _ = command(*arguments)
+    assert code == 0
+    assert "3 runs: 2 finished, 1 skipped, 0 diverged, 0 failed" in out
+    assert out.count("on from epoch 1, step 1") == 1
+    assert len(records("smoke")) == 3
+
+
+def test_a_diverged_run_is_a_record_and_no_failure(command, small_synthetic, records):
+    code, out, _ = command(*SWEEP, "trainer.epochs=3", "optimizer=sgd", "optimizer.base.lr=0.01,1e30")
+    assert code == 0
+    assert "2 runs: 1 finished, 0 skipped, 1 diverged, 0 failed" in out
+    assert sorted(record["status"] for record in records("smoke").values()) == ["diverged", "finished"]
+
+
+def test_a_run_that_another_process_has_is_left_to_it(command, folder, small_synthetic, records):
+    from sam_bench.store.lock import RunLock
+
+    config = app.compose([*TINY, "experiment=smoke", "seed=1"])
+    lock = RunLock(RunFiles(folder / "runs" / "smoke", folder / "results" / "smoke", run.title(config)).lock)
+    code, out, _ = command(*SWEEP, "seed=0,1,2")
+    lock.release()
+    assert code == app.EXIT_RUN
+    assert "2 finished, 0 skipped, 0 diverged, 1 failed" in out
+    assert f"Busy: {run.title(config)} is being run by process {os.getpid()}" in out
+
+
+LEAKING = [
+    ["optimizer=gsam", "trainer.precision=fp16", "averaging=swa", "seed=3"],
+    ["model=torchvision", "model.arch=efficientnet_b0", "averaging=ema", "trainer.deterministic=true"],
+    ["optimizer=esam", "trainer.precision=bf16", "optimizer/base=adamw", "optimizer.base.lr=0.001"],
+]
+
+
+def test_nothing_of_one_run_reaches_the_next_in_the_same_process(tiny_run, folder):
+    base = ["model=resnet8", "optimizer=vasso", "trainer.epochs=2"]
+    alone = tiny_run(*base)
+    (folder / "results").rename(folder / "before")
+    (folder / "runs").rename(folder / "runs_before")
+    for overrides in LEAKING:
+        tiny_run("model=resnet8", *overrides)
+    with pytest.raises(ConfigError):
+        tiny_run("model=resnet8", "optimizer.m=6")
+    assert lasting(tiny_run(*base)) == lasting(alone)
+
+
+def test_a_summary_counts_and_names():
+    made = [Outcome("a", "finished"), Outcome("b", "failed", "ValueError: no"), Outcome("c", "unfinished")]
+    assert summary(made).splitlines() == [
+        "3 runs: 1 finished, 0 skipped, 0 diverged, 1 failed, 1 unfinished",
+        "  failed     b: ValueError: no",
+        "  unfinished c",
+    ]
+
+
+# Launchers
+
+
+LAUNCHERS = options("hydra/launcher")
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_is_chosen_or_its_package_is_named(command, folder, launcher, monkeypatch):
+    plugin = {"slurm": "submitit"}.get(launcher, launcher)
+    arguments = app.get_args_parser().parse_args([*SWEEP, f"hydra/launcher={launcher}", "seed=0,1"])
+    if importlib.util.find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
+        with pytest.raises(ConfigError, match=rf"hydra/launcher={launcher}.*pip install '\.\[{launcher}\]'"):
+            app.requested(arguments)
+    else:
+        asked = app.requested(arguments)
+        assert (asked.launcher, len(asked.configs)) == (launcher, 2)
+    assert everything_below(folder) == []
+
+
+def sweep(folder: Path, *arguments: str, **named) -> subprocess.Popen:
+    """A sweep in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "sam_bench", "-m", "experiment=smoke", "trainer.progress=plain", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **named
+    )
+
+
+def owner(folder: Path, seed: int, seconds: float = 120) -> int:
+    """The process that works on a run, once there is a checkpoint of it."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for path in (folder / "runs" / "smoke").glob(f"*seed{seed}-*/checkpoint-*.pt"):
+            lock = path.parent.with_name(f"{path.parent.name}.lock")
+            return int(re.match(r"process (\d+) on", lock.read_text())[1])
+        time.sleep(0.05)
+    raise AssertionError(f"no checkpoint of seed {seed} in {seconds} seconds")
+
+
+LONG = ["data.train_subset=200", "trainer.batch_size=50", "trainer.epochs=8", "trainer.checkpoint_minutes=0.005"]
+
+
+def test_joblib_runs_side_by_side_and_one_failure_is_told(folder, records):
+    done = sweep(folder, *TINY, "hydra/launcher=joblib", "seed=0,1,2", "+optimizer.m=3,null", "trainer.batch_size=2,5")
+    out, _ = done.communicate(timeout=300)
+    assert done.returncode == app.EXIT_CONFIG, out  # m=3 of 2 examples: refused before anything was begun
+    assert everything_below(folder) == []
+    done = sweep(folder, *TINY, "hydra/launcher=joblib", "seed=0,1,2,3")
+    out, _ = done.communicate(timeout=300)
+    assert (done.returncode, len(records("smoke"))) == (0, 4), out
+    assert "4 runs: 4 finished, 0 skipped, 0 diverged, 0 failed" in out
+
+
+@pytest.mark.parametrize("everybody", [True, False], ids=["Ctrl-C", "the sweep's process"])
+def test_a_joblib_sweep_that_is_asked_to_end_saves_all_its_runs(folder, records, everybody):
+    going = sweep(folder, *LONG, "hydra/launcher=joblib", "seed=0,1,2,3", start_new_session=True)
+    for seed in (0, 1):
+        owner(folder, seed)
+    if everybody:
+        os.killpg(going.pid, signal.SIGINT)
+    else:
+        going.terminate()
+    out, _ = going.communicate(timeout=120)
+    assert going.returncode == app.EXIT_RESUMABLE, out
+    assert out.count("the same command goes on from there") == 2
+    assert "4 unfinished" in out
+    assert records("smoke") == {}
+    again = sweep(folder, *LONG, "hydra/launcher=joblib", "seed=0,1,2,3")
+    out, _ = again.communicate(timeout=300)
+    assert (again.returncode, out.count(", on from epoch")) == (0, 2), out
+    assert len(records("smoke")) == 4
+
+
+@pytest.mark.ray
+def test_a_ray_sweep_of_twelve_whose_worker_is_killed_leaves_twelve_records(folder, records):
+    going = sweep(folder, *LONG, "hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0",
+                  "trainer.device=cpu", f"seed={','.join(map(str, range(12)))}")  # fmt: skip
+    os.kill(owner(folder, 1), signal.SIGKILL)
+    os.kill(owner(folder, 5), signal.SIGTERM)
+    out, _ = going.communicate(timeout=600)
+    assert going.returncode == 0, out
+    assert "12 runs: 12 finished, 0 skipped, 0 diverged, 0 failed" in out
+    assert sorted(record["seed"] for record in records("smoke").values()) == list(range(12))
+    assert out.count("on from epoch") >= 2 or "repeated" in out
+    alone = run.execute(app.compose(["experiment=smoke", "trainer.progress=none", *LONG, "trainer.device=cpu",
+                                     "seed=1", "paths.runs=alone", "paths.results=alone"]))  # fmt: skip
+    assert lasting(next(r for r in records("smoke").values() if r["seed"] == 1)) == lasting(alone)
+    print(out[-2000:])
+
+
+def slurm(*arguments: str) -> str:
+    return subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.slurm
+def test_a_slurm_sweep_of_twelve_that_is_requeued_and_preempted_leaves_twelve_records(folder, records):
+    going = sweep(folder, *LONG, "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=0", "trainer.device=cpu",
+                  "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2",
+                  f"seed={','.join(map(str, range(12)))}")  # fmt: skip
+    for seed in (0, 1):
+        owner(folder, seed)
+    array = slurm("squeue", "-h", "-t", "R", "-o", "%F").split()[0]
+    slurm("scontrol", "requeue", f"{array}_0")
+    slurm("scancel", "--signal=USR2", f"{array}_1")
+    until = time.monotonic() + 400
+    while going.poll() is None and time.monotonic() < until:
+        for job, reason in (line.split() for line in slurm("squeue", "-h", "-o", "%i %r").splitlines()):
+            if reason == "BeginTime":  # SLURM lets a requeued job wait for two minutes
+                slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
+        time.sleep(1)
+    out, _ = going.communicate(timeout=60)
+    assert going.returncode == 0, out
+    assert "12 runs: 12 finished, 0 skipped, 0 diverged, 0 failed" in out
+    assert sorted(record["seed"] for record in records("smoke").values()) == list(range(12))
+    logs = {path.parent.name.rpartition("_")[2]: path for path in (folder / "runs" / "sweeps").rglob("*_log.out")}
+    for number in ("0", "1"):
+        text = logs[number].read_text() + logs[number].with_suffix(".err").read_text()
+        assert "the same command goes on from there" in text or "Requeued job" in text
+        assert text.count("on from epoch") == 1, text
+    alone = run.execute(app.compose(["experiment=smoke", "trainer.progress=none", *LONG, "trainer.device=cpu",
+                                     "seed=1", "paths.runs=alone", "paths.results=alone"]))  # fmt: skip
+    assert lasting(next(r for r in records("smoke").values() if r["seed"] == 1)) == lasting(alone)
+    shutil.rmtree(folder / "runs" / "sweeps")
