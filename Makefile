@@ -3,13 +3,14 @@
 EXPERIMENT ?=
 METHODS ?=
 SEEDS ?=
+KILLS ?=
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint data reproduce-table table smoke clean
+.PHONY: help setup test lint data reproduce-table table smoke torture clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +51,9 @@ table: $(READY) ## Make the tables of all experiments from their records (or of 
 
 smoke: $(READY) ## Train every method for seconds on generated images
 	@$(PYTHON) -m sam_bench --multirun experiment=smoke 'optimizer=glob(*)'
+
+torture: $(READY) ## Kill runs at random moments, again and again: they must end as if left alone (KILLS=)
+	@OMP_NUM_THREADS=1 $(PYTHON) scripts/torture.py $(if $(KILLS),kills=$(KILLS))
 
 clean: ## Remove caches and builds; data, runs, results and .venv stay
 	rm -rf build dist .hypothesis .pytest_cache .ruff_cache
