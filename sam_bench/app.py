@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import re
 import secrets
 import sys
 import traceback
@@ -51,6 +52,10 @@ REQUEUEING = ("ray", "slurm", "submitit_slurm", "submitit_local")
 
 PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")
 """Whatever else a configuration may name, Hydra shall not call."""
+
+OPTIONAL = ("experiment", "sweep")
+GROUPS = ("optimizer", "optimizer/base", "averaging", "model", "data", "schedule", "trainer", "logger", *OPTIONAL)
+"""Of the configuration: groups of which one option is chosen."""
 
 _started = ""
 """A name for the sweep of this command, by time."""
@@ -128,6 +133,7 @@ def compose(overrides: list[str]) -> Config:
     Raises:
         ConfigError: they do not make a valid config.
     """
+    _refuse_group_words(overrides)
     with _composing():
         return _read(_loader().load_configuration(CONFIG_NAME, overrides, run_mode=RunMode.RUN))
 
@@ -144,6 +150,7 @@ def requested(arguments: argparse.Namespace) -> Asked:
     elsewhere = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun", "config_path")
     if any(getattr(arguments, name) for name in elsewhere):
         return Asked([], [])
+    _refuse_group_words(arguments.overrides)
     with _composing():
         loader, name = _loader(arguments.config_dir), arguments.config_name or CONFIG_NAME
         master = loader.load_configuration(
@@ -234,6 +241,24 @@ def _task(cfg: DictConfig) -> None:
 
 
 _hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(_task)
+
+
+def _refuse_group_words(overrides: list[str]) -> None:
+    """A group has one option at a time, and always one: what else is asked of it, Hydra answers in its own terms.
+
+    Raises:
+        ConfigError: such a thing is asked.
+    """
+    for word in overrides:
+        prefix, group, value = re.fullmatch(r"(\+\+|\+|~|)([^=]*)=?(.*)", word, re.S).groups()
+        if group not in GROUPS:
+            continue
+        if (prefix == "~" or value == "null") and group not in OPTIONAL:
+            raise ConfigError(f"{word}: {group} cannot be left out; choose another, {group}=…")
+        if prefix in ("+", "++"):
+            raise ConfigError(f"{word}: {group} is chosen already, so that it takes no {prefix}: {group}={value}")
+        if value.startswith(("[", "{")):
+            raise ConfigError(f"{word}: {group} takes one name; for a run with each, -m {group}={value.strip('[]{}')}")
 
 
 def _refuse_foreign(node: Any, key: str) -> None:

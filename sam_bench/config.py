@@ -284,6 +284,11 @@ class TrainerConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ConfigError(
+                f"trainer.micro_batch_size={self.micro_batch_size} is more than "
+                f"trainer.batch_size={self.batch_size}; lower it, or leave it out for the whole batch"
+            )
         if self.smoothing_over == "others" and self.label_smoothing > 0.9:
             raise ConfigError(
                 f"trainer.label_smoothing={self.label_smoothing} leaves the true class less than each other; "

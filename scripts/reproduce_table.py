@@ -5,13 +5,14 @@ python scripts/reproduce_table.py [experiment=NAME] [methods=sgd,sam,asam,gsam] 
 Without an experiment: sam_example where there is a CUDA device, else quick. Interrupted, it goes on where it was.
 """
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
-from sam_bench.app import EXIT_INTERRUPTED, EXIT_RUN, compose
+from sam_bench.app import EXIT_RUN, compose
 from sam_bench.errors import UserError
 from sam_bench.report.table import protocol
 
@@ -36,15 +37,19 @@ def main(arguments: list[str]) -> None:
     for line in [*protocol([first.identity()], experiment), f"Methods {methods}, seeds {seeds}."]:
         print(line, flush=True)
     runs = [f"experiment={experiment}", f"optimizer={methods}", f"seed={seeds}"]
-    failed = subprocess.call([sys.executable, "-m", "sam_bench", "--multirun", *runs])
-    if failed not in (0, EXIT_RUN):  # nothing was run: that has been said
+    failed = call("-m", "sam_bench", "--multirun", *runs)
+    if failed not in (0, EXIT_RUN):  # interrupted, or nothing was run: that has been said
         sys.exit(failed)
-    made = subprocess.call([sys.executable, str(Path(__file__).with_name("make_table.py")), f"experiment={experiment}"])
-    sys.exit(failed or made)
+    sys.exit(failed or call(str(Path(__file__).with_name("make_table.py")), f"experiment={experiment}"))
+
+
+def call(*arguments: str) -> int:
+    """Run Python to its end. Signals are for that process, which saves what it has."""
+    process = subprocess.Popen([sys.executable, *arguments])
+    signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # of a terminal, which sends it to both
+    return process.wait()
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except KeyboardInterrupt:  # what there is to say, the run itself has said
-        sys.exit(EXIT_INTERRUPTED)
+    main(sys.argv[1:])

@@ -89,8 +89,9 @@ def test_whatever_is_typed_is_refused_with_a_reason_or_can_be_run(somewhere, wor
     else:
         for config in asked.configs[:3]:
             assert all(math.isfinite(v) for v in _numbers(config.identity())), config
-            with contextlib.suppress(UserError):
-                run.check([config])
+            if config.data.name == "synthetic":  # the others would be fetched
+                with contextlib.suppress(UserError):
+                    run.check([config])
     assert everything_below(somewhere) == []
 
 
