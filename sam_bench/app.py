@@ -251,6 +251,8 @@ def _refuse_group_words(overrides: list[str]) -> None:
     """
     for word in overrides:
         prefix, group, value = re.fullmatch(r"(\+\+|\+|~|)([^=]*)=?(.*)", word, re.S).groups()
+        if not group:
+            raise ConfigError(f"{word} names nothing: settings are written key=value")
         if group not in GROUPS:
             continue
         if (prefix == "~" or value == "null") and group not in OPTIONAL:

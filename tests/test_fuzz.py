@@ -67,6 +67,7 @@ def somewhere(tmp_path_factory):
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(words=st.lists(overrides(), min_size=1, max_size=3), multirun=st.booleans())
 @example(words=["experiment=../../somewhere"], multirun=False)
+@example(words=["+="], multirun=False)
 @example(words=["optimizer=../model/resnet8"], multirun=False)
 @example(words=["hydra.launcher._target_=os.system"], multirun=True)
 @example(words=["+trainer._target_=os.system"], multirun=False)
