@@ -264,7 +264,8 @@ def test_what_cannot_change_the_result_does_not_change_the_run(folder, override)
 
 
 def test_device_and_precision_in_fact_used_are_part_of_the_run():
-    assert len({run_id(), run_id(device="cuda"), run_id(precision="bf16")}) == 3
+    exact = run_id("trainer.deterministic=true", device="cuda")
+    assert len({run_id(), run_id(device="cuda"), run_id(precision="bf16"), exact}) == 4
 
 
 def test_cuda_where_there_is_none_is_an_error_not_a_run_on_the_cpu(tiny_run, monkeypatch, folder):
