@@ -5,11 +5,12 @@ import contextlib
 import os
 import re
 import secrets
+import signal
 import sys
 import traceback
 import typing
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +31,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sam_bench.config import Config
-from sam_bench.errors import ConfigError, Interrupted, UserError
+from sam_bench.errors import ConfigError, Interrupted, LeaderFailed, StateError, UserError
+from sam_bench.interruption import SIGNALS, Interruption
 from sam_bench.lookup import no_such, suggestion
 from sam_bench.settings import Settings
 from sam_bench.sweep import Outcome, Sweep, summary
@@ -48,10 +50,14 @@ HERE = ("basic", "joblib", "submitit_local")
 """Launchers whose runs are done on this machine: what they need is looked for here."""
 
 REQUEUEING = ("ray", "slurm", "submitit_slurm", "submitit_local")
-"""Launchers whose jobs are begun again when their process ends without a result."""
+"""Launchers that may begin a job again whose process ends without a result, which is what a signal makes of it."""
 
-PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")
-"""Whatever else a configuration may name, Hydra shall not call."""
+CALLED = {
+    "hydra.launcher": r"hydra_plugins\.hydra_\w+_launcher\.\w+\.[A-Z]\w*Launcher|.*\.basic_launcher\.BasicLauncher",
+    "hydra.sweeper": r"hydra_plugins\.hydra_\w+_sweeper\.\w+\.[A-Z]\w*Sweeper|.*\.basic_sweeper\.BasicSweeper",
+    "hydra.sweeper.sampler": r"optuna\.samplers\.[A-Z]\w*Sampler",
+}
+"""What Hydra may be told to call, and where: a configuration names nothing else that is executed."""
 
 OPTIONAL = ("experiment", "sweep")
 GROUPS = ("optimizer", "optimizer/base", "averaging", "model", "data", "schedule", "trainer", "logger", *OPTIONAL)
@@ -109,21 +115,19 @@ def main() -> None:
 def _sweep(asked: Asked) -> int:
     """Let Hydra launch the runs of a sweep, and say what became of them; returns the exit code."""
     code = 0
+    workers = Interruption(tell=asked.sweep.stop) if asked.launcher == "joblib" else contextlib.nullcontext()
     try:
-        with asked.sweep.handing_on() if asked.launcher == "joblib" else contextlib.nullcontext(), _composing():
+        with workers, _composing():
             _hydra_main()
     except SystemExit as stop:  # a run was asked to end, and with it the sweep
         code = stop.code
-    except UserError:
-        raise
     except Exception as error:  # the launcher's: a killed worker, a job that a scheduler gave up
-        print(f"Error: {asked.launcher}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"Error: {asked.launcher}: {error!r}; jobs may still be running", file=sys.stderr)
         code = EXIT_RUN
     outcomes = asked.sweep.outcomes(asked.titles)
-    if _leads():
-        print(summary(outcomes), flush=True)
-    if asked.sweep.stopped:
-        code = EXIT_RESUMABLE
+    print(summary(outcomes), flush=True)
+    if asked.sweep.stopped or any(outcome.status == "interrupted" for outcome in outcomes):
+        return EXIT_RESUMABLE
     return code or EXIT_RUN * any(outcome.status in ("failed", "unfinished") for outcome in outcomes)
 
 
@@ -161,6 +165,8 @@ def requested(arguments: argparse.Namespace) -> Asked:
             only = loader.load_configuration(name, arguments.overrides, run_mode=RunMode.RUN)
             return Asked([_read(only)], [""])
         _require_launcher(master.hydra)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError("several processes share one run, not a sweep: start torchrun for each run, without -m")
         launcher, sweep = master.hydra.runtime.choices["hydra/launcher"], Sweep(Path(master.hydra.sweep.dir))
         if not master.hydra.sweeper["_target_"].endswith(BasicSweeper.__name__):
             return Asked([_read(master)], None, launcher, sweep)
@@ -188,56 +194,81 @@ def explain(error: Exception) -> str:
     return str(error) if cause is error else f"{error}\n{cause}"
 
 
-def attempt(config: Config) -> Outcome:
+def attempt(config: Config, words: str = "", asked_to_end: Callable[[], bool] = lambda: False) -> Outcome:
     """Do a run, or find it done; an error is shown, and is part of the outcome.
+
+    Args:
+        words: that ask for it, its title until its name is known.
 
     Raises:
         Interrupted: it was asked to end.
     """
     from sam_bench import run
 
-    leads = _leads()
+    title = words
     try:
-        if (done := run.finished(config)) is not None:
-            path, record = done
-            if leads and config.trainer.progress != "none":
-                print(f"{record['run_id']}  finished before, {path}; trainer.rerun=true runs it again", flush=True)
-            return Outcome(record["run_id"], "skipped")
-        record = run.execute(config)
-        return Outcome(record["run_id"], record["status"])
-    except Interrupted:
+        _, files = run.located(config)
+        title = files.run_id
+        record, new = run.attempt(config, asked_to_end)
+        if not new and _leads() and config.trainer.progress != "none":
+            print(f"{title}  finished before, {files.record}; trainer.rerun=true runs it again", flush=True)
+        return Outcome(title, record["status"] if new else "skipped")
+    except Interrupted as interrupted:
+        interrupted.title = title
         raise
     except Exception as error:
+        who = "" if _leads() else f" (process {os.environ['RANK']})"
         if not isinstance(error, UserError):
             traceback.print_exc()
-        elif leads:
-            print(f"Error: {error}", file=sys.stderr, flush=True)
-        return Outcome(run.title(config), "failed", f"{type(error).__name__}: {error}".splitlines()[0])
+        elif not isinstance(error, LeaderFailed):
+            print(f"Error{who}: {error}", file=sys.stderr, flush=True)
+        return Outcome(title, "failed", f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def _task(cfg: DictConfig) -> None:
     """One run, in whatever process a launcher has chosen for it."""
     hydra_config = HydraConfig.get()
-    config, multirun = _read(cfg, hydra_config.runtime.choices), hydra_config.mode == RunMode.MULTIRUN
-    launcher, sweep = hydra_config.runtime.choices["hydra/launcher"], Sweep(Path(hydra_config.sweep.dir))
-    if multirun and sweep.stopped:
+    config = _read(cfg, hydra_config.runtime.choices)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        _run_of_sweep(config, hydra_config)
+    else:
+        try:
+            outcome = attempt(config)
+        except Interrupted as interrupted:
+            if _leads():
+                print(interrupted, file=sys.stderr, flush=True)
+            sys.exit(EXIT_RESUMABLE)
+        if outcome.status == "failed":
+            sys.exit(EXIT_RUN)
+
+
+def _run_of_sweep(config: Config, hydra_config: DictConfig) -> None:
+    """One of a sweep's runs. Its outcome is kept in the sweep's folder, whichever machine that is on."""
+    sweep, launcher = Sweep(Path(hydra_config.sweep.dir)), hydra_config.runtime.choices["hydra/launcher"]
+    words, number = " ".join(hydra_config.overrides.task), hydra_config.job.num
+    if sweep.stopped:
         return
+    by_signal = False
+    if launcher == "joblib":  # signals are for the process of the sweep, which lets its workers know
+        for number_of_signal in SIGNALS:
+            signal.signal(number_of_signal, signal.SIG_IGN)
     try:
-        outcome = attempt(config)
+        outcome = attempt(config, words, lambda: launcher == "joblib" and sweep.stopped)
     except Interrupted as interrupted:
-        if _leads():
-            print(interrupted, file=sys.stderr, flush=True)
-        if launcher in REQUEUEING and interrupted.by_signal:
-            sys.exit(EXIT_RESUMABLE)
-        if multirun and launcher == "joblib":
+        print(interrupted, file=sys.stderr, flush=True)
+        status, by_signal = "finished" if interrupted.finished else "interrupted", interrupted.by_signal
+        outcome = Outcome(interrupted.title, status)
+    ends = outcome.status == "interrupted" or by_signal
+    if ends and by_signal and launcher in REQUEUEING:
+        sys.exit(EXIT_RESUMABLE)
+    try:
+        sweep.note(number, outcome)
+        if ends and launcher == "joblib":
             sweep.stop()
-        elif launcher not in REQUEUEING:
-            sys.exit(EXIT_RESUMABLE)
-        return
-    if multirun:
-        sweep.note(hydra_config.job.num, outcome)
-    elif outcome.status == "failed":
-        sys.exit(EXIT_RUN)
+    except StateError as error:
+        print(f"Error: {error}", file=sys.stderr, flush=True)
+    if ends and launcher == "basic":
+        sys.exit(EXIT_RESUMABLE)
 
 
 _hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(_task)
@@ -251,7 +282,7 @@ def _refuse_group_words(overrides: list[str]) -> None:
     """
     for word in overrides:
         prefix, group, value = re.fullmatch(r"(\+\+|\+|~|)([^=]*)=?(.*)", word, re.S).groups()
-        if not group:
+        if prefix and not group:
             raise ConfigError(f"{word} names nothing: settings are written key=value")
         if group not in GROUPS:
             continue
@@ -264,7 +295,7 @@ def _refuse_group_words(overrides: list[str]) -> None:
 
 
 def _refuse_foreign(node: Any, key: str) -> None:
-    """Hydra calls what its own configuration names: nothing but Hydra's own classes and its plugins' shall stand there.
+    """Hydra calls what its own part of a configuration names: nothing that `CALLED` does not know shall stand there.
 
     Raises:
         ConfigError: something else does.
@@ -274,8 +305,8 @@ def _refuse_foreign(node: Any, key: str) -> None:
             _refuse_foreign(item, f"{key}[{number}]")
     elif isinstance(node, dict):
         for name, item in node.items():
-            if name == "_target_" and not str(item).startswith(PLUGINS):
-                raise ConfigError(f"{key}._target_={item} is no part of Hydra, and is not called: remove it")
+            if name == "_target_" and not re.fullmatch(CALLED.get(key, "(?!)"), str(item)):
+                raise ConfigError(f"{key}._target_={item} is nothing that is called there: remove it")
             _refuse_foreign(item, f"{key}.{name}")
 
 

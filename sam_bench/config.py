@@ -271,8 +271,9 @@ class TrainerConfig(Settings):
     deterministic: bool = setting(identity=False)
     """On CUDA, kernels that give the same bits for the same input, so that an interrupted run ends as it would have;
     slower. On the CPU that is so in any case."""
-    max_skipped: int = setting(least=0)
-    """Steps that may be skipped because a gradient was not finite; after an epoch with more, the run has diverged."""
+    max_skipped: int | None = setting(least=0)
+    """Steps that may be skipped because a gradient was not finite, 200 if not set; after an epoch with more of them the
+    run has diverged."""
     max_minutes: float | None = setting(above=0, identity=False)
     """After so many the run saves a checkpoint and ends; the same command goes on from there."""
     checkpoint_every: int | None = setting(least=1, identity=False)

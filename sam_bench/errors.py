@@ -21,13 +21,18 @@ class ResourceError(UserError):
     """The machine has not enough of something, such as memory."""
 
 
+class LeaderFailed(UserError):
+    """Of several processes of a run the first one failed, which says why."""
+
+
 class Interrupted(Exception):
     """A run was asked to end, and has saved what it needs to go on.
 
     Args:
         by_signal: whether by a signal, and not by its own clock.
+        finished: whether nothing of it was left to do.
     """
 
-    def __init__(self, message: str, by_signal: bool = True):
+    def __init__(self, message: str, by_signal: bool = True, finished: bool = False):
         super().__init__(message)
-        self.by_signal = by_signal
+        self.by_signal, self.finished, self.title = by_signal, finished, ""

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -16,14 +17,21 @@ ECHO_SECONDS = 1.0
 class Interruption:
     """While it is entered, signals are noted instead of ending the program; a second one ends it at once.
 
-    Signals can only be noted in the main thread; elsewhere, only the clock counts.
+    Signals can only be noted in the main thread; elsewhere, only the rest counts.
 
     Args:
         max_minutes: from now on; None for no limit.
+        elsewhere: whether somebody else wants an end.
+        tell: called when the first signal comes.
     """
 
-    def __init__(self, max_minutes: float | None):
-        self.max_minutes, self.began = max_minutes, time.monotonic()
+    def __init__(
+        self,
+        max_minutes: float | None = None,
+        elsewhere: Callable[[], bool] = lambda: False,
+        tell: Callable[[], None] = lambda: None,
+    ):
+        self.max_minutes, self.began, self.elsewhere, self.tell = max_minutes, time.monotonic(), elsewhere, tell
         self.signal: int | None = None
         self.at = 0.0
         self.earlier: dict[int, object] = {}
@@ -44,7 +52,7 @@ class Interruption:
             return signal.Signals(self.signal).name
         if self.max_minutes is not None and time.monotonic() - self.began >= 60 * self.max_minutes:
             return f"trainer.max_minutes={self.max_minutes:g}"
-        return None
+        return "The sweep was asked to end" if self.elsewhere() else None
 
     def hand_on(self) -> None:
         """Call the function that handled the signal before, such as a scheduler's, which queues the job again.
@@ -59,6 +67,7 @@ class Interruption:
         now = time.monotonic()
         if self.signal is None:
             self.signal, self.at = number, now
+            self.tell()
         elif now - self.at > ECHO_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

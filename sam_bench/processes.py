@@ -4,14 +4,17 @@ import atexit
 import gc
 import inspect
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from sam_bench.errors import ConfigError
+from sam_bench.errors import ConfigError, LeaderFailed
+
+T = TypeVar("T")
 
 
 class Processes:
@@ -57,6 +60,27 @@ class Processes:
         dist.broadcast_object_list(holder)
         dist.barrier()  # so that none leaves the program while another still listens to it
         return holder[0]
+
+    def by_leader(self, action: Callable[[], T]) -> T:
+        """What an action of the leader's returns, everywhere; where it fails, all fail.
+
+        Raises:
+            LeaderFailed: in the others; in the leader it is the error itself.
+        """
+        if self.size == 1:
+            return action()
+        result = error = None
+        if self.leads:
+            try:
+                result = action()
+            except Exception as failed:
+                error = failed
+        result, reason = self.agree((result, None if error is None else f"{type(error).__name__}: {error}"))
+        if error is not None:
+            raise error
+        if reason is not None:
+            raise LeaderFailed(reason)
+        return result
 
     def gather(self, value: Any) -> list[Any]:
         """Everybody's values, everywhere, by rank."""

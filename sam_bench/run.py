@@ -1,10 +1,10 @@
 """One run, from a config to a finished record."""
 
 import contextlib
+import functools
 import time
 import traceback
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ from sam_bench.training.loop import Training
 from sam_bench.training.progress import Reporter
 from sam_bench.versions import code_versions
 
+ELSEWHERE = "Another process of the run was asked to end"
+
 
 def check(configs: list[Config], here: bool = True) -> None:
     """Find out, before anything is created or trained, whether these runs can be done; obtains their data.
@@ -40,7 +42,7 @@ def check(configs: list[Config], here: bool = True) -> None:
     verified, built = set(), set()
     for config in configs:
         if here:
-            files = files_of(config, Hardware.choose(config.trainer.device, config.trainer.precision))
+            _, files = located(config)
             if files.finished() is not None and not config.trainer.rerun:
                 continue
             files.check()
@@ -54,20 +56,14 @@ def check(configs: list[Config], here: bool = True) -> None:
             verified.add(config.data.folder)
 
 
-def finished(config: Config) -> tuple[Path, dict[str, Any]] | None:
-    """The file and the record of the run, if it is finished and not to be run again.
+def located(config: Config) -> tuple[Hardware, RunFiles]:
+    """On what the run is computed here, and where it keeps what it has.
 
     Raises:
-        UserError: there is no such device, or the record is damaged.
+        ConfigError: there is no such device.
     """
-    files = files_of(config, Hardware.choose(config.trainer.device, config.trainer.precision))
-    record = None if config.trainer.rerun else files.finished()
-    return None if record is None else (files.record, record)
-
-
-def title(config: Config) -> str:
-    """The run's name."""
-    return files_of(config, Hardware.choose(config.trainer.device, config.trainer.precision)).run_id
+    hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
+    return hardware, files_of(config, hardware)
 
 
 def execute(config: Config) -> dict[str, Any]:
@@ -85,56 +81,45 @@ def execute(config: Config) -> dict[str, Any]:
             run, a file cannot be written, or there is not enough memory. What was saved before is as it was.
         Interrupted: the run was asked to end, or `trainer.max_minutes` are over.
     """
-    interruption = Interruption(config.trainer.max_minutes)
-    hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
+    return attempt(config, lambda: False)[0]
+
+
+def attempt(config: Config, asked_to_end: Callable[[], bool]) -> tuple[dict[str, Any], bool]:
+    """As `execute`, and whether anything was left to do.
+
+    Args:
+        asked_to_end: looked at after each step, as if a signal had come.
+    """
+    interruption = Interruption(config.trainer.max_minutes, asked_to_end)
+    hardware, files = located(config)
     hardware.configure(config.trainer.deterministic)
     check_shares(config)
     processes = Processes(hardware.device.type)
-    files = files_of(config, hardware)
-    record = processes.agree(files.finished() if processes.leads else None)
-    if record is not None and not config.trainer.rerun:
-        return record
 
-    if not processes.leads:
-        processes.barrier()  # the leader obtains the data
+    def earlier() -> dict[str, Any] | None:
+        return processes.by_leader(lambda: None if config.trainer.rerun else files.finished())
+
+    if (record := earlier()) is not None:
+        return record, False
+    if config.data.name == "cifar10":
+        processes.by_leader(lambda: obtain_data(config.data))
     dataset = load_data(config.data)
-    if processes.leads:
-        processes.barrier()
-    with _alone(files, processes):
-        record = processes.agree(files.finished() if processes.leads else None)
-        if record is not None and not config.trainer.rerun:  # another process has just finished it
-            return record
+    held = contextlib.ExitStack()
+
+    def take() -> None:
+        held.callback(RunLock(files.lock).release)
+
+    processes.by_leader(take)
+    with held:
+        if (record := earlier()) is not None:  # another process has just finished it
+            return record, False
         try:
             _train(config, files, dataset, hardware, processes, interruption)
+            return processes.by_leader(files.finished), True
         except Exception as error:
-            if isinstance(error, Interrupted):
-                interruption.hand_on()
-            elif processes.leads:
+            if processes.leads and not isinstance(error, Interrupted):
                 files.fail(traceback.format_exc())
             raise
-        return processes.agree(files.finished() if processes.leads else None)
-
-
-@contextlib.contextmanager
-def _alone(files: RunFiles, processes: Processes) -> Iterator[None]:
-    """While nobody else works on the run.
-
-    Raises:
-        StateError: somebody does.
-    """
-    lock = error = None
-    if processes.leads:
-        try:
-            lock = RunLock(files.lock)
-        except StateError as refused:
-            error = refused
-    if error := processes.agree(error):
-        raise error
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 def _train(
@@ -149,15 +134,15 @@ def _train(
     run_id, warnings = files.run_id, []
     hardware.forget_peak_memory()
     training = prepare(config, dataset, hardware, processes)
-    if processes.leads and config.trainer.rerun and files.finished() is not None:
-        files.set_aside()
     checkpoints = Checkpoints(files.folder, run_id, warnings.append)
-    state = checkpoints.load() if processes.leads else None
-    processes.barrier()  # the leader has put aside what cannot be used
-    if not processes.leads:
-        state = checkpoints.load()
+
+    def begin() -> dict[str, Any] | None:
+        if config.trainer.rerun and files.finished() is not None:
+            files.set_aside()
+        return checkpoints.load()
+
     origin = {"dataset_sha256": dataset.sha256, "code": [code_versions()], "threads": torch.get_num_threads()}
-    if state is not None:
+    if (state := processes.by_leader(begin)) is not None:
         warnings += _go_on(training, state, origin)
 
     mirror = Mirror(config, run_id, files.folder) if processes.leads and config.logger.name == "wandb" else NoMirror()
@@ -170,22 +155,25 @@ def _train(
                 reporter.warn(f"{run_id}  {warning}")
             _train_and_save(config, training, checkpoints, origin, reporter, mirror, interruption)
             record = make_record(config, run_id, dataset, training, origin["code"])
-            if processes.leads:
-                files.finish(record)
+            processes.by_leader(lambda: files.finish(record))
             for name, measured in training.averaged.items():
                 values = "  ".join(f"{key} {value:.4g}" for key, value in measured.items())
                 reporter.say(f"{run_id}  averaged ({name})  {values}")
-            if training.diverged_epoch is not None:
+            if training.diverged_epoch is not None and processes.leads:
                 reporter.warn(
                     f"{run_id}  diverged in epoch {training.diverged_epoch}: it is counted in tables, and left out of "
                     "their means"
                 )
             reporter.say(f"{run_id}  written: {files.record}")
             summary = {name: record[name] for name in ("test_error", "best_test_error", "status")}
+            (late,) = processes.any(interruption.signal is not None)
+            if late:  # nothing was left to train, but the program is to end
+                raise Interrupted(f"{interruption.reason or ELSEWHERE}: {run_id} is finished", finished=True)
+    except Interrupted:
+        interruption.hand_on()
+        raise
     finally:
         mirror.finish(summary)
-    if interruption.signal is not None:  # it came when nothing was left to train: the run is finished, the program ends
-        raise Interrupted(f"{interruption.reason}: {run_id} is finished")
 
 
 def _go_on(training: Training, state: dict[str, Any], origin: dict[str, Any]) -> list[str]:
@@ -238,12 +226,11 @@ def _train_and_save(
             late, stop = processes.any(late, interruption.reason is not None)
             if due or late or stop or training.ended:
                 state = origin | {"training": training.state_dict()}
-                if processes.leads:
-                    checkpoints.save(training.epoch, training.position, state)
+                processes.by_leader(functools.partial(checkpoints.save, training.epoch, training.position, state))
                 saved = time.monotonic()
             if stop and not training.ended:
                 raise Interrupted(
-                    f"{interruption.reason or 'Another process was interrupted'}: {checkpoints.run_id} is saved after "
+                    f"{interruption.reason or ELSEWHERE}: {checkpoints.run_id} is saved after "
                     f"{training.done} of {training.steps} steps; the same command goes on from there",
                     by_signal=interruption.signal is not None,
                 )
@@ -255,6 +242,11 @@ def _train_and_save(
 
 def _no_memory(config: Config, training: Training) -> str:
     trainer, own = config.trainer, config.trainer.batch_size // training.processes.size
+    if training.position == len(training.train):  # the epoch is trained
+        return (
+            f"{training.hardware.name} has not enough memory to evaluate trainer.eval_batch_size="
+            f"{trainer.eval_batch_size} images at once: lower it"
+        )
     size = min(trainer.micro_batch_size or own, config.optimizer.m or own)
     ways = [f"trainer.micro_batch_size={max(size // 2, 1)} (the perturbation stays that of the whole batch)"]
     ways = ways if config.optimizer.m is None and size > 1 else []
@@ -289,7 +281,7 @@ def make_record(
         "averaged": training.averaged,
         "train_loss": history["train_loss"][-1],
         "epochs": training.epoch,
-        "steps": training.steps,
+        "steps": training.done,
         "passes": _number(optimizer.passes),
         "m": shared_examples(config),
         "processes": training.processes.size,

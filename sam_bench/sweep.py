@@ -1,19 +1,14 @@
 """What became of the runs of a sweep, wherever they ran: a file each in the sweep's folder, a summary at the end."""
 
-import contextlib
 import json
-import multiprocessing
-import os
-import signal
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sam_bench.store.files import write_atomically
 
-STATUSES = ("finished", "skipped", "diverged", "failed", "unfinished")
-"""Finished now; finished before; diverged now; ended in an error; without an end: interrupted, killed, not begun."""
+STATUSES = ("finished", "skipped", "diverged", "failed", "interrupted", "unfinished")
+"""Finished now; finished before; diverged now; ended in an error; saved on request; not begun, killed, or not yet."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +17,7 @@ class Outcome:
 
     Args:
         title: its name, or what was asked for where it did not get so far.
-        message: the error, for one that failed.
+        message: the error of one that failed.
     """
 
     title: str
@@ -47,7 +42,8 @@ class Sweep:
     def outcomes(self, titles: list[str] | None) -> list[Outcome]:
         """Of all runs, in their order: unfinished are those of which nothing is known. Without titles, of the known."""
         if titles is None:
-            return [self._read(path) for path in sorted(self.folder.glob("outcome-*.json"))]
+            known = self.folder.glob("outcome-*.json")
+            return [self._read(path) for path in sorted(known, key=lambda path: int(path.stem.partition("-")[2]))]
         found = [(self._path(number), title) for number, title in enumerate(titles)]
         return [self._read(path) if path.exists() else Outcome(title, "unfinished") for path, title in found]
 
@@ -58,23 +54,6 @@ class Sweep:
     @property
     def stopped(self) -> bool:
         return self._stopped.exists()
-
-    @contextlib.contextmanager
-    def handing_on(self) -> Iterator[None]:
-        """While worker processes of this one train: signals are for them, and they save what they have."""
-
-        def hand_on(number: int, frame: object) -> None:
-            self.stop()
-            for process in multiprocessing.active_children():
-                os.kill(process.pid, number)
-            signal.signal(number, earlier[number])  # a second signal ends this process
-
-        earlier = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in earlier.items():
-                signal.signal(number, handler)
 
     @staticmethod
     def _read(path: Path) -> Outcome:
@@ -91,8 +70,8 @@ class Sweep:
 def summary(outcomes: list[Outcome]) -> str:
     """How many runs came to which end, and each of those that came to none."""
     counts = Counter(outcome.status for outcome in outcomes)
-    shown = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status] or status != "unfinished")
+    shown = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status] or status in STATUSES[:4])
     lines = [f"{len(outcomes)} run{'s' if len(outcomes) != 1 else ''}: {shown}"]
-    open_ends = [outcome for outcome in outcomes if outcome.status in ("diverged", "failed", "unfinished")]
-    lines += [f"  {each.status:<11}{each.title}{each.message and ': '}{each.message}" for each in open_ends]
+    open_ends = [outcome for outcome in outcomes if outcome.status in STATUSES[2:]]
+    lines += [f"  {each.status:<12}{each.title}{each.message and ': '}{each.message}" for each in open_ends]
     return "\n".join(lines)

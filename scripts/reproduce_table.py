@@ -14,6 +14,7 @@ import torch
 
 from sam_bench.app import EXIT_RUN, compose
 from sam_bench.errors import UserError
+from sam_bench.interruption import SIGNALS
 from sam_bench.report.table import protocol
 
 CPU = {"experiment": "quick", "seeds": "0,1"}
@@ -46,8 +47,8 @@ def main(arguments: list[str]) -> None:
 def call(*arguments: str) -> int:
     """Run Python to its end. Signals are for that process, which saves what it has."""
     process = subprocess.Popen([sys.executable, *arguments])
-    signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
-    signal.signal(signal.SIGINT, lambda number, frame: None)  # of a terminal, which sends it to both
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: process.send_signal(number))
     return process.wait()
 
 

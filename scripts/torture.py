@@ -22,6 +22,7 @@ import torch
 
 from sam_bench.app import compose
 from sam_bench.optim.registry import METHODS
+from sam_bench.store.record import MEASURED
 
 RUN = ["data=synthetic", "data.train_subset=60", "trainer.batch_size=8", "trainer.epochs=3", "trainer.device=cpu",
        "trainer.eval_batch_size=100", "model=resnet8", "trainer.checkpoint_minutes=1e-9"]  # fmt: skip
@@ -30,8 +31,6 @@ VARIANTS = (
     ["averaging=ema", "trainer.precision=fp16", "data.train_subset=20"],
     [],
 )
-TIMES = ("train_seconds", "eval_seconds", "images_per_second", "peak_memory_bytes", "peak_memory", "seconds")
-TEST_IMAGES = 100
 
 
 def main(arguments: list[str]) -> None:
@@ -51,14 +50,14 @@ def main(arguments: list[str]) -> None:
             alone, tortured = Path(folder) / f"{rounds}-alone", Path(folder) / f"{rounds}-tortured"
             began = time.monotonic()
             attempt(alone, overrides, None)
-            seconds, here, saving = time.monotonic() - began, 0, 0
+            seconds, here, torn = time.monotonic() - began, 0, set()
             while not list(tortured.rglob("records/*.json")):
                 last = kills + here >= wanted
                 after = None if last else draw.uniform(0, seconds / 2)
                 here += attempt(tortured, overrides, after, writing=draw.random() < 0.5 and not last)
-                saving += bool(temporary(tortured))
+                torn |= temporary(tortured)
             same = ending(alone) == ending(tortured)
-            print(f"{method:<14}{' '.join(variant[:2]):<48}{here:>4} kills, {saving:>3} within saving  "
+            print(f"{method:<14}{' '.join(variant[:2]):<48}{here:>4} kills, {len(torn):>3} within writing  "
                   f"{'the same, bit for bit' if same else 'DIFFERENT'}", flush=True)  # fmt: skip
             if not same:
                 sys.exit(1)
@@ -72,10 +71,11 @@ def attempt(folder: Path, overrides: list[str], seconds: float | None, writing: 
     Returns:
         Whether it had to be killed.
     """
+    before = temporary(folder)
     process = multiprocessing.get_context("forkserver").Process(target=go, args=(folder, overrides))
     process.start()
     process.join(seconds)
-    while writing and process.is_alive() and not temporary(folder):
+    while writing and process.is_alive() and temporary(folder) <= before:
         pass
     if killed := process.is_alive():
         process.kill()
@@ -85,9 +85,9 @@ def attempt(folder: Path, overrides: list[str], seconds: float | None, writing: 
     return killed
 
 
-def temporary(folder: Path) -> list[Path]:
-    """Files that are being written."""
-    return list((folder / "runs" / "default").glob("*/.checkpoint-*"))
+def temporary(folder: Path) -> set[Path]:
+    """Files that are being written, or were when their writer was killed; no two have one name."""
+    return set((folder / "runs" / "default").glob("*/.checkpoint-*"))
 
 
 def go(folder: Path, overrides: list[str]) -> None:
@@ -96,7 +96,7 @@ def go(folder: Path, overrides: list[str]) -> None:
     from sam_bench.data import synthetic
 
     torch.set_num_threads(1)
-    synthetic.TRAIN, synthetic.TEST = 100, TEST_IMAGES
+    synthetic.TRAIN, synthetic.TEST = 100, 100
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
     with redirect_stdout(io.StringIO()):
@@ -112,7 +112,7 @@ def ending(folder: Path) -> object:
 
 def plain(value: object) -> object:
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items() if key not in TIMES}
+        return {key: plain(item) for key, item in value.items() if key not in MEASURED}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, torch.Tensor):

@@ -11,6 +11,7 @@ import torch
 
 from sam_bench import app, run
 from sam_bench.data import synthetic
+from sam_bench.store.record import MEASURED
 from sam_bench.training import step
 from sam_bench.training.averages import Averages
 
@@ -117,9 +118,6 @@ def lasting(state):
     return [lasting(value) for value in state] if isinstance(state, (list, tuple)) else state
 
 
-MEASURED = ("train_seconds", "eval_seconds", "images_per_second", "peak_memory_bytes", "peak_memory", "seconds")
-
-
 def differences(a, b, place: str = "") -> list[str]:
     """Where two nested structures are not equal, tensors bit for bit."""
     if type(a) is not type(b):
@@ -133,9 +131,13 @@ def differences(a, b, place: str = "") -> list[str]:
             return [f"{place}: {len(a)} and {len(b)} items"]
         return [text for i, pair in enumerate(zip(a, b, strict=True)) for text in differences(*pair, f"{place}[{i}]")]
     if isinstance(a, torch.Tensor):
-        equal = a.dtype == b.dtype and a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+        equal = a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bits(a), _bits(b))
         return [] if equal else [f"{place}: tensors that differ"]
     return [] if a == b or (a != a and b != b) else [f"{place}: {a!r} and {b!r}"]
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)
 
 
 @pytest.fixture

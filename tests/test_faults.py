@@ -26,7 +26,7 @@ from sam_bench.store import checkpoint, files, mirror
 from sam_bench.store.checkpoint import Checkpoints
 from sam_bench.store.lock import Busy, RunLock
 from sam_bench.store.record import RunFiles
-from sam_bench.training import step
+from sam_bench.training import loop, step
 from tests.conftest import ROOT, differences, everything_below, last_checkpoint, lasting
 
 RUN = ["model=resnet8", "data.train_subset=20", "trainer.batch_size=6", "trainer.epochs=3"]
@@ -355,6 +355,7 @@ def test_a_gradient_that_is_no_number_skips_the_step_and_too_many_end_the_run(ti
     assert (record["status"], record["history"]["skipped_steps"]) == ("finished", [1, 2, 0])
     ended = tiny_run(*RUN, "trainer.max_skipped=2")
     assert (ended["status"], ended["diverged_epoch"], ended["epochs"]) == ("diverged", 2, 2)
+    assert (ended["steps"], ended["passes"]) == (8, 16)
     assert (ended["skipped_steps"], record["diverged_epoch"]) == (3, None)
     assert "diverged in epoch 2" in capsys.readouterr().err
     row = make_table([ended | {"config": record["config"], "seed": 1}, record]).iloc[0]
@@ -406,11 +407,21 @@ def test_no_memory_in_the_second_pass_restores_the_weights_and_says_what_to_chan
     assert all(seen)
 
 
+def test_no_memory_to_evaluate_names_what_can_be_changed_there(command, folder, small_synthetic, monkeypatch):
+    def hungry(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loop, "evaluate", hungry)
+    code, _, said = command(*COMMAND)
+    assert code == app.EXIT_RUN
+    assert "not enough memory to evaluate trainer.eval_batch_size=1000 images at once" in said
+
+
 # Two processes, many processes
 
 
 def test_of_two_processes_on_one_run_the_second_says_whose_it_is(command, folder, small_synthetic, tiny_run):
-    run_id = run.title(app.compose([*COMMAND]))
+    run_id = run.located(app.compose([*COMMAND]))[1].run_id
     with multiprocessing.get_context("spawn").Pool(1) as other:
         pid = other.apply(_hold, (str(folder / "runs" / "smoke" / f"{run_id}.lock"),))
         code, _, error = command(*COMMAND)
@@ -447,6 +458,18 @@ time.sleep(100)
     owner.kill()
     owner.wait()
     RunLock(tmp_path / "a.lock").release()
+
+
+def test_a_lock_that_cannot_be_written_is_one_line_and_is_given_up(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(StateError, match="No space left"):
+            RunLock(tmp_path / "a.lock")
+    RunLock(tmp_path / "a.lock").release()
+    assert (tmp_path / "a.lock").read_text() == ""
 
 
 def _finish(arguments) -> None:

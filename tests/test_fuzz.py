@@ -121,13 +121,19 @@ def test_a_number_is_taken_or_its_key_is_named(key, value):
         assert config is None or (math.isfinite(config) and config >= 0)
 
 
+THROUGH = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.logging.os.mkdir"
+"""A way through a plugin's module to anything at all."""
+
+
 def test_a_program_that_is_only_named_is_not_called(somewhere, monkeypatch):
     called = []
     monkeypatch.setitem(sys.modules, "payload", type(sys)("payload"))
     sys.modules["payload"].run = lambda *of, **named: called.append(of)
     for word in ("+trainer._target_=payload.run", "hydra.launcher._target_=payload.run",
                  "hydra.sweeper._target_=payload.run", "+hydra.callbacks.a._target_=payload.run",
-                 "+hydra.a.b.c._target_=payload.run", "+data.root={_target_: payload.run}"):  # fmt: skip
+                 "+hydra.a.b.c._target_=payload.run", "+data.root={_target_: payload.run}",
+                 f"hydra.launcher._target_={THROUGH}", f"+hydra.callbacks.a._target_={THROUGH}",
+                 "hydra.launcher._target_=hydra_plugins.hydra_joblib_launcher.payload.run"):  # fmt: skip
         monkeypatch.setattr("sys.argv", ["sam_bench", "-m", word, "seed=0,1"])
         with pytest.raises(SystemExit) as stopped:
             app.main()

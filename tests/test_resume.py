@@ -192,50 +192,97 @@ def test_an_interruption_in_a_later_epoch_needs_no_replay(tiny_run, interrupted,
     assert len(steps) == 1
 
 
-def test_processes_that_share_a_run_stop_together_and_go_on_to_the_same_end(tmp_path):
-    """Two processes of torchrun, one of which is sent a signal."""
-    program = """
-import os, signal, sys
+TOGETHER = """
+import os, signal, sys, time
 from sam_bench import app, run
-from sam_bench.errors import Interrupted
+from sam_bench.errors import Interrupted, UserError
+from sam_bench.store.checkpoint import Checkpoints
+from sam_bench.store.record import RunFiles
 from sam_bench.training.step import EagerStep
-stop, call, count = int(sys.argv[1]), EagerStep.__call__, [0]
-def signalled(*of):
-    if count[0] == stop and os.environ["RANK"] == "1":
+
+how, at = sys.argv[1], int(sys.argv[2])
+first, leads = EagerStep.__call__, os.environ["RANK"] == "0"
+save, finish, gather = Checkpoints.save, RunFiles.finish, run.make_record
+count = [0]
+
+def step(*of):
+    if count[0] == at and not leads:
         os.kill(os.getpid(), signal.SIGUSR2)
     count[0] += 1
-    call(*of)
-EagerStep.__call__ = signalled
+    first(*of)
+
+def slowly(*of):
+    time.sleep(3)
+    return save(*of)
+
+def full(*of):
+    raise UserError("the disk is full")
+
+def at_the_end(*of):
+    if not leads:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return gather(*of)
+
+EagerStep.__call__ = step
+if how == "slow disk":
+    Checkpoints.save = slowly
+if how == "full disk":
+    Checkpoints.save = full
+if how == "last moment":
+    run.make_record = at_the_end
 try:
-    run.execute(app.compose(sys.argv[2:]))
+    run.execute(app.compose(sys.argv[3:]))
 except Interrupted as error:
     print("stopped:", error)
+    sys.exit(app.EXIT_RESUMABLE)
+except UserError as error:
+    print("failed:", type(error).__name__, error)
 """
-    (tmp_path / "program.py").write_text(program)
+
+
+@pytest.fixture
+def together(tmp_path):
+    """Runs two processes of torchrun, of which one is sent a signal in a step."""
+    (tmp_path / "program.py").write_text(TOGETHER)
     overrides = ["experiment=smoke", "optimizer=looksam", "averaging=swa", "data.train_subset=60",
                  "trainer.batch_size=20", "trainer.device=cpu", "trainer.progress=none"]  # fmt: skip
 
-    def torchrun(where: str, stop: int) -> subprocess.CompletedProcess:
+    def torchrun(where: str, at: int, how: str = "") -> str:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "program.py"]
         paths = [f"paths.runs={where}/runs", f"paths.results={where}/results"]
-        return subprocess.run(
-            [*command, str(stop), *overrides, *paths],
+        done = subprocess.run(
+            [*command, how, str(at), *overrides, *paths],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
         )
+        assert "Connection closed" not in done.stderr, done.stderr
+        return done.stdout
 
-    done = torchrun("whole", -1)
-    assert done.returncode == 0, done.stderr
-    for stop in (1, 2):
-        done = torchrun("broken", stop)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("stopped:") == 2, done.stdout + done.stderr
-    assert torchrun("broken", -1).returncode == 0
+    return torchrun
+
+
+def test_processes_that_share_a_run_stop_together_and_go_on_to_the_same_end(tmp_path, together):
+    assert together("whole", -1) == ""
+    for at, how in ((1, "slow disk"), (2, "")):
+        assert together("broken", at, how).count("stopped:") >= 1  # torchrun ends the other, which has saved
+        assert len(list((tmp_path / "broken").rglob("checkpoint-*.pt"))) >= 1
+    assert together("broken", -1) == ""
     name = next((tmp_path / "whole" / "runs" / "smoke").glob("*.lock")).stem
     whole, broken = (last_checkpoint(tmp_path / where, name, "smoke") for where in ("whole", "broken"))
     assert differences(lasting(broken), lasting(whole)) == []
+
+
+def test_processes_that_share_a_run_fail_together(together):
+    said = together("full", -1, "full disk")
+    assert "failed: UserError the disk is full" in said
+    assert "failed: LeaderFailed UserError: the disk is full" in said
+
+
+def test_processes_that_share_a_run_agree_on_a_signal_in_the_last_moment(tmp_path, together):
+    assert "is finished" in together("late", -1, "last moment")
+    assert len(list((tmp_path / "late").rglob("records/*.json"))) == 1
 
 
 @pytest.mark.cuda

@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from sam_bench import app, build, run
-from sam_bench.errors import ConfigError
+from sam_bench.errors import ConfigError, Interrupted, StateError
+from sam_bench.store.lock import RunLock
 from sam_bench.store.record import RunFiles
 from sam_bench.sweep import Outcome, Sweep, summary
 from tests.conftest import ROOT, TINY, everything_below, lasting, options
@@ -46,7 +48,7 @@ def test_one_failure_stops_no_other_and_is_told_at_the_end(command, folder, smal
     assert "Traceback" in error
     lines = out.splitlines()
     assert lines[-2] == "3 runs: 2 finished, 0 skipped, 0 diverged, 1 failed"
-    assert re.fullmatch(r"  failed     sam-resnet8-seed1-\w{10}: RuntimeError: the device is on fire", lines[-1])
+    assert re.fullmatch(r"  failed      sam-resnet8-seed1-\w{10}: RuntimeError: the device is on fire", lines[-1])
     (failure,) = (folder / "runs" / "smoke").rglob("failure.txt")
     assert failure.parent.name in lines[-1]
     assert "Traceback" in failure.read_text()
@@ -63,7 +65,7 @@ def test_a_repeated_sweep_runs_what_is_missing_and_resumes_what_is_broken(
     interrupted({6})  # the third step of the second run
     code, out, error = command(*arguments)
     assert code == app.EXIT_RESUMABLE
-    assert "3 runs: 1 finished, 0 skipped, 0 diverged, 0 failed, 2 unfinished" in out
+    assert "3 runs: 1 finished, 0 skipped, 0 diverged, 0 failed, 1 interrupted, 1 unfinished" in out
     assert "saved after 3 of 4 steps" in error
     code, out, _ = command(*arguments)
     assert code == 0
@@ -80,15 +82,13 @@ def test_a_diverged_run_is_a_record_and_no_failure(command, small_synthetic, rec
 
 
 def test_a_run_that_another_process_has_is_left_to_it(command, folder, small_synthetic, records):
-    from sam_bench.store.lock import RunLock
-
-    config = app.compose([*TINY, "experiment=smoke", "seed=1"])
-    lock = RunLock(RunFiles(folder / "runs" / "smoke", folder / "results" / "smoke", run.title(config)).lock)
+    _, files = run.located(app.compose([*TINY, "experiment=smoke", "seed=1"]))
+    lock = RunLock(files.lock)
     code, out, _ = command(*SWEEP, "seed=0,1,2")
     lock.release()
     assert code == app.EXIT_RUN
     assert "2 finished, 0 skipped, 0 diverged, 1 failed" in out
-    assert f"Busy: {run.title(config)} is being run by process {os.getpid()}" in out
+    assert f"Busy: {files.run_id} is being run by process {os.getpid()}" in out
 
 
 LEAKING = [
@@ -114,8 +114,8 @@ def test_a_summary_counts_and_names():
     made = [Outcome("a", "finished"), Outcome("b", "failed", "ValueError: no"), Outcome("c", "unfinished")]
     assert summary(made).splitlines() == [
         "3 runs: 1 finished, 0 skipped, 0 diverged, 1 failed, 1 unfinished",
-        "  failed     b: ValueError: no",
-        "  unfinished c",
+        "  failed      b: ValueError: no",
+        "  unfinished  c",
     ]
 
 
@@ -153,7 +153,8 @@ def owner(folder: Path, seed: int, seconds: float = 120) -> int:
     while time.monotonic() < until:
         for path in (folder / "runs" / "smoke").glob(f"*seed{seed}-*/checkpoint-*.pt"):
             lock = path.parent.with_name(f"{path.parent.name}.lock")
-            return int(re.match(r"process (\d+) on", lock.read_text())[1])
+            if found := re.match(r"process (\d+) on", lock.read_text()):  # else it has just ended
+                return int(found[1])
         time.sleep(0.05)
     raise AssertionError(f"no checkpoint of seed {seed} in {seconds} seconds")
 
@@ -172,24 +173,86 @@ def test_joblib_runs_side_by_side_and_one_failure_is_told(folder, records):
     assert "4 runs: 4 finished, 0 skipped, 0 diverged, 0 failed" in out
 
 
-@pytest.mark.parametrize("everybody", [True, False], ids=["Ctrl-C", "the sweep's process"])
-def test_a_joblib_sweep_that_is_asked_to_end_saves_all_its_runs(folder, records, everybody):
-    going = sweep(folder, *LONG, "hydra/launcher=joblib", "seed=0,1,2,3", start_new_session=True)
-    for seed in (0, 1):
+@pytest.mark.parametrize(
+    ("how", "seeds", "count"),
+    [("Ctrl-C", "0,1", 2), ("SIGTERM", "0", 1), ("SIGUSR1", "0,1,2", 2)],
+    ids=["Ctrl-C", "one worker has nothing to do", "others wait"],
+)
+def test_a_joblib_sweep_that_is_asked_to_end_saves_what_trains(folder, records, how, seeds, count):
+    arguments = [*LONG, "hydra/launcher=joblib", "trainer.epochs=60", f"seed={seeds}"]
+    arguments += ["trainer.checkpoint_minutes=null", "trainer.checkpoint_every=1"]
+    going = sweep(folder, *arguments, start_new_session=True)
+    for seed in range(count):
         owner(folder, seed)
-    if everybody:
+    if how == "Ctrl-C":
         os.killpg(going.pid, signal.SIGINT)
     else:
-        going.terminate()
+        going.send_signal(getattr(signal, how))
     out, _ = going.communicate(timeout=120)
     assert going.returncode == app.EXIT_RESUMABLE, out
-    assert out.count("the same command goes on from there") == 2
-    assert "4 unfinished" in out
+    assert "Traceback" not in out
+    assert f"0 failed, {count} interrupted" in out
+    assert out.count("the same command goes on from there") == count
     assert records("smoke") == {}
-    again = sweep(folder, *LONG, "hydra/launcher=joblib", "seed=0,1,2,3")
-    out, _ = again.communicate(timeout=300)
-    assert (again.returncode, out.count(", on from epoch")) == (0, 2), out
-    assert len(records("smoke")) == 4
+    again = sweep(folder, *arguments, "trainer.max_minutes=0.02")
+    out, _ = again.communicate(timeout=120)
+    assert again.returncode == app.EXIT_RESUMABLE, out
+    assert out.count(", on from epoch") == count, out
+
+
+@pytest.mark.parametrize("by_signal", [True, False])
+def test_a_launcher_that_begins_jobs_again_gets_no_result_from_one_that_a_signal_ended(folder, monkeypatch, by_signal):
+    def interrupted(*_):
+        raise Interrupted("asked", by_signal=by_signal)
+
+    monkeypatch.setattr(app, "attempt", interrupted)
+    choices = {"runtime": {"choices": {"hydra/launcher": "ray"}}, "sweep": {"dir": "sweep"}}
+    hydra_config = OmegaConf.create(choices | {"overrides": {"task": ["seed=1"]}, "job": {"num": 0}})
+    if by_signal:
+        with pytest.raises(SystemExit, match=str(app.EXIT_RESUMABLE)):
+            app._run_of_sweep(None, hydra_config)
+        assert Sweep(folder / "sweep").outcomes(["a"]) == [Outcome("a", "unfinished")]
+    else:
+        app._run_of_sweep(None, hydra_config)
+        assert [outcome.status for outcome in Sweep(folder / "sweep").outcomes(["a"])] == ["interrupted"]
+
+
+def test_a_run_that_cannot_even_be_named_is_a_failure_of_its_own(folder, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    outcome = app.attempt(app.compose(["trainer.device=cuda"]), "seed=1 trainer.device=cuda")
+    assert (outcome.title, outcome.status) == ("seed=1 trainer.device=cuda", "failed")
+    assert "no CUDA device" in outcome.message
+    assert capsys.readouterr().err.startswith("Error: ")
+
+
+def test_a_sweep_whose_folder_is_full_goes_on(command, folder, small_synthetic, monkeypatch, records):
+    def full(*_):
+        raise StateError("outcome-0.json cannot be written (No space left on device)")
+
+    monkeypatch.setattr(Sweep, "note", full)
+    code, out, error = command(*SWEEP, "seed=0,1")
+    assert (code, len(records("smoke"))) == (app.EXIT_RUN, 2)
+    assert "2 unfinished" in out
+    assert error.count("No space left on device") == 2
+
+
+def test_a_run_that_was_just_finished_when_a_signal_came_counts_as_finished(
+    command, folder, small_synthetic, monkeypatch
+):
+    finish = RunFiles.finish
+    monkeypatch.setattr(RunFiles, "finish", lambda *of: os.kill(os.getpid(), signal.SIGTERM) or finish(*of))
+    code, out, _ = command(*SWEEP, "seed=0,1")
+    assert code == app.EXIT_RESUMABLE
+    assert "1 finished" in out
+    assert "1 unfinished" in out
+
+
+def test_a_sweep_under_torchrun_is_refused(command, folder, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, error = command(*SWEEP, "seed=0,1")
+    assert code == app.EXIT_CONFIG
+    assert "without -m" in error
+    assert everything_below(folder) == []
 
 
 @pytest.mark.ray

@@ -1,5 +1,6 @@
 """What a run needs to go on: tensors and plain values, never code; each file checked by the digest in its name."""
 
+import contextlib
 import hashlib
 import io
 import re
@@ -68,8 +69,9 @@ class Checkpoints:
                 unusable[path] = error
                 continue
             for bad, error in unusable.items():
-                aside = bad.rename(bad.with_name(f"{bad.name}.unusable"))
-                self.tell(f"{error}: now called {aside.name}; going on from {path.name}")
+                with contextlib.suppress(OSError):
+                    bad.rename(bad.with_name(f"{bad.name}.unusable"))
+                self.tell(f"{error}: now called {bad.name}.unusable; going on from {path.name}")
             return state
         if unusable:
             reasons = "; ".join(map(str, unusable.values()))
@@ -91,7 +93,7 @@ class Checkpoints:
             raise StateError(f"{path} is damaged, or no checkpoint: its content is not what its name says")
         try:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            form, owner = state["format"], state["run_id"]
+            form, owner = int(state["format"]), state["run_id"]
         except Exception as error:  # what is no checkpoint can fail in any way
             raise StateError(f"{path} is no checkpoint ({type(error).__name__})") from error
         if form > FORMAT:

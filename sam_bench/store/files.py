@@ -15,7 +15,8 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     The content goes to a temporary file beside it, is flushed to the disk, and only then gets the name.
 
     Raises:
-        StateError: it cannot be written: a full disk, a folder that takes no files. Nothing has changed.
+        StateError: it cannot be written, and nothing has changed: a full disk, a folder that takes no files; or the
+            disk fails.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,11 +30,13 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise StateError(f"{path} cannot be written ({reason}); what was there is as before") from error
+    try:
         sync_folder(path.parent)
     except OSError as error:
-        raise StateError(
-            f"{path} cannot be written ({error.strerror or error}); what was there is as before"
-        ) from error
+        raise StateError(f"{path} is written, but may not outlast a power failure ({error.strerror})") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """One process at a time on one run."""
 
+import contextlib
 import fcntl
 import os
 import platform
@@ -33,10 +34,17 @@ class RunLock:
         except OSError as error:
             os.close(self.descriptor)
             raise StateError(f"{path} cannot be locked ({error.strerror}); choose other paths.runs") from error
-        os.ftruncate(self.descriptor, 0)
-        os.write(self.descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
+        try:
+            os.ftruncate(self.descriptor, 0)
+            os.write(self.descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
+        except OSError as error:
+            self.release()
+            raise StateError(f"{path} cannot be written ({error.strerror})") from error
 
     def release(self) -> None:
+        """Let others have the run."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self.descriptor, 0)
         os.close(self.descriptor)
 
 

@@ -7,7 +7,6 @@ that process: it reads a JSON object a line, first the arguments of `wandb.init`
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -55,8 +54,7 @@ class Mirror(NoMirror):
             start_new_session=True,  # Ctrl-C is for the run, which tells the mirror
         )
         self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self.writer = threading.Thread(target=self._write, daemon=True)
-        self.writer.start()
+        threading.Thread(target=self._write, daemon=True).start()
         logger = config.logger
         self._tell(
             project=logger.project,
@@ -82,12 +80,11 @@ class Mirror(NoMirror):
             code = self.process.wait(until - time.monotonic())
             reason = None if code in (0, SAID) else f"its process ended with code {code}"
         except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)  # and what W&B has started
+            self.process.kill()
             self.process.wait()
             reason = f"no answer in {PATIENCE:g} seconds"
         if reason:
             print(f"{FAILED}: {reason}", file=sys.stderr, flush=True)
-        self.writer.join(1)
 
     def _tell(self, **line: Any) -> None:
         self.lines.put(json.dumps(line) + "\n")
@@ -103,13 +100,24 @@ class Mirror(NoMirror):
             pass
 
 
+def receive(lines: "queue.SimpleQueue[str | None]") -> None:
+    """Read what comes; some time after its end, end this process too, whatever W&B waits for."""
+    for line in sys.stdin:
+        lines.put(line)
+    lines.put(None)
+    time.sleep(2 * PATIENCE)
+    os._exit(SAID)
+
+
 def main() -> None:
     """Mirror what comes from the standard input; where that ends without a summary, the run has failed."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=receive, args=(lines,), daemon=True).start()
     import wandb
 
-    run = wandb.init(**json.loads(input()), settings=wandb.Settings(init_timeout=PATIENCE, silent=True))
+    run = wandb.init(**json.loads(lines.get()), settings=wandb.Settings(init_timeout=PATIENCE, silent=True))
     summary = None
-    for line in map(json.loads, sys.stdin):
+    for line in map(json.loads, iter(lines.get, None)):
         if "log" in line:
             run.log(line["log"])
         else:

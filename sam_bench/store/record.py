@@ -12,6 +12,9 @@ from sam_bench.store.files import sweep_temporary, write_atomically
 
 SCHEMA_VERSION = 1
 
+MEASURED = ("train_seconds", "eval_seconds", "seconds", "images_per_second", "peak_memory", "peak_memory_bytes")
+"""Of records and checkpoints, what differs between two runs that are otherwise equal."""
+
 
 class RunFiles:
     """Where a run keeps what it has.

@@ -22,6 +22,9 @@ from sam_bench.training.progress import Reporter
 from sam_bench.training.step import EagerStep
 from sam_bench.training.stopwatch import Stopwatch
 
+MAX_SKIPPED = 200
+"""Of `trainer.max_skipped`, where it is not set."""
+
 EXPLODED = 100.0
 """Nats: an epoch's mean loss above this is that of a run that has come to nothing; guessing costs 2.3."""
 
@@ -211,7 +214,8 @@ class Training:
         self._note("skipped_steps", skipped - sum(self.history.get("skipped_steps", [])))
         self._note("train_seconds", self.watch.seconds)
         self.watch.reset()
-        if skipped > self.config.trainer.max_skipped or not loss <= EXPLODED:
+        limit = self.config.trainer.max_skipped
+        if skipped > (MAX_SKIPPED if limit is None else limit) or not loss <= EXPLODED:
             self.diverged_epoch = self.epoch + 1
         self.averages.after_epoch(self.epoch + 1)
 
