@@ -1,47 +1,25 @@
-"""Hydra's edge: composes the configuration, checks it, calls `run`. Nothing else in the package knows of Hydra."""
+"""The command line: composes, checks, calls `run`; of a sweep, each run's outcome and their sum."""
 
-import argparse
 import contextlib
 import os
-import re
-import secrets
 import signal
 import sys
 import traceback
 import typing
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import hydra
-import yaml
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.config_search_path import SearchPathQuery
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import setup_globals
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
+from sam_bench.composition import CONF, CONFIG_NAME, Asked, composing, new_command, read, requested
 from sam_bench.config import Config
-from sam_bench.errors import ConfigError, Interrupted, LeaderFailed, StateError, UserError
+from sam_bench.errors import Interrupted, LeaderFailed, StateError, UserError
 from sam_bench.interruption import SIGNALS, Interruption
-from sam_bench.lookup import no_such, suggestion
-from sam_bench.settings import Settings
 from sam_bench.sweep import Outcome, Sweep, summary
-
-_PACKAGED = Path(__file__).resolve().parent / "conf"
-CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "conf"
-"""The folder of the configuration files: in a wheel inside the package, in a checkout at the top."""
-
-CONFIG_NAME = "config"
 
 EXIT_RUN, EXIT_CONFIG, EXIT_RESUMABLE, EXIT_INTERRUPTED = 1, 2, 75, 130
 """A run failed; nothing was begun; runs were asked to end, and the same command goes on; Ctrl-C outside of a run."""
@@ -52,49 +30,11 @@ HERE = ("basic", "joblib", "submitit_local")
 REQUEUEING = ("ray", "slurm", "submitit_slurm", "submitit_local")
 """Launchers that may begin a job again whose process ends without a result, which is what a signal makes of it."""
 
-CALLED = {
-    "hydra.launcher": r"hydra_plugins\.hydra_\w+_launcher\.\w+\.[A-Z]\w*Launcher|.*\.basic_launcher\.BasicLauncher",
-    "hydra.sweeper": r"hydra_plugins\.hydra_\w+_sweeper\.\w+\.[A-Z]\w*Sweeper|.*\.basic_sweeper\.BasicSweeper",
-    "hydra.sweeper.sampler": r"optuna\.samplers\.[A-Z]\w*Sampler",
-}
-"""What Hydra may be told to call, and where: a configuration names nothing else that is executed."""
-
-OPTIONAL = ("experiment", "sweep")
-GROUPS = ("optimizer", "optimizer/base", "averaging", "model", "data", "schedule", "trainer", "logger", *OPTIONAL)
-"""Of the configuration: groups of which one option is chosen."""
-
-_started = ""
-"""A name for the sweep of this command, by time."""
-
-# Our values for a launcher meet its package's own under one name, which Hydra 1.3 warns of, and Hydra 1.4 refuses.
-warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
-
-OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path).expanduser()), replace=True)
-OmegaConf.register_new_resolver("started", lambda: _started, use_cache=True, replace=True)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a command line asks for.
-
-    Args:
-        configs: of each run, as far as they are known beforehand.
-        titles: of each run, or None where they are not known.
-        launcher: its name, "basic" for this process.
-        sweep: None for a single run, or none.
-    """
-
-    configs: list[Config]
-    titles: list[str] | None
-    launcher: str = "basic"
-    sweep: Sweep | None = None
-
 
 def main() -> None:
     """The command line. Every run that it asks for is composed and checked before anything is created."""
-    global _started
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here as they are; what is shown of them is decided below
-    _started = f"{datetime.now():%Y-%m-%d/%H-%M-%S}-{secrets.token_hex(2)}"
+    new_command()
     try:
         asked = requested(get_args_parser().parse_args())
         if asked.configs:
@@ -102,7 +42,7 @@ def main() -> None:
 
             run.check(asked.configs, here=asked.launcher in HERE)
         if asked.sweep is None:
-            with _composing():
+            with composing():
                 _hydra_main()
         else:
             sys.exit(_sweep(asked))
@@ -117,7 +57,7 @@ def _sweep(asked: Asked) -> int:
     code = 0
     workers = Interruption(tell=asked.sweep.stop) if asked.launcher == "joblib" else contextlib.nullcontext()
     try:
-        with workers, _composing():
+        with workers, composing():
             _hydra_main()
     except SystemExit as stop:  # a run was asked to end, and with it the sweep
         code = stop.code
@@ -129,69 +69,6 @@ def _sweep(asked: Asked) -> int:
     if asked.sweep.stopped or any(outcome.status == "interrupted" for outcome in outcomes):
         return EXIT_RESUMABLE
     return code or EXIT_RUN * any(outcome.status in ("failed", "unfinished") for outcome in outcomes)
-
-
-def compose(overrides: list[str]) -> Config:
-    """The config of one run, from overrides as the command line takes them.
-
-    Raises:
-        ConfigError: they do not make a valid config.
-    """
-    _refuse_group_words(overrides)
-    with _composing():
-        return _read(_loader().load_configuration(CONFIG_NAME, overrides, run_mode=RunMode.RUN))
-
-
-def requested(arguments: argparse.Namespace) -> Asked:
-    """The runs that a command line asks for.
-
-    There are none where it asks for help, say. Of a sweeper that chooses its runs as it goes, and so cannot be asked
-    beforehand, there is only the first.
-
-    Raises:
-        ConfigError: one of them is not valid.
-    """
-    elsewhere = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun", "config_path")
-    if any(getattr(arguments, name) for name in elsewhere):
-        return Asked([], [])
-    _refuse_group_words(arguments.overrides)
-    with _composing():
-        loader, name = _loader(arguments.config_dir), arguments.config_name or CONFIG_NAME
-        master = loader.load_configuration(
-            name, arguments.overrides, run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False
-        )
-        _refuse_foreign(OmegaConf.to_container(master.hydra, resolve=False), "hydra")
-        if not (arguments.multirun or master.hydra.mode == RunMode.MULTIRUN):
-            only = loader.load_configuration(name, arguments.overrides, run_mode=RunMode.RUN)
-            return Asked([_read(only)], [""])
-        _require_launcher(master.hydra)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError("several processes share one run, not a sweep: start torchrun for each run, without -m")
-        launcher, sweep = master.hydra.runtime.choices["hydra/launcher"], Sweep(Path(master.hydra.sweep.dir))
-        if not master.hydra.sweeper["_target_"].endswith(BasicSweeper.__name__):
-            return Asked([_read(master)], None, launcher, sweep)
-        params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-        overrides = OverridesParser.create(loader).parse_overrides(params + list(master.hydra.overrides.task))
-        runs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
-        configs = [_read(loader.load_sweep_config(master, run)) for run in runs]
-        return Asked(configs, [" ".join(run) for run in runs], launcher, sweep)
-
-
-def explain(error: Exception) -> str:
-    """What a user needs to know of an error of Hydra's or OmegaConf's."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        return no_such(group, option, error.options)
-    if isinstance(error, OverrideParseException):
-        reason = str(error).splitlines()[0]
-        return f"{error.override} cannot be understood (no spaces around = and commas; quote what is special): {reason}"
-    if isinstance(error, yaml.YAMLError):
-        return f"a configuration file is not valid YAML: {error}"
-    cause = error.__cause__ or error
-    key = getattr(cause, "full_key", None)
-    if key and "is not in struct" in str(cause):
-        return _explain_key(key)
-    return str(error) if cause is error else f"{error}\n{cause}"
 
 
 def attempt(config: Config, words: str = "", asked_to_end: Callable[[], bool] = lambda: False) -> Outcome:
@@ -228,7 +105,7 @@ def attempt(config: Config, words: str = "", asked_to_end: Callable[[], bool] = 
 def _task(cfg: DictConfig) -> None:
     """One run, in whatever process a launcher has chosen for it."""
     hydra_config = HydraConfig.get()
-    config = _read(cfg, hydra_config.runtime.choices)
+    config = read(cfg, hydra_config.runtime.choices)
     if hydra_config.mode == RunMode.MULTIRUN:
         _run_of_sweep(config, hydra_config)
     else:
@@ -272,94 +149,6 @@ def _run_of_sweep(config: Config, hydra_config: DictConfig) -> None:
 
 
 _hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(_task)
-
-
-def _refuse_group_words(overrides: list[str]) -> None:
-    """A group has one option at a time, and always one: what else is asked of it, Hydra answers in its own terms.
-
-    Raises:
-        ConfigError: such a thing is asked.
-    """
-    for word in overrides:
-        prefix, group, value = re.fullmatch(r"(\+\+|\+|~|)([^=]*)=?(.*)", word, re.S).groups()
-        if prefix and not group:
-            raise ConfigError(f"{word} names nothing: settings are written key=value")
-        if group not in GROUPS:
-            continue
-        if (prefix == "~" or value == "null") and group not in OPTIONAL:
-            raise ConfigError(f"{word}: {group} cannot be left out; choose another, {group}=…")
-        if prefix in ("+", "++"):
-            raise ConfigError(f"{word}: {group} is chosen already, so that it takes no {prefix}: {group}={value}")
-        if value.startswith(("[", "{")):
-            raise ConfigError(f"{word}: {group} takes one name; for a run with each, -m {group}={value.strip('[]{}')}")
-
-
-def _refuse_foreign(node: Any, key: str) -> None:
-    """Hydra calls what its own part of a configuration names: nothing that `CALLED` does not know shall stand there.
-
-    Raises:
-        ConfigError: something else does.
-    """
-    if isinstance(node, list):
-        for number, item in enumerate(node):
-            _refuse_foreign(item, f"{key}[{number}]")
-    elif isinstance(node, dict):
-        for name, item in node.items():
-            if name == "_target_" and not re.fullmatch(CALLED.get(key, "(?!)"), str(item)):
-                raise ConfigError(f"{key}._target_={item} is nothing that is called there: remove it")
-            _refuse_foreign(item, f"{key}.{name}")
-
-
-def _require_launcher(hydra_config: DictConfig) -> None:
-    """Find out whether the chosen launcher is installed.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if "_target_" not in hydra_config.launcher:  # which is what a package adds to the values in conf/
-        name = hydra_config.runtime.choices["hydra/launcher"]
-        raise ConfigError(f"hydra/launcher={name} needs a package that is not installed: pip install '.[{name}]'")
-
-
-def _loader(config_dir: str | None = None) -> ConfigLoaderImpl:
-    setup_globals()
-    path = create_config_search_path(str(CONF))
-    if config_dir is not None:
-        path.prepend("command-line", f"file://{Path(config_dir).absolute()}", SearchPathQuery(provider="schema"))
-    return ConfigLoaderImpl(config_search_path=path)
-
-
-@contextlib.contextmanager
-def _composing() -> Iterator[None]:
-    """Turns what Hydra and OmegaConf raise while they compose into errors for a user."""
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(explain(error)) from error
-
-
-def _read(composed: DictConfig, choices: DictConfig | None = None) -> Config:
-    """The checked config of what Hydra has composed; its experiment is the preset's name."""
-    choices = composed.hydra.runtime.choices if choices is None else choices
-    for group in ("experiment", "sweep", "tuned"):
-        if group in composed:
-            raise ConfigError(f"{group}={choices[group]} has no effect: its file must begin with # @package _global_")
-    values: Any = {key: node for key, node in OmegaConf.to_container(composed, resolve=False).items() if key != "hydra"}
-    values = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
-    return Config.build(values | {"experiment": str(choices.get("experiment") or "default")})
-
-
-def _explain_key(key: str) -> str:
-    """Why a key that Hydra does not find cannot be set."""
-    *groups, name = key.split(".")
-    place: type[Settings] | None = Config
-    for group in groups:
-        place = typing.get_type_hints(place).get(group) if place else None
-    if not (isinstance(place, type) and issubclass(place, Settings)):
-        return f"{key} is no setting{suggestion(groups[0], typing.get_type_hints(Config))}"
-    if name in typing.get_type_hints(place):
-        return f"{key} has no meaning with what is chosen for {'.'.join(groups)}; remove it or choose another"
-    return place.unknown(name)
 
 
 def _leads() -> bool:

@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from sam_bench.app import compose
 from sam_bench.build import load_data, prepare
+from sam_bench.composition import compose
 from sam_bench.data import synthetic
 from sam_bench.errors import UserError
 from sam_bench.hardware import Hardware

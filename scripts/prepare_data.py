@@ -4,7 +4,7 @@ import sys
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sam_bench.app import compose
+from sam_bench.composition import compose
 from sam_bench.data import cifar10
 from sam_bench.data.obtain import obtain
 from sam_bench.errors import UserError

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from sam_bench.app import EXIT_RUN, compose
+from sam_bench.app import EXIT_RUN
+from sam_bench.composition import compose
 from sam_bench.errors import UserError
 from sam_bench.interruption import SIGNALS
 from sam_bench.report.table import protocol

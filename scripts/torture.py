@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from sam_bench.app import compose
+from sam_bench.composition import compose
 from sam_bench.optim.registry import METHODS
 from sam_bench.store.record import MEASURED
 

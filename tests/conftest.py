@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sam_bench import app, run
+from sam_bench import app, composition, run
 from sam_bench.data import synthetic
 from sam_bench.store.record import MEASURED
 from sam_bench.training import step
@@ -70,7 +70,7 @@ def tiny_run(folder, small_synthetic):
     """Runs two steps with the given overrides in the current folder; returns the record."""
 
     def execute(*overrides: str) -> dict:
-        return run.execute(app.compose([*TINY, "trainer.device=cpu", *overrides]))
+        return run.execute(composition.compose([*TINY, "trainer.device=cpu", *overrides]))
 
     return execute
 

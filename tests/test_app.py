@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sam_bench import app, run
+from sam_bench import app, composition, run
 from sam_bench.config import Config
 from sam_bench.data import cifar10
 from sam_bench.errors import ConfigError
@@ -175,7 +175,7 @@ def test_bad_input_is_one_message_that_names_key_and_rule_and_creates_nothing(ca
 
 @pytest.mark.parametrize(("group", "option"), CHOICES)
 def test_every_file_composes_to_a_valid_config(group, option):
-    config = app.compose([f"{group}={option}"])
+    config = composition.compose([f"{group}={option}"])
     assert isinstance(config, Config)
     if group in ("optimizer", "averaging", "model", "schedule", "data"):
         assert getattr(config, group).name == option
@@ -186,7 +186,7 @@ def test_every_file_composes_to_a_valid_config(group, option):
 @pytest.mark.parametrize("experiment", options("experiment"))
 @pytest.mark.parametrize("optimizer", options("optimizer"))
 def test_every_experiment_takes_every_optimizer(experiment, optimizer):
-    assert app.compose([f"experiment={experiment}", f"optimizer={optimizer}"]).optimizer.name == optimizer
+    assert composition.compose([f"experiment={experiment}", f"optimizer={optimizer}"]).optimizer.name == optimizer
 
 
 def test_every_registered_name_has_a_file():
@@ -200,21 +200,21 @@ def test_values_tuned_for_a_preset_belong_to_what_exists():
 
 
 def test_a_value_on_the_command_line_wins_over_the_preset():
-    config = app.compose(
+    config = composition.compose(
         ["experiment=quick", "optimizer=asam", "optimizer.rho=0.7", "trainer.epochs=9", "model=resnet20"]
     )
     assert (config.optimizer.rho, config.trainer.epochs, config.model.name) == (0.7, 9, "resnet20")
 
 
 def test_gsams_least_radius_follows_its_radius():
-    config = app.compose(["optimizer=gsam", "optimizer.rho=0.3"])
+    config = composition.compose(["optimizer=gsam", "optimizer.rho=0.3"])
     assert config.optimizer.rho_min == 0.3
 
 
 @pytest.mark.parametrize("sweep", options("sweep"))
 def test_a_sweep_file_runs_a_grid_on_the_tune_split(sweep):
     arguments = app.get_args_parser().parse_args([f"sweep={sweep}", "experiment=quick"])
-    configs = app.requested(arguments).configs
+    configs = composition.requested(arguments).configs
     assert len({config.optimizer.rho for config in configs}) == len(configs) > 3
     assert {config.data.split for config in configs} == {"tune"}
 
@@ -293,7 +293,8 @@ def test_a_home_folder_is_expanded_for_runs_and_sweeps_alike(command, folder, sm
 
 
 def test_a_configuration_is_checked_without_torch():
-    program = "import sys; from sam_bench import app; app.compose(['optimizer=gsam']); sys.exit('torch' in sys.modules)"
+    program = "from sam_bench.composition import compose; compose(['optimizer=gsam']); import sys; "
+    program += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
@@ -306,10 +307,10 @@ def test_own_presets_can_lie_anywhere(command, folder, small_synthetic, records)
 
 
 def test_the_checkouts_own_files_are_used():
-    assert app.CONF == CONF
-    assert app.CONF.is_absolute()
+    assert composition.CONF == CONF
+    assert composition.CONF.is_absolute()
 
 
 def test_a_bad_config_is_an_error_for_python_too():
     with pytest.raises(ConfigError, match="did you mean rho"):
-        app.compose(["optimizer.rh=1"])
+        composition.compose(["optimizer.rh=1"])

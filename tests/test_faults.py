@@ -16,7 +16,7 @@ import time
 import pytest
 import torch
 
-from sam_bench import app, run
+from sam_bench import app, composition, run
 from sam_bench.data.batches import Batches
 from sam_bench.errors import Interrupted, StateError
 from sam_bench.interruption import SIGNALS, Interruption
@@ -221,7 +221,7 @@ def killed_while(writing: str, folder, *overrides: str) -> None:
     program = f"""
 import os, signal, sys
 import torch
-from sam_bench import app, run
+from sam_bench import composition, run
 from sam_bench.data import synthetic
 from sam_bench.store import files
 torch.set_num_threads(1)
@@ -233,7 +233,7 @@ def killed(*of):
         os.kill(os.getpid(), signal.SIGKILL)
     return place(*of)
 files.{writing} = killed
-run.execute(app.compose(sys.argv[1:]))
+run.execute(composition.compose(sys.argv[1:]))
 """
     everywhere = ["data=synthetic", "trainer.progress=none", "trainer.device=cpu", *overrides]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -421,7 +421,7 @@ def test_no_memory_to_evaluate_names_what_can_be_changed_there(command, folder, 
 
 
 def test_of_two_processes_on_one_run_the_second_says_whose_it_is(command, folder, small_synthetic, tiny_run):
-    run_id = run.located(app.compose([*COMMAND]))[1].run_id
+    run_id = run.located(composition.compose([*COMMAND]))[1].run_id
     with multiprocessing.get_context("spawn").Pool(1) as other:
         pid = other.apply(_hold, (str(folder / "runs" / "smoke" / f"{run_id}.lock"),))
         code, _, error = command(*COMMAND)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sam_bench import app, run
+from sam_bench import app, composition, run
 from sam_bench.config import Config
 from sam_bench.errors import ConfigError, UserError
 from tests.conftest import everything_below, options
@@ -83,7 +83,7 @@ def test_whatever_is_typed_is_refused_with_a_reason_or_can_be_run(somewhere, wor
     except SystemExit:  # argparse's own usage, for what begins with a dash
         return
     try:
-        asked = app.requested(parsed)
+        asked = composition.requested(parsed)
     except ConfigError as error:
         assert str(error).strip(), "no reason"
         assert "Traceback" not in str(error)
@@ -112,7 +112,7 @@ NAMES = ["optimizer.rho", "trainer.epochs", "trainer.batch_size", "data.train_su
 @given(key=st.sampled_from(NAMES), value=st.one_of(NUMBERS, STRANGE))
 def test_a_number_is_taken_or_its_key_is_named(key, value):
     try:
-        config = app.compose(["data=synthetic", f"{key}={value}"])
+        config = composition.compose(["data=synthetic", f"{key}={value}"])
     except ConfigError as error:
         assert key.rpartition(".")[2] in str(error)
     else:

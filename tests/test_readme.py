@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from sam_bench import app
+from sam_bench import app, composition
 from sam_bench.report.table import read_records, write_table
 from tests.conftest import ROOT, TINY
 
@@ -80,7 +80,7 @@ def test_the_table_is_made_from_the_committed_records(tmp_path):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_asks_for_runs_that_are_valid(command, folder):
     arguments = app.get_args_parser().parse_args(shlex.split(command.partition("-m sam_bench")[2]))
-    assert app.requested(arguments).configs
+    assert composition.requested(arguments).configs
 
 
 def test_there_are_commands_to_check():

@@ -8,7 +8,7 @@ from importlib import metadata
 import pytest
 import torch
 
-from sam_bench import app, run
+from sam_bench import composition, run
 from sam_bench.errors import Interrupted
 from sam_bench.training.averages import Averages
 from sam_bench.training.loop import Training
@@ -194,7 +194,7 @@ def test_an_interruption_in_a_later_epoch_needs_no_replay(tiny_run, interrupted,
 
 TOGETHER = """
 import os, signal, sys, time
-from sam_bench import app, run
+from sam_bench import app, composition, run
 from sam_bench.errors import Interrupted, UserError
 from sam_bench.store.checkpoint import Checkpoints
 from sam_bench.store.record import RunFiles
@@ -231,7 +231,7 @@ if how == "full disk":
 if how == "last moment":
     run.make_record = at_the_end
 try:
-    run.execute(app.compose(sys.argv[3:]))
+    run.execute(composition.compose(sys.argv[3:]))
 except Interrupted as error:
     print("stopped:", error)
     sys.exit(app.EXIT_RESUMABLE)
@@ -293,11 +293,11 @@ def test_a_deterministic_run_on_the_gpu_does_so_too(folder, small_synthetic, int
 
     overrides = [*TINY, *overrides_for(optimizer), "trainer.device=cuda", "trainer.deterministic=true"]
     overrides += [f"trainer.precision={precision}"]
-    whole = run.execute(app.compose(overrides))
+    whole = run.execute(composition.compose(overrides))
     expected = last_checkpoint(folder, whole["run_id"])
     (folder / "results").rename(folder / "results_whole")
     (folder / "runs").rename(folder / "runs_whole")
     interrupted({0, 3, 7})
-    record, _ = run_to_the_end(lambda *of: run.execute(app.compose(list(of))), *overrides)
+    record, _ = run_to_the_end(lambda *of: run.execute(composition.compose(list(of))), *overrides)
     assert lasting(record) == lasting(whole)
     assert differences(lasting(last_checkpoint(folder, record["run_id"])), lasting(expected)) == []

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from sam_bench import app, build, identity, run
+from sam_bench import build, composition, identity, run
 from sam_bench.config import AveragingConfig
 from sam_bench.data.batches import Batches
 from sam_bench.errors import ConfigError, StateError
@@ -49,7 +49,7 @@ REQUIRED = {
 
 
 def config(*overrides: str):
-    return app.compose([*SMALL, *overrides])
+    return composition.compose([*SMALL, *overrides])
 
 
 @pytest.mark.parametrize("model", options("model"))
@@ -289,7 +289,7 @@ def test_a_long_run_on_the_cpu_says_how_long_and_what_to_do_instead(tiny_run, mo
 @pytest.mark.cuda
 @pytest.mark.parametrize("optimizer", options("optimizer"))
 def test_every_method_trains_on_the_gpu(folder, small_synthetic, optimizer):
-    record = run.execute(app.compose([*TINY, "model=resnet8", f"optimizer={optimizer}", "trainer.device=cuda"]))
+    record = run.execute(composition.compose([*TINY, "model=resnet8", f"optimizer={optimizer}", "trainer.device=cuda"]))
     assert record["status"] == "finished"
     assert record["precision"] == "bf16"
     assert record["config"]["trainer"]["device"] == "cuda"
@@ -337,7 +337,7 @@ def test_two_processes_make_one_run_which_equals_that_of_one_with_half_the_batch
     assert again.returncode == 0
     assert again.stdout.count("finished before") == 1
 
-    alone = run.execute(app.compose([*overrides, "optimizer.m=10", "trainer.progress=none"]))
+    alone = run.execute(composition.compose([*overrides, "optimizer.m=10", "trainer.progress=none"]))
     assert (alone["m"], alone["processes"]) == (10, 1)
     assert together["history"]["train_loss"] == pytest.approx(alone["history"]["train_loss"], rel=1e-4)
     states = [last_checkpoint(folder, run_id, "smoke")["training"]["model"] for run_id in (name, alone["run_id"])]
@@ -349,12 +349,12 @@ def test_two_processes_make_one_run_which_equals_that_of_one_with_half_the_batch
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_created(folder, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ConfigError, match=r"trainer\.batch_size=128 .* 3 processes"):
-        run.check([app.compose(["experiment=smoke"])])
+        run.check([composition.compose(["experiment=smoke"])])
     with pytest.raises(ConfigError, match="last batch of an epoch=20"):
-        run.check([app.compose(["experiment=smoke", "trainer.batch_size=120"])])
+        run.check([composition.compose(["experiment=smoke", "trainer.batch_size=120"])])
     with pytest.raises(ConfigError, match=r"optimizer\.m=65 .* 50 examples"):
         overrides = ["experiment=smoke", "trainer.batch_size=150", "data.train_subset=450", "optimizer.m=65"]
-        run.check([app.compose(overrides)])
+        run.check([composition.compose(overrides)])
     assert everything_below(folder) == []
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from sam_bench import app, build, run
+from sam_bench import app, build, composition, run
 from sam_bench.errors import ConfigError, Interrupted, StateError
 from sam_bench.store.lock import RunLock
 from sam_bench.store.record import RunFiles
@@ -82,7 +82,7 @@ def test_a_diverged_run_is_a_record_and_no_failure(command, small_synthetic, rec
 
 
 def test_a_run_that_another_process_has_is_left_to_it(command, folder, small_synthetic, records):
-    _, files = run.located(app.compose([*TINY, "experiment=smoke", "seed=1"]))
+    _, files = run.located(composition.compose([*TINY, "experiment=smoke", "seed=1"]))
     lock = RunLock(files.lock)
     code, out, _ = command(*SWEEP, "seed=0,1,2")
     lock.release()
@@ -131,9 +131,9 @@ def test_a_launcher_is_chosen_or_its_package_is_named(command, folder, launcher,
     arguments = app.get_args_parser().parse_args([*SWEEP, f"hydra/launcher={launcher}", "seed=0,1"])
     if importlib.util.find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
         with pytest.raises(ConfigError, match=rf"hydra/launcher={launcher}.*pip install '\.\[{launcher}\]'"):
-            app.requested(arguments)
+            composition.requested(arguments)
     else:
-        asked = app.requested(arguments)
+        asked = composition.requested(arguments)
         assert (asked.launcher, len(asked.configs)) == (launcher, 2)
     assert everything_below(folder) == []
 
@@ -219,7 +219,7 @@ def test_a_launcher_that_begins_jobs_again_gets_no_result_from_one_that_a_signal
 
 def test_a_run_that_cannot_even_be_named_is_a_failure_of_its_own(folder, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    outcome = app.attempt(app.compose(["trainer.device=cuda"]), "seed=1 trainer.device=cuda")
+    outcome = app.attempt(composition.compose(["trainer.device=cuda"]), "seed=1 trainer.device=cuda")
     assert (outcome.title, outcome.status) == ("seed=1 trainer.device=cuda", "failed")
     assert "no CUDA device" in outcome.message
     assert capsys.readouterr().err.startswith("Error: ")
@@ -266,7 +266,7 @@ def test_a_ray_sweep_of_twelve_whose_worker_is_killed_leaves_twelve_records(fold
     assert "12 runs: 12 finished, 0 skipped, 0 diverged, 0 failed" in out
     assert sorted(record["seed"] for record in records("smoke").values()) == list(range(12))
     assert out.count("on from epoch") >= 2 or "repeated" in out
-    alone = run.execute(app.compose(["experiment=smoke", "trainer.progress=none", *LONG, "trainer.device=cpu",
+    alone = run.execute(composition.compose(["experiment=smoke", "trainer.progress=none", *LONG, "trainer.device=cpu",
                                      "seed=1", "paths.runs=alone", "paths.results=alone"]))  # fmt: skip
     assert lasting(next(r for r in records("smoke").values() if r["seed"] == 1)) == lasting(alone)
     print(out[-2000:])
@@ -304,7 +304,7 @@ def test_a_slurm_sweep_of_twelve_that_is_requeued_and_preempted_leaves_twelve_re
         text = logs[number].read_text() + logs[number].with_suffix(".err").read_text()
         assert "the same command goes on from there" in text or "Requeued job" in text
         assert text.count("on from epoch") == 1, text
-    alone = run.execute(app.compose(["experiment=smoke", "trainer.progress=none", *longer, "trainer.device=cpu",
+    alone = run.execute(composition.compose(["experiment=smoke", "trainer.progress=none", *longer, "trainer.device=cpu",
                                      "seed=1", "paths.runs=alone", "paths.results=alone"]))  # fmt: skip
     assert lasting(next(r for r in records("smoke").values() if r["seed"] == 1)) == lasting(alone)
     print(out[-500:], *(path.read_text() for path in sorted(logs.values())[:2]), sep="\n")

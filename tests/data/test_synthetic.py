@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sam_bench import app, run
+from sam_bench import composition, run
 from sam_bench.data import synthetic
 
 
@@ -17,7 +17,7 @@ def test_it_is_always_the_same_and_balanced():
 
 def test_it_can_be_learned(folder):
     record = run.execute(
-        app.compose(
+        composition.compose(
             [
                 "experiment=smoke",
                 "optimizer=sgd",

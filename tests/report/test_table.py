@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sam_bench import app
+from sam_bench import composition
 from sam_bench.errors import StateError
 from sam_bench.report.published import PUBLISHED, differences, published
 from sam_bench.report.stats import t_interval
@@ -21,7 +21,7 @@ ERRORS = {"sgd": [3.3, 3.1, 3.2], "sam": [2.9, 2.8, 3.0], "gsam": [2.5]}
 
 
 def record(method: str, seed: int, error: float, **changes) -> dict:
-    config = app.compose(["experiment=sam_example", f"optimizer={method}", f"seed={seed}"]).identity()
+    config = composition.compose(["experiment=sam_example", f"optimizer={method}", f"seed={seed}"]).identity()
     made = {
         "schema_version": 1,
         "run_id": f"{method}-{seed}",
@@ -228,7 +228,7 @@ def test_newer_and_broken_records_are_errors(tmp_path):
     ],
 )
 def test_what_cannot_be_compared_with_published_figures_is_said(overrides, reason):
-    config = app.compose(overrides)
+    config = composition.compose(overrides)
     found = differences(config.identity(), published(config.optimizer.name, config.model.name))
     assert any(reason in text for text in found) if reason else found == []
 
