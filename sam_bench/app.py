@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from sam_bench.composition import CONF, CONFIG_NAME, Asked, composing, new_command, read, requested
 from sam_bench.config import Config
-from sam_bench.errors import Interrupted, LeaderFailed, StateError, UserError
+from sam_bench.errors import Busy, ConfigError, Interrupted, LeaderFailed, StateError, UserError
 from sam_bench.interruption import SIGNALS, Interruption
 from sam_bench.sweep import Outcome, Sweep, summary
 
@@ -26,6 +26,11 @@ EXIT_RUN, EXIT_CONFIG, EXIT_RESUMABLE, EXIT_INTERRUPTED = 1, 2, 75, 130
 
 HERE = ("basic", "joblib", "submitit_local")
 """Launchers whose runs are done on this machine: what they need is looked for here."""
+
+STOPPING = ("joblib", "ray")
+"""Launchers whose sweep, when it is asked to end, tells its runs."""
+
+AGAIN = "The same command goes on from the last checkpoints, where there are any."
 
 REQUEUEING = ("ray", "slurm", "submitit_slurm", "submitit_local")
 """Launchers that may begin a job again whose process ends without a result, which is what a signal makes of it."""
@@ -40,6 +45,10 @@ def main() -> None:
         if asked.configs:
             from sam_bench import run  # imports torch, which is worth its seconds only now
 
+            if asked.needs_gpu and not run.has_gpu():
+                raise ConfigError(
+                    "Ray would wait for a GPU, and there is none here: hydra.launcher.ray.remote.num_gpus=0"
+                )
             run.check(asked.configs, here=asked.launcher in HERE)
         if asked.sweep is None:
             with composing():
@@ -49,26 +58,30 @@ def main() -> None:
     except UserError as error:
         _stop(EXIT_CONFIG, error)
     except KeyboardInterrupt:
-        _stop(EXIT_INTERRUPTED, "Interrupted. The same command goes on.")
+        _stop(EXIT_INTERRUPTED, f"Interrupted. {AGAIN}")
 
 
 def _sweep(asked: Asked) -> int:
     """Let Hydra launch the runs of a sweep, and say what became of them; returns the exit code."""
     code = 0
-    workers = Interruption(tell=asked.sweep.stop) if asked.launcher == "joblib" else contextlib.nullcontext()
+    workers = Interruption(tell=asked.sweep.stop) if asked.launcher in STOPPING else contextlib.nullcontext()
     try:
         with workers, composing():
             _hydra_main()
     except SystemExit as stop:  # a run was asked to end, and with it the sweep
         code = stop.code
+    except KeyboardInterrupt:
+        waiting = "SLURM's jobs go on; scancel makes them save and end" if "slurm" in asked.launcher else AGAIN
+        print(f"Interrupted. {waiting}", file=sys.stderr)
+        code = EXIT_INTERRUPTED
     except Exception as error:  # the launcher's: a killed worker, a job that a scheduler gave up
-        print(f"Error: {asked.launcher}: {error!r}; jobs may still be running", file=sys.stderr)
+        print(f"Error: hydra/launcher={asked.launcher} failed: {str(error).strip() or repr(error)}", file=sys.stderr)
         code = EXIT_RUN
     outcomes = asked.sweep.outcomes(asked.titles)
     print(summary(outcomes), flush=True)
     if asked.sweep.stopped or any(outcome.status == "interrupted" for outcome in outcomes):
         return EXIT_RESUMABLE
-    return code or EXIT_RUN * any(outcome.status in ("failed", "unfinished") for outcome in outcomes)
+    return code or EXIT_RUN * any(outcome.status in ("failed", "busy", "unfinished") for outcome in outcomes)
 
 
 def attempt(config: Config, words: str = "", asked_to_end: Callable[[], bool] = lambda: False) -> Outcome:
@@ -87,9 +100,10 @@ def attempt(config: Config, words: str = "", asked_to_end: Callable[[], bool] = 
         _, files = run.located(config)
         title = files.run_id
         record, new = run.attempt(config, asked_to_end)
+        status = record["status"]
         if not new and _leads() and config.trainer.progress != "none":
-            print(f"{title}  finished before, {files.record}; trainer.rerun=true runs it again", flush=True)
-        return Outcome(title, record["status"] if new else "skipped")
+            print(f"{title}  {status} before, {files.record}; trainer.rerun=true runs it again", flush=True)
+        return Outcome(title, "skipped" if not new and status == "finished" else status)
     except Interrupted as interrupted:
         interrupted.title = title
         raise
@@ -99,7 +113,8 @@ def attempt(config: Config, words: str = "", asked_to_end: Callable[[], bool] = 
             traceback.print_exc()
         elif not isinstance(error, LeaderFailed):
             print(f"Error{who}: {error}", file=sys.stderr, flush=True)
-        return Outcome(title, "failed", f"{type(error).__name__}: {error}".splitlines()[0])
+        status = "busy" if isinstance(error, Busy) else "failed"
+        return Outcome(title, status, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def _task(cfg: DictConfig) -> None:
@@ -115,7 +130,7 @@ def _task(cfg: DictConfig) -> None:
             if _leads():
                 print(interrupted, file=sys.stderr, flush=True)
             sys.exit(EXIT_RESUMABLE)
-        if outcome.status == "failed":
+        if outcome.status in ("failed", "busy"):
             sys.exit(EXIT_RUN)
 
 
@@ -126,11 +141,16 @@ def _run_of_sweep(config: Config, hydra_config: DictConfig) -> None:
     if sweep.stopped:
         return
     by_signal = False
+    of_sweep = os.getppid()
     if launcher == "joblib":  # signals are for the process of the sweep, which lets its workers know
         for number_of_signal in SIGNALS:
             signal.signal(number_of_signal, signal.SIG_IGN)
+
+    def asked_to_end() -> bool:
+        return launcher in STOPPING and (sweep.stopped or os.getppid() != of_sweep)
+
     try:
-        outcome = attempt(config, words, lambda: launcher == "joblib" and sweep.stopped)
+        outcome = attempt(config, words, asked_to_end)
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr, flush=True)
         status, by_signal = "finished" if interrupted.finished else "interrupted", interrupted.by_signal
@@ -144,6 +164,8 @@ def _run_of_sweep(config: Config, hydra_config: DictConfig) -> None:
             sweep.stop()
     except StateError as error:
         print(f"Error: {error}", file=sys.stderr, flush=True)
+    if launcher == "joblib" and os.getppid() != of_sweep:  # the sweep was killed: nobody waits for this process
+        os._exit(EXIT_RESUMABLE)
     if ends and launcher == "basic":
         sys.exit(EXIT_RESUMABLE)
 

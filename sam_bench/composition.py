@@ -69,12 +69,14 @@ class Asked:
         titles: of each run, or None where they are not known.
         launcher: its name, "basic" for this process.
         sweep: None for a single run, or none.
+        needs_gpu: whether it cannot begin without one in this machine.
     """
 
     configs: list[Config]
     titles: list[str] | None
     launcher: str = "basic"
     sweep: Sweep | None = None
+    needs_gpu: bool = False
 
 
 def new_command() -> None:
@@ -115,6 +117,8 @@ def requested(arguments: argparse.Namespace) -> Asked:
         _refuse_foreign(OmegaConf.to_container(master.hydra, resolve=False), "hydra")
         if not (arguments.multirun or master.hydra.mode == RunMode.MULTIRUN):
             only = loader.load_configuration(name, arguments.overrides, run_mode=RunMode.RUN)
+            if (launcher := only.hydra.runtime.choices["hydra/launcher"]) != "basic":
+                raise ConfigError(f"hydra/launcher={launcher} is for sweeps: add -m")
             return Asked([read(only)], [""])
         _require_launcher(master.hydra)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -126,7 +130,7 @@ def requested(arguments: argparse.Namespace) -> Asked:
         overrides = OverridesParser.create(loader).parse_overrides(params + list(master.hydra.overrides.task))
         runs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
         configs = [read(loader.load_sweep_config(master, run)) for run in runs]
-        return Asked(configs, [" ".join(run) for run in runs], launcher, sweep)
+        return Asked(configs, [" ".join(run) for run in runs], launcher, sweep, _needs_gpu(launcher, master.hydra))
 
 
 def explain(error: Exception) -> str:
@@ -141,6 +145,8 @@ def explain(error: Exception) -> str:
         return f"a configuration file is not valid YAML: {error}"
     cause = error.__cause__ or error
     key = getattr(cause, "full_key", None)
+    if key and key.startswith("hydra.") and " not in " in str(cause):
+        return f"{key} is no setting of Hydra's, or none of the launcher that is chosen with hydra/launcher="
     if key and "is not in struct" in str(cause):
         return _explain_key(key)
     return str(error) if cause is error else f"{error}\n{cause}"
@@ -193,6 +199,12 @@ def _require_launcher(hydra_config: DictConfig) -> None:
         raise ConfigError(f"hydra/launcher={name} needs a package that is not installed: pip install '.[{name}]'")
 
 
+def _needs_gpu(launcher: str, hydra_config: DictConfig) -> bool:
+    """Whether Ray is to be started on this machine, with a GPU for each run."""
+    ray = hydra_config.launcher.ray if launcher == "ray" else None
+    return ray is not None and not ray.init.get("address") and bool(ray.remote.get("num_gpus"))
+
+
 def _loader(config_dir: str | None = None) -> ConfigLoaderImpl:
     setup_globals()
     path = create_config_search_path(str(CONF))
@@ -223,6 +235,8 @@ def read(composed: DictConfig, choices: DictConfig | None = None) -> Config:
 
 def _explain_key(key: str) -> str:
     """Why a key that Hydra does not find cannot be set."""
+    if key == "launcher":
+        return "launcher is no setting — did you mean hydra/launcher?"
     *groups, name = key.split(".")
     place: type[Settings] | None = Config
     for group in groups:

@@ -21,6 +21,10 @@ class ResourceError(UserError):
     """The machine has not enough of something, such as memory."""
 
 
+class Busy(StateError):
+    """Another process works on the run."""
+
+
 class LeaderFailed(UserError):
     """Of several processes of a run the first one failed, which says why."""
 

@@ -66,6 +66,11 @@ def located(config: Config) -> tuple[Hardware, RunFiles]:
     return hardware, files_of(config, hardware)
 
 
+def has_gpu() -> bool:
+    """Whether torch finds a CUDA device here."""
+    return torch.cuda.is_available()
+
+
 def execute(config: Config) -> dict[str, Any]:
     """Do what the config describes, as far as it is not done: skip a finished run, go on with a broken one.
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from sam_bench.store.files import write_atomically
 
-STATUSES = ("finished", "skipped", "diverged", "failed", "interrupted", "unfinished")
-"""Finished now; finished before; diverged now; ended in an error; saved on request; not begun, killed, or not yet."""
+STATUSES = ("finished", "skipped", "diverged", "failed", "busy", "interrupted", "unfinished")
+"""Finished now; finished before; diverged; ended in an error; another process has it; saved on request; without an
+outcome: not begun, killed, or still on its way."""
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,13 @@ REFUSED = {
     "no skipped steps at all, and less": (["trainer.max_skipped=-1"], "trainer.max_skipped=-1", "at least 0"),
     "no time": (["trainer.max_minutes=0"], "trainer.max_minutes=0", "above 0"),
     "checkpoints in no time": (["trainer.checkpoint_minutes=0"], "trainer.checkpoint_minutes=0", "above 0"),
+    "a launcher for one run": (["hydra/launcher=joblib", *SYNTHETIC], "hydra/launcher=joblib", "add -m"),
+    "a launcher as a setting": (["launcher=joblib"], "launcher", "did you mean hydra/launcher"),
+    "a typo for a launcher": (
+        ["-m", "hydra/launcher=joblib", "hydra.launcher.njobs=2"],
+        "hydra.launcher.njobs",
+        "none",
+    ),
     "an unknown launcher": (["-m", "hydra/launcher=slrum", "seed=0,1"], "hydra/launcher=slrum", "slurm"),
     "an unresolved reference": (["optimizer.rho=${nothing}"], "nothing", "not found"),
     "a broken override": (["optimizer.rho=[1,"], "optimizer.rho=[1,", "understood"),

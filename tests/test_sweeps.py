@@ -87,7 +87,7 @@ def test_a_run_that_another_process_has_is_left_to_it(command, folder, small_syn
     code, out, _ = command(*SWEEP, "seed=0,1,2")
     lock.release()
     assert code == app.EXIT_RUN
-    assert "2 finished, 0 skipped, 0 diverged, 1 failed" in out
+    assert "2 finished, 0 skipped, 0 diverged, 0 failed, 1 busy" in out
     assert f"Busy: {files.run_id} is being run by process {os.getpid()}" in out
 
 
@@ -198,6 +198,45 @@ def test_a_joblib_sweep_that_is_asked_to_end_saves_what_trains(folder, records, 
     out, _ = again.communicate(timeout=120)
     assert again.returncode == app.EXIT_RESUMABLE, out
     assert out.count(", on from epoch") == count, out
+
+
+def test_workers_of_a_joblib_sweep_that_was_killed_save_and_end(folder, records):
+    going = sweep(folder, *LONG, "hydra/launcher=joblib", "trainer.epochs=200", "seed=0,1,2")
+    workers = [owner(folder, seed) for seed in (0, 1)]
+    going.kill()
+    going.wait()
+    until = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert [pid for pid in workers if Path(f"/proc/{pid}").exists()] == []
+    assert records("smoke") == {}
+    for path in (folder / "runs" / "smoke").glob("*.lock"):
+        RunLock(path).release()
+
+
+@pytest.mark.ray
+def test_ray_without_a_gpu_is_refused_before_it_waits_for_one(command, folder, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, error = command(*SWEEP, "hydra/launcher=ray", "seed=0,1")
+    assert code == app.EXIT_CONFIG
+    assert "hydra.launcher.ray.remote.num_gpus=0" in error
+    assert everything_below(folder) == []
+
+
+@pytest.mark.ray
+def test_a_ray_sweep_that_is_asked_to_end_saves_what_trains(folder, records):
+    arguments = [*LONG, "hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0", "trainer.device=cpu",
+                 "trainer.epochs=60", "trainer.checkpoint_minutes=null", "trainer.checkpoint_every=1",
+                 "seed=0,1,2"]  # fmt: skip
+    going = sweep(folder, *arguments, start_new_session=True)
+    for seed in range(3):
+        if any((folder / "runs" / "smoke").glob(f"*seed{seed}-*")) or seed < 1:
+            owner(folder, seed)
+    os.killpg(going.pid, signal.SIGINT)
+    out, _ = going.communicate(timeout=120)
+    assert going.returncode == app.EXIT_RESUMABLE, out
+    assert "interrupted" in out
+    assert records("smoke") == {}
 
 
 @pytest.mark.parametrize("by_signal", [True, False])

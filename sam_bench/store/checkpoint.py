@@ -71,7 +71,7 @@ class Checkpoints:
             for bad, error in unusable.items():
                 with contextlib.suppress(OSError):
                     bad.rename(bad.with_name(f"{bad.name}.unusable"))
-                self.tell(f"{error}: now called {bad.name}.unusable; going on from {path.name}")
+                self.tell(f"{error}. It is now called {bad.name}.unusable; going on from {path.name}")
             return state
         if unusable:
             reasons = "; ".join(map(str, unusable.values()))
@@ -90,7 +90,7 @@ class Checkpoints:
             raise StateError(f"{path} cannot be read ({error.strerror})") from error
         name = NAME.fullmatch(path.name)
         if name is None or hashlib.sha256(content).hexdigest()[:16] != name[3]:
-            raise StateError(f"{path} is damaged, or no checkpoint: its content is not what its name says")
+            raise StateError(f"{path} is damaged, or no checkpoint (its content is not what its name says)")
         try:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             form, owner = int(state["format"]), state["run_id"]

@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-from sam_bench.errors import StateError
+from sam_bench.errors import Busy, StateError
 
 
 class RunLock:
@@ -46,7 +46,3 @@ class RunLock:
         with contextlib.suppress(OSError):
             os.ftruncate(self.descriptor, 0)
         os.close(self.descriptor)
-
-
-class Busy(StateError):
-    """Another process works on the run."""

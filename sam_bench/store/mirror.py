@@ -131,5 +131,5 @@ if __name__ == "__main__":
     try:
         main()
     except BaseException as error:  # whatever it is, the run's own files are complete without it
-        print(f"{FAILED}: {error!r}", file=sys.stderr, flush=True)
+        print(f"{FAILED}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(SAID)  # without W&B's own end, which may wait for its server

@@ -46,6 +46,8 @@ class RunFiles:
         """
         for folder in (self.folder, self.record.parent):
             place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+            if not place.is_dir():
+                raise StateError(f"{place} is where a folder must be: move it away")
             try:
                 tempfile.TemporaryDirectory(dir=place).cleanup()
             except OSError as error:
