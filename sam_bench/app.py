@@ -64,6 +64,7 @@ def main() -> None:
 def _sweep(asked: Asked) -> int:
     """Let Hydra launch the runs of a sweep, and say what became of them; returns the exit code."""
     code = 0
+    asked.sweep.begin()
     workers = Interruption(tell=asked.sweep.stop) if asked.launcher in STOPPING else contextlib.nullcontext()
     try:
         with workers, composing():

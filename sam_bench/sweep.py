@@ -36,6 +36,11 @@ class Sweep:
     def __init__(self, folder: Path):
         self.folder = folder
 
+    def begin(self) -> None:
+        """Forget what an earlier sweep left in this folder, where a user has chosen it."""
+        for path in (self._stopped, *self.folder.glob("outcome-*.json")):
+            path.unlink(missing_ok=True)
+
     def note(self, number: int, outcome: Outcome) -> None:
         """Keep the outcome of the run of this number."""
         write_atomically(self._path(number), json.dumps(asdict(outcome), ensure_ascii=False).encode())

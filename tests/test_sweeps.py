@@ -286,6 +286,15 @@ def test_a_run_that_was_just_finished_when_a_signal_came_counts_as_finished(
     assert "1 unfinished" in out
 
 
+def test_a_folder_chosen_for_sweeps_keeps_nothing_of_the_last_one(command, folder, small_synthetic, records):
+    Sweep(folder / "mine").stop()
+    Sweep(folder / "mine").note(1, Outcome("another", "failed"))
+    code, out, _ = command(*SWEEP, "hydra.sweep.dir=mine", "seed=0,1")
+    assert code == 0
+    assert "2 runs: 2 finished, 0 skipped, 0 diverged, 0 failed" in out
+    assert len(records("smoke")) == 2
+
+
 def test_a_sweep_under_torchrun_is_refused(command, folder, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, _, error = command(*SWEEP, "seed=0,1")
