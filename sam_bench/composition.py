@@ -46,6 +46,8 @@ CALLED = {
 }
 """What Hydra may be told to call, and where: a configuration names nothing else that is executed."""
 
+NOT_INSTALLED = "hydra/launcher={0} needs a package that is not installed: pip install '.[{0}]'"
+
 OPTIONAL = ("experiment", "sweep")
 GROUPS = ("optimizer", "optimizer/base", "averaging", "model", "data", "schedule", "trainer", "logger", *OPTIONAL)
 """Of the configuration: groups of which one option is chosen."""
@@ -135,6 +137,8 @@ def requested(arguments: argparse.Namespace) -> Asked:
 
 def explain(error: Exception) -> str:
     """What a user needs to know of an error of Hydra's or OmegaConf's."""
+    if isinstance(error, MissingConfigException) and str(error.missing_cfg_file).endswith("/submitit_slurm"):
+        return NOT_INSTALLED.format("slurm")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return no_such(group, option, error.options)
@@ -195,8 +199,7 @@ def _require_launcher(hydra_config: DictConfig) -> None:
         ConfigError: it is not.
     """
     if "_target_" not in hydra_config.launcher:  # which is what a package adds to the values in conf/
-        name = hydra_config.runtime.choices["hydra/launcher"]
-        raise ConfigError(f"hydra/launcher={name} needs a package that is not installed: pip install '.[{name}]'")
+        raise ConfigError(NOT_INSTALLED.format(hydra_config.runtime.choices["hydra/launcher"]))
 
 
 def _needs_gpu(launcher: str, hydra_config: DictConfig) -> bool:

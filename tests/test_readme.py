@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sam_bench import app, composition
+from sam_bench.errors import ConfigError
 from sam_bench.report.table import read_records, write_table
 from tests.conftest import ROOT, TINY
 
@@ -80,7 +81,11 @@ def test_the_table_is_made_from_the_committed_records(tmp_path):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_asks_for_runs_that_are_valid(command, folder):
     arguments = app.get_args_parser().parse_args(shlex.split(command.partition("-m sam_bench")[2]))
-    assert composition.requested(arguments).configs
+    try:
+        assert composition.requested(arguments).configs
+    except ConfigError as error:  # of an extra
+        launcher = re.search("hydra/launcher=(ray|slurm)", command)[1]
+        assert f"pip install '.[{launcher}]'" in str(error)
 
 
 def test_there_are_commands_to_check():
