@@ -47,11 +47,6 @@ class Processes:
         """Whether this is the one process that writes files and speaks to the user."""
         return self.rank == 0
 
-    def barrier(self) -> None:
-        """Wait until all have come here."""
-        if self.size > 1:
-            dist.barrier()
-
     def agree(self, value: Any) -> Any:
         """The leader's value, everywhere."""
         if self.size == 1:

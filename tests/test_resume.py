@@ -28,6 +28,12 @@ def overrides_for(optimizer: str) -> list[str]:
     return [*BASE, *chosen, f"averaging={AVERAGING.get(optimizer, 'none')}"]
 
 
+def put_away(folder) -> None:
+    """Let the run that was left alone be out of the way of the next."""
+    for name in ("results", "runs"):
+        (folder / name).rename(folder / f"{name}_whole")
+
+
 def run_to_the_end(tiny_run, *overrides: str) -> tuple[dict, int]:
     """The record, and how often the run had to be started again."""
     for times in range(100):
@@ -42,8 +48,7 @@ def run_to_the_end(tiny_run, *overrides: str) -> tuple[dict, int]:
 def test_a_run_interrupted_after_every_step_ends_as_one_that_never_was(tiny_run, folder, interrupted, optimizer):
     whole = tiny_run(*overrides_for(optimizer))
     expected = last_checkpoint(folder, whole["run_id"])
-    (folder / "results").rename(folder / "results_whole")
-    (folder / "runs").rename(folder / "runs_whole")
+    put_away(folder)
     interrupted(range(12))
     record, times = run_to_the_end(tiny_run, *overrides_for(optimizer))
     assert times == 12
@@ -57,8 +62,7 @@ def test_a_network_that_draws_goes_on_with_the_same_draws(tiny_run, folder, inte
     overrides = [*BASE, "model=torchvision", "model.arch=efficientnet_b0", f"averaging={averaging}"]
     whole = tiny_run(*overrides)
     expected = last_checkpoint(folder, whole["run_id"])
-    (folder / "results").rename(folder / "results_whole")
-    (folder / "runs").rename(folder / "runs_whole")
+    put_away(folder)
     interrupted({0, 5, 9})
     record, times = run_to_the_end(tiny_run, *overrides)
     assert times == 3
@@ -78,8 +82,7 @@ def test_a_run_that_skips_steps_goes_on_counting(tiny_run, interrupted, folder, 
     monkeypatch.setattr(Batches, "epoch", with_bad_ones)
     whole = tiny_run(*BASE)
     assert whole["history"]["skipped_steps"] == [2, 2, 2]
-    (folder / "results").rename(folder / "results_whole")
-    (folder / "runs").rename(folder / "runs_whole")
+    put_away(folder)
     interrupted(range(12))
     record, _ = run_to_the_end(tiny_run, *BASE)
     assert lasting(record) == lasting(whole)
@@ -89,8 +92,7 @@ def test_a_run_that_skips_steps_goes_on_counting(tiny_run, interrupted, folder, 
 def test_what_ends_outside_of_a_step_is_done_again(tiny_run, folder, monkeypatch, place):
     overrides = [*BASE, "averaging=ema", "trainer.checkpoint_every=1"]
     whole = tiny_run(*overrides)
-    (folder / "results").rename(folder / "results_whole")
-    (folder / "runs").rename(folder / "runs_whole")
+    put_away(folder)
     owner, name = place
     method, calls = getattr(owner, name), []
 
@@ -197,12 +199,11 @@ import os, signal, sys, time
 from sam_bench import app, composition, run
 from sam_bench.errors import Interrupted, UserError
 from sam_bench.store.checkpoint import Checkpoints
-from sam_bench.store.record import RunFiles
 from sam_bench.training.step import EagerStep
 
 how, at = sys.argv[1], int(sys.argv[2])
 first, leads = EagerStep.__call__, os.environ["RANK"] == "0"
-save, finish, gather = Checkpoints.save, RunFiles.finish, run.make_record
+save, gather = Checkpoints.save, run.make_record
 count = [0]
 
 def step(*of):
@@ -295,8 +296,7 @@ def test_a_deterministic_run_on_the_gpu_does_so_too(folder, small_synthetic, int
     overrides += [f"trainer.precision={precision}"]
     whole = run.execute(composition.compose(overrides))
     expected = last_checkpoint(folder, whole["run_id"])
-    (folder / "results").rename(folder / "results_whole")
-    (folder / "runs").rename(folder / "runs_whole")
+    put_away(folder)
     interrupted({0, 3, 7})
     record, _ = run_to_the_end(lambda *of: run.execute(composition.compose(list(of))), *overrides)
     assert lasting(record) == lasting(whole)
