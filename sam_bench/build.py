@@ -58,7 +58,14 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, processes: Pro
     optimizer = build_optimizer(config, parallel)
     augment = Augment(data.crop, data.flip, data.normalise, data.cutout, hardware.device)
     train, test = (
-        Batches(images.to(hardware.device), augment, trainer.batch_size, config.seed, (processes.rank, processes.size))
+        Batches(
+            images.to(hardware.device),
+            augment,
+            trainer.batch_size,
+            config.seed,
+            (processes.rank, processes.size),
+            trainer.last_batch == "keep",
+        )
         for images in (dataset.train, dataset.test)
     )
     return Training(config, model, optimizer, train, test, hardware, processes, parallel)

@@ -268,6 +268,11 @@ class TrainerConfig(Settings):
     With fp16 the loss is scaled, as much as its gradients allow."""
     progress: str = setting(choices=("auto", "bar", "plain", "none"), identity=False)
     """Auto: a bar in a terminal, else a plain line for each epoch."""
+    engine: str = setting(choices=("auto", "eager", "compile", "graph"), identity=False)
+    """How steps are taken: one operation after another, with forward and loss compiled, or (on CUDA) compiled and whole
+    steps captured in a CUDA graph. Auto: the fastest that device and method allow."""
+    last_batch: str = setting(choices=("keep", "drop"), identity=False)
+    """What becomes of the images of an epoch that do not fill a batch: a smaller one, or nothing."""
     deterministic: bool = setting(identity=False)
     """On CUDA, kernels that give the same bits for the same input, so that an interrupted run ends as it would have;
     slower. On the CPU that is so in any case."""
@@ -376,6 +381,11 @@ class Config(Settings):
             raise ConfigError(
                 f"trainer.micro_batch_size={self.trainer.micro_batch_size} is one perturbation for a whole batch: it "
                 f"does not go with {self.optimizer.name if chooses else 'optimizer.m'}: remove one of them"
+            )
+        if self.trainer.last_batch == "drop" and self.data.train_images < self.trainer.batch_size:
+            raise ConfigError(
+                f"trainer.last_batch=drop leaves nothing of {self.data.train_images} training images: "
+                f"trainer.batch_size={self.trainer.batch_size} is more"
             )
         if self.schedule.lr_min >= self.optimizer.base.lr:
             raise ConfigError(

@@ -1,6 +1,7 @@
-"""What a run is computed on: device, precision, memory, and how they are called in a record."""
+"""What a run is computed on and how: device, precision, engine, memory, and how they are called in a record."""
 
 import contextlib
+import ctypes
 import os
 import platform
 import resource
@@ -15,12 +16,18 @@ from torch.amp import GradScaler
 from sam_bench.errors import ConfigError
 
 
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""The names of glibc's `mallopt` for the sizes from which memory is taken from, and given back to, the system."""
+
+
 @dataclass(frozen=True)
 class Hardware:
-    """A device and the precision of the forward pass on it."""
+    """A device, the precision of the forward pass on it, and how steps are taken there."""
 
     device: torch.device
     precision: str
+    engine: str = "eager"
+    """"eager", "compile" or "graph"."""
 
     @classmethod
     def choose(cls, device: str, precision: str) -> "Hardware":
@@ -42,16 +49,21 @@ class Hardware:
     def configure(self, deterministic: bool) -> None:
         """Let fp32 mean fp32: torch would otherwise compute convolutions in TF32 where the hardware has it.
 
+        The CPU's allocator is told to keep what is freed, since every step needs the same memory again; CUDA's
+        convolutions are chosen by timing them once.
+
         Args:
             deterministic: whether the same input must give the same bits; the CPU, with as many threads, always does.
         """
+        if self.device.type == "cpu":
+            _keep_freed_memory()
         torch.backends.cudnn.conv.fp32_precision = "ieee"
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         deterministic = deterministic and self.device.type == "cuda"
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS sums in any order
         torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.benchmark = not deterministic
 
     def synchronize(self) -> None:
         """Wait until the device has done its work."""
@@ -92,6 +104,19 @@ class Hardware:
                     return 1024 * int(line.split()[1])
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # since the process began; in KiB but on macOS
         return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy from the host that the host does not wait for."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _keep_freed_memory() -> None:
+    """glibc otherwise gives large tensors back to the system, and zeroes their pages anew in every step."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to be told
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -18,13 +18,17 @@ PROTOCOL = 1
 def identify(config: Config, hardware: Hardware) -> dict[str, Any]:
     """All that decides a run's result: the settings that can change it; device, precision and m in fact used.
 
-    What is about several processes changes nothing in one.
+    What is about several processes changes nothing in one. A captured step gives the bits of a compiled one.
     """
     identity = config.identity()
     if (m := shared_examples(config)) is not None:
         identity["optimizer"]["m"] = m
         identity["optimizer"]["sync_perturbation"] &= world_size() > 1
     identity["trainer"] |= {"device": hardware.device.type, "precision": hardware.precision}
+    if hardware.engine != "eager":
+        identity["trainer"]["compiled"] = True
+    if config.trainer.last_batch != "keep":
+        identity["trainer"]["last_batch"] = config.trainer.last_batch
     if config.trainer.deterministic and hardware.device.type == "cuda":
         identity["trainer"]["deterministic"] = True
     if world_size() > 1:
@@ -60,7 +64,8 @@ def check_shares(config: Config) -> None:
     """
     count, size = world_size(), config.trainer.batch_size
     images = config.data.train_images
-    for batch, name in ((size, "trainer.batch_size"), (images % size, "the last batch of an epoch")):
+    last = images % size if config.trainer.last_batch == "keep" else 0
+    for batch, name in ((size, "trainer.batch_size"), (last, "the last batch of an epoch")):
         if batch % count:
             raise ConfigError(
                 f"{name}={batch} cannot be divided equally among {count} processes; choose another "
@@ -85,4 +90,5 @@ def describe(config: Config, hardware: Hardware) -> str:
     images = f"{data.name}{f' ({data.train_subset} images)' if data.train_subset else ''}, {data.split} split"
     epochs = f"{config.trainer.epochs} epoch{'s' if config.trainer.epochs > 1 else ''}"
     method += parts + averaging + processes
-    return f"{method}, {config.model.title}, {images}, {epochs}, {hardware.name}, {hardware.precision}"
+    how = {"eager": "eager", "compile": "compiled", "graph": "compiled and captured"}[hardware.engine]
+    return f"{method}, {config.model.title}, {images}, {epochs}, {hardware.name}, {hardware.precision}, {how}"

@@ -1,6 +1,7 @@
 """One run, from a config to a finished record."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 import traceback
@@ -22,6 +23,7 @@ from sam_bench.store.checkpoint import Checkpoints
 from sam_bench.store.lock import RunLock
 from sam_bench.store.mirror import Mirror, NoMirror
 from sam_bench.store.record import SCHEMA_VERSION, RunFiles
+from sam_bench.training.engines import choose_engine
 from sam_bench.training.loop import Training
 from sam_bench.training.progress import Reporter
 from sam_bench.versions import code_versions
@@ -60,9 +62,10 @@ def located(config: Config) -> tuple[Hardware, RunFiles]:
     """On what the run is computed here, and where it keeps what it has.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or it does not allow the engine that is asked for.
     """
     hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
+    hardware = dataclasses.replace(hardware, engine=choose_engine(config, hardware)[0])
     return hardware, files_of(config, hardware)
 
 
@@ -156,6 +159,8 @@ def _train(
         with Reporter(kind, run_id, training.steps, training.done) as reporter, interruption:
             whence = f", on from epoch {training.epoch}, step {training.position}" if training.done else ""
             reporter.say(f"{run_id}  {describe(config, hardware)}{whence}")
+            if slower := choose_engine(config, hardware)[1]:
+                reporter.say(f"{run_id}  {slower}")
             for warning in warnings if processes.leads else ():
                 reporter.warn(f"{run_id}  {warning}")
             _train_and_save(config, training, checkpoints, origin, reporter, mirror, interruption)
@@ -293,11 +298,13 @@ def make_record(
         "skipped_steps": int(optimizer.skipped),
         "train_seconds": seconds,
         "eval_seconds": sum(history["eval_seconds"]),
-        "images_per_second": training.epoch * len(dataset.train) / seconds,
+        "images_per_second": training.epoch * training.train.images / seconds,
         "peak_memory_bytes": training.peak_memory,
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "device": hardware.name,
         "precision": hardware.precision,
+        "engine": training.step.engine,
+        "last_batch": config.trainer.last_batch,
         "batchnorm": config.optimizer.batchnorm,
         "dataset": dataset.name,
         "dataset_sha256": dataset.sha256,

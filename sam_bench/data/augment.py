@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sam_bench.hardware import to_device
+
 PADDING = 4
 CUTOUT = 16
 CUTOUT_PROBABILITY = 0.5
@@ -46,7 +48,7 @@ class Draws:
         )
 
     def to(self, device: torch.device) -> "Draws":
-        return Draws(**{name: value.to(device) for name, value in vars(self).items()})
+        return Draws(**{name: to_device(value, device) for name, value in vars(self).items()})
 
     def slice(self, start: int, count: int) -> "Draws":
         """Of `count` consecutive images."""

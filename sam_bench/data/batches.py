@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sam_bench.data.augment import Augment, Draws
 from sam_bench.data.images import Images
+from sam_bench.hardware import to_device
 
 
 def generator_for(seed: int, *purpose: object) -> torch.Generator:
@@ -22,26 +23,45 @@ class Batches:
 
     Args:
         images: already on the device.
-        batch_size: the last batch of an epoch may be smaller.
         share: this process's number and how many there are; of each batch it gets its part, all parts equally large.
+        keep_last: whether the last batch of an epoch, which may be smaller, is one; if not, an epoch leaves out as many
+            images as do not fill a batch, others in each.
     """
 
-    def __init__(self, images: Images, augment: Augment, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)):
+    def __init__(
+        self,
+        images: Images,
+        augment: Augment,
+        batch_size: int,
+        seed: int,
+        share: tuple[int, int] = (0, 1),
+        keep_last: bool = True,
+    ):
         self.padded, self.labels = augment.prepare(images.pixels), images.labels
         self.augment, self.batch_size, self.seed, self.share = augment, batch_size, seed, share
+        whole = len(self.labels) - len(self.labels) % batch_size
+        self.images = len(self.labels) if keep_last else whole
+        """How many an epoch has, those of all processes together."""
 
     def __len__(self) -> int:
-        return math.ceil(len(self.labels) / self.batch_size)
+        return math.ceil(self.images / self.batch_size)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels of the batches of an epoch, from the given one on; both count from 0."""
+        """Images and labels of the batches of an epoch, from the given one on; both count from 0.
+
+        On CUDA each is prepared while the device works on the one before.
+        """
+        batches = self._epoch(epoch, first)
+        return ahead(batches, self.labels.device) if self.labels.device.type == "cuda" else batches
+
+    def _epoch(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         count, device = len(self.labels), self.labels.device
         generator = generator_for(self.seed, "epoch", epoch)
-        order = torch.randperm(count, generator=generator).to(device)
+        order = to_device(torch.randperm(count, generator=generator), device)
         draws = Draws.of(count, generator).to(device)
         number, of = self.share
-        for start in range(first * self.batch_size, count, self.batch_size):
-            size = min(self.batch_size, count - start) // of
+        for start in range(first * self.batch_size, self.images, self.batch_size):
+            size = min(self.batch_size, self.images - start) // of
             own = start + number * size
             index = order[own : own + size]
             yield self.augment.train(self.padded, index, draws.slice(own, size)), self.labels[index]
@@ -51,3 +71,22 @@ class Batches:
         for start in range(0, len(self.labels), batch_size):
             here = slice(start, start + batch_size)
             yield self.augment.evaluate(self.padded[here]), self.labels[here]
+
+
+def ahead(batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches, each prepared on a CUDA stream of its own as soon as the one before is given away."""
+    stream = torch.cuda.Stream(device)
+
+    def prepared() -> tuple[Tensor, Tensor] | None:
+        with torch.cuda.stream(stream):
+            return next(batches, None)
+
+    stream.wait_stream(torch.cuda.current_stream(device))  # the images themselves may still be on their way
+    batch = prepared()
+    while batch is not None:
+        present = torch.cuda.current_stream(device)
+        present.wait_stream(stream)
+        for tensor in batch:
+            tensor.record_stream(present)  # its memory is not used again before what is done with it now
+        given, batch = batch, prepared()
+        yield given

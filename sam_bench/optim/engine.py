@@ -94,6 +94,8 @@ class SharpnessAware(Method):
         By hand, each counts as a whole one."""
         self.skipped = torch.zeros((), dtype=torch.int64, device=self._parameters()[0].device)
         """Steps that changed nothing because a gradient was not finite."""
+        self.settled = False
+        """Whether the base optimizer had all its state before the last step, which so did not wait for the device."""
         self.memory: dict[Tensor, dict[str, Tensor]] = {}
         """What the method remembers of each parameter from step to step."""
         self._saved: dict[Tensor, Tensor] = {}
@@ -249,6 +251,17 @@ class SharpnessAware(Method):
             self.statistics.write(self._before(self._between))
             self._between = None
 
+    def count_replay(self, passes: float) -> None:
+        """Count a step that was not called, but repeated by replaying the CUDA graph that an earlier call was captured in.
+
+        What is on the device is counted by the replay itself.
+
+        Args:
+            passes: of the captured step.
+        """
+        self.steps += 1
+        self.passes += passes
+
     # State.
 
     def state_dict(self) -> dict[str, Any]:
@@ -273,7 +286,7 @@ class SharpnessAware(Method):
             raise ValueError("this is another optimizer's state: it has no entry 'sharpness_aware'")
         if (owner := state_dict["sharpness_aware"]["method"]) != type(self).__name__:
             raise ValueError(f"this is the state of {owner}, not of {type(self).__name__}")
-        self._between, self._away, self._resting = None, [], None
+        self._between, self._away, self._resting, self.settled = None, [], None, False
         self.base.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         self._share()
         own, parameters = state_dict["sharpness_aware"], self._parameters()
@@ -385,8 +398,9 @@ class SharpnessAware(Method):
                 self._saved[p] = torch.empty_like(p)
         torch._foreach_copy_([self._saved[p] for p in e], list(e))
         self._away = list(e)
-        radius = {p: self.radius(group) for group in self.param_groups for p in group["params"]}
-        torch._foreach_mul_(list(e.values()), [radius[p] for p in e])
+        for group in self.param_groups:
+            if own := [e[p] for p in group["params"] if p in e]:
+                torch._foreach_mul_(own, self.radius(group))
         torch._foreach_add_([real(p) for p in e], list(e.values()))
         torch.clear_autocast_cache()  # an autocast around the step must not use the weights of before
 
@@ -430,7 +444,7 @@ class SharpnessAware(Method):
             if v is not whole_h or p in h:  # where v is h, what has no h is left alone
                 p.grad = like(p, x)
 
-        guarded_step(self.base, finite)
+        self.settled = not guarded_step(self.base, finite)
         if added is not None:
             rate = {p: group["lr"] for group in self.param_groups for p in group["params"]}
             for p, x, y in zip(used, w, added, strict=True):
@@ -440,7 +454,8 @@ class SharpnessAware(Method):
                 old = self.memory[p][name]
                 old.copy_(torch.where(finite, value, old))
         self._resting = self.statistics.keep_if(finite, otherwise=before)
-        self.skipped = self.skipped.to(finite.device) + ~finite
+        self.skipped = self.skipped.to(finite.device)
+        self.skipped += ~finite
         self.steps += 1
         torch.clear_autocast_cache()
 

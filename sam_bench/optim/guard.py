@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
-def guarded_step(base: Optimizer, finite: Tensor) -> None:
+def guarded_step(base: Optimizer, finite: Tensor) -> bool:
     """`base.step()`, leaving parameters and state as they were where `finite` (a boolean scalar) is false.
 
     Fused optimizers skip inside their kernel, as they do for a gradient scaler. For any other, parameters and state are
@@ -13,6 +13,9 @@ def guarded_step(base: Optimizer, finite: Tensor) -> None:
     removed where the step is skipped: such a step waits for the device, and so does one of an optimizer whose counters
     are on another device than the gradients (Adam's relatives, unless `fused` or `capturable`). Of a base's state only
     tensors are undone, which is all of it for those of `torch.optim`.
+
+    Returns:
+        Whether this step created state, which may have been removed again.
     """
     known = {p for p, state in base.state.items() if state}
     if all(group.get("fused") for group in base.param_groups):
@@ -34,6 +37,7 @@ def guarded_step(base: Optimizer, finite: Tensor) -> None:
     if created and not finite.item():
         for p in created:
             del base.state[p]
+    return bool(created)
 
 
 def _state(base: Optimizer) -> dict[tuple[Tensor, str], Tensor]:

@@ -68,8 +68,8 @@ class Method(Optimizer):
         """What is remembered after a step of two passes, in new tensors."""
         return {}
 
-    def radius(self, group: dict[str, Any]) -> float:
-        """The radius of a parameter group at the present step."""
+    def radius(self, group: dict[str, Any]) -> float | Tensor:
+        """The radius of a parameter group at the present step: a number, or a scalar on the group's device."""
         return group.get("rho", self.defaults["rho"])
 
     def names(self) -> dict[Tensor, str]:

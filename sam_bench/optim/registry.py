@@ -34,6 +34,8 @@ class MethodEntry:
     """Whether it draws random numbers: its class takes a seed."""
     needs_momentum: bool = False
     """Whether it is of use only on a base optimizer with momentum."""
+    not_captured: str = ""
+    """Why its step cannot be captured in a CUDA graph, if it cannot."""
 
     @property
     def class_name(self) -> str:
@@ -169,6 +171,7 @@ _ENTRIES = (
         passes="4/3 + γ",
         selects_examples=True,
         draws=True,
+        not_captured="the host seeds its random mask anew in every step",
         options=("beta", "gamma", "adaptive"),
     ),
 )
@@ -187,12 +190,19 @@ class BaseEntry:
     """Whether torch has it as one kernel."""
     capturable: bool = False
     """Whether torch can keep its counters on the GPU, as a step that waits for nothing needs; else `fused` does."""
+    counts: bool = True
+    """Whether it has counters."""
+
+    @property
+    def captured(self) -> bool:
+        """Whether its step can be captured in a CUDA graph, and takes the learning rate from the GPU."""
+        return self.capturable or not self.counts
 
 
 BASES = {
-    "sgd": BaseEntry("torch.optim:SGD", ("momentum", "nesterov"), fused=True),
-    "adam": BaseEntry("torch.optim:Adam", ("betas", "eps"), fused=True),
-    "adamw": BaseEntry("torch.optim:AdamW", ("betas", "eps"), fused=True),
+    "sgd": BaseEntry("torch.optim:SGD", ("momentum", "nesterov"), fused=True, counts=False),
+    "adam": BaseEntry("torch.optim:Adam", ("betas", "eps"), fused=True, capturable=True),
+    "adamw": BaseEntry("torch.optim:AdamW", ("betas", "eps"), fused=True, capturable=True),
     "nadam": BaseEntry("torch.optim:NAdam", ("betas", "eps"), capturable=True),
     "radam": BaseEntry("torch.optim:RAdam", ("betas", "eps"), capturable=True),
     "adamax": BaseEntry("torch.optim:Adamax", ("betas", "eps"), capturable=True),

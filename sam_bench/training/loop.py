@@ -14,12 +14,13 @@ from sam_bench.data.batches import Batches
 from sam_bench.hardware import Hardware
 from sam_bench.optim import schedules
 from sam_bench.optim.engine import SharpnessAware
+from sam_bench.optim.registry import BASES
 from sam_bench.processes import Processes
 from sam_bench.training.averages import Averages
 from sam_bench.training.evaluate import evaluate
 from sam_bench.training.loss import smoothing_for_torch
 from sam_bench.training.progress import Reporter
-from sam_bench.training.step import EagerStep
+from sam_bench.training.step import CapturedStep, EagerStep
 from sam_bench.training.stopwatch import Stopwatch
 
 MAX_SKIPPED = 200
@@ -88,7 +89,7 @@ class Training:
         self.rho = self._radius()
         smoothing = smoothing_for_torch(trainer.label_smoothing, trainer.smoothing_over)
         self.scaler = self.hardware.scaler()
-        self.step = EagerStep(
+        arguments = (
             self.parallel,
             self.optimizer,
             self.hardware,
@@ -98,6 +99,13 @@ class Training:
             trainer.micro_batch_size,
             self.scaler,
         )
+        if self.hardware.engine == "graph":
+            self.step = CapturedStep(*arguments, compiled=True)
+        else:
+            on_device = self.hardware.device.type == "cuda" and BASES[base.name].captured  # as in a captured step
+            self.step = EagerStep(*arguments, compiled=self.hardware.engine == "compile", rates_on_device=on_device)
+        self.compiled = torch.compile(self.model) if self.step.compiled else self.model
+        """For evaluation."""
         self.averages = Averages(self.config.averaging, self.model, trainer.epochs)
 
     @property
@@ -121,6 +129,7 @@ class Training:
         Pauses after each step, and after each epoch, of which it tells by True: the moments when the state is that of
         no step, and can be saved. The time of a pause is not counted in which `state_dict()` was called.
         """
+        self.step.warn = lambda text: reporter.warn(f"{reporter.title}  {text}") if self.processes.leads else None
         while not self.ended:
             for _ in self._train_epoch(reporter):
                 yield False
@@ -188,10 +197,7 @@ class Training:
         begun = self.done
         for images, labels in self.train.epoch(self.epoch, self.position):
             t = self.done
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.eta(t)
-                if self.rho is not None:
-                    group["rho"] = self.rho(t)
+            self.step.set_rates(self.eta(t), None if self.rho is None else self.rho(t))
             self.step(images, labels)
             self.averages.after_step()
             self.position += 1
@@ -225,7 +231,15 @@ class Training:
 
         def measure() -> tuple[float, float]:
             self.processes.copy_buffers(self.model)
-            return evaluate(self.model, self.test, trainer.eval_batch_size, self.hardware, self.processes)
+            return self.step.compiled_or_not(
+                lambda: evaluate(
+                    self.compiled if self.step.compiled else self.model,
+                    self.test,
+                    trainer.eval_batch_size,
+                    self.hardware,
+                    self.processes,
+                )
+            )
 
         loss, error = measure() if last or (self.epoch + 1) % trainer.eval_every == 0 else (None, None)
         self._note("test_loss", loss)

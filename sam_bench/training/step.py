@@ -2,16 +2,25 @@
 
 import contextlib
 import math
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from sam_bench.hardware import Hardware
+from sam_bench.hardware import Hardware, is_out_of_memory
 from sam_bench.optim.engine import SharpnessAware
 from sam_bench.processes import Processes
+from sam_bench.training.capture import CudaGraphs
 from sam_bench.training.loss import cross_entropy
+
+T = TypeVar("T")
+
+REHEARSALS = 3
+"""Steps of each kind that are taken before one is captured: libraries set themselves up in the first ones."""
 
 
 class EagerStep:
@@ -23,6 +32,9 @@ class EagerStep:
         m: examples that share a perturbation; None for all.
         micro_batch_size: examples in a forward pass; None for all.
         scaler: scales the loss, for gradients in half precision.
+        compiled: whether forward pass and loss, and so their gradients, are compiled.
+        rates_on_device: whether learning rate and radius are scalars on the device rather than numbers; a captured step
+            needs that, and the base optimizer must take it.
     """
 
     def __init__(
@@ -35,15 +47,61 @@ class EagerStep:
         m: int | None = None,
         micro_batch_size: int | None = None,
         scaler: GradScaler | None = None,
+        *,
+        compiled: bool = False,
+        rates_on_device: bool = False,
     ):
         self.model, self.optimizer, self.hardware, self.processes = model, optimizer, hardware, processes
         self.label_smoothing, self.m, self.micro_batch_size, self.scaler = label_smoothing, m, micro_batch_size, scaler
+        self.compiled = compiled
+        self.look = torch.compile(self.plain_look) if compiled else self.plain_look
+        zero = torch.zeros((), device=hardware.device)
+        self.rates = {"lr": zero, "rho": zero.clone()} if rates_on_device else None
+        self.warn: Callable[[str], None] = print
+        """Told when something is done in another way than was asked for."""
         self.loss = torch.zeros((), dtype=torch.float64, device=hardware.device)
         self.summed = torch.zeros((), dtype=torch.int64, device=hardware.device)
         self.wrong = torch.zeros((), dtype=torch.int64, device=hardware.device)
         self.images = 0
 
+    @property
+    def engine(self) -> str:
+        """How steps are taken now."""
+        return "compile" if self.compiled else "eager"
+
+    def set_rates(self, lr: float, rho: float | None) -> None:
+        """Learning rate and radius of the next steps; rho is None for a method without a radius."""
+        for name, value in (("lr", lr), ("rho", rho)):
+            if value is not None:
+                present = value if self.rates is None else self.rates[name].fill_(value)
+                for group in self.optimizer.param_groups:
+                    group[name] = present
+
     def __call__(self, images: Tensor, labels: Tensor) -> None:
+        self.compiled_or_not(lambda: self._take(images, labels))
+
+    def compiled_or_not(self, work: Callable[[], T]) -> T:
+        """Do something with compiled code; where that fails, do it again without, from now on, and warn."""
+        before = self._counts()
+        try:
+            return work()
+        except Exception as error:
+            if not self.compiled or is_out_of_memory(error):
+                raise
+            self._count(before)
+            self.compiled, self.look = False, self.plain_look
+            self.warn(f"torch.compile failed, so the run goes on without it, slower: {_first_line(error)}")
+            return work()
+
+    def plain_look(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """A forward pass: the loss, of each example where the method selects them, and how many labels it misses."""
+        with self.hardware.autocast():
+            logits = self.model(images)
+        each = "none" if self.optimizer.selects_examples else "mean"
+        loss = cross_entropy(logits, labels, self.label_smoothing, each)
+        return loss, (logits.detach().argmax(1) != labels).sum()
+
+    def _take(self, images: Tensor, labels: Tensor) -> None:
         count = len(labels)
         size = self.m or count
         parts = [_Part(self, x, y) for x, y in zip(images.split(size), labels.split(size), strict=True)]
@@ -57,6 +115,13 @@ class EagerStep:
         for part in parts:
             self.wrong += part.wrong
         self.images += count
+
+    def _counts(self) -> tuple[int, float, int]:
+        """What the host counts."""
+        return self.optimizer.steps, self.optimizer.passes, self.images
+
+    def _count(self, counts: tuple[int, float, int]) -> None:
+        self.optimizer.steps, self.optimizer.passes, self.images = counts
 
     def state_dict(self) -> dict[str, Any]:
         """The totals since the last reading, of every process. All of them call this."""
@@ -88,6 +153,72 @@ class EagerStep:
         return result
 
 
+class CapturedStep(EagerStep):
+    """A step that is captured whole in a CUDA graph, and replayed: both passes, the base optimizer, all the totals.
+
+    There is a graph for each size of a batch and each kind of step that the method has. The first steps of each are
+    taken as `EagerStep` takes them; a replay launches the same kernels, so it gives the same bits. Where a step cannot
+    be captured, steps go on to be taken one by one, and `warn` is told.
+
+    Args:
+        recorder: what captures; by default `CudaGraphs`.
+
+    The other arguments are those of `EagerStep`; learning rate and radius are always on the device. One process only.
+    """
+
+    def __init__(self, *arguments: Any, recorder: CudaGraphs | None = None, **options: Any):
+        super().__init__(*arguments, **options, rates_on_device=True)
+        self.recorder = CudaGraphs(self.hardware.device) if recorder is None else recorder
+        self.rehearsed: Counter[tuple[int, bool]] = Counter()
+        self.captured: dict[tuple[int, bool], _Captured] = {}
+        self.captures = True
+
+    @property
+    def engine(self) -> str:
+        return "graph" if self.captures else super().engine
+
+    def __call__(self, images: Tensor, labels: Tensor) -> None:
+        kind = len(labels), self.optimizer.looks_twice(self.optimizer.steps)
+        if (captured := self.captured.get(kind)) is not None:
+            captured.images.copy_(images)
+            captured.labels.copy_(labels)
+            captured.replay()
+            self.optimizer.count_replay(captured.passes)
+            self.images += len(labels)
+        elif self.captures and self.rehearsed[kind] >= REHEARSALS and self.optimizer.settled:
+            self._capture(kind, images, labels)
+        else:
+            self.rehearsed[kind] += 1
+            with self.recorder.rehearsal() if self.captures else contextlib.nullcontext():
+                super().__call__(images, labels)
+
+    def _capture(self, kind: tuple[int, bool], images: Tensor, labels: Tensor) -> None:
+        own, before = (images.clone(), labels.clone()), self._counts()
+        try:
+            replay = self.recorder.record(lambda: self._take(*own))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self._count(before)
+            self.captures, self.captured = False, {}
+            if self.scaler is not None:
+                self.scaler.update(self.scaler.get_scale())  # lets it forget the step that was not taken
+            self.warn(f"A step could not be captured, so steps are taken one by one, slower: {_first_line(error)}")
+            super().__call__(images, labels)
+        else:
+            self.captured[kind] = _Captured(replay, *own, self.optimizer.passes - before[1])
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """A captured step, and where it reads its batch."""
+
+    replay: Callable[[], None]
+    images: Tensor
+    labels: Tensor
+    passes: float
+
+
 class _Part:
     """The closure of a batch, or of the part of it that has a perturbation of its own."""
 
@@ -101,18 +232,20 @@ class _Part:
         step, size = self.step, self.step.micro_batch_size or len(labels)
         step.optimizer.zero_grad()
         losses, wrong = [], []
-        each = "none" if step.optimizer.selects_examples else "mean"
         cut = list(zip(images.split(size), labels.split(size), strict=True))
         for number, (x, y) in enumerate(cut, start=1):
             with step.not_yet_averaged(number < len(cut)):
-                with step.hardware.autocast():
-                    logits = step.model(x)
-                loss = cross_entropy(logits, y, step.label_smoothing, each)
+                loss, missed = step.look(x, y)
                 if loss.requires_grad:
                     share = loss.mean() * (len(y) / len(labels))
                     (share if step.scaler is None else step.scaler.scale(share)).backward()
-            losses.append(loss.detach() if each == "none" else loss.detach() * (len(y) / len(labels)))
-            wrong.append((logits.detach().argmax(1) != y).sum())
+            losses.append(loss.detach() if loss.dim() else loss.detach() * (len(y) / len(labels)))
+            wrong.append(missed)
         if self.wrong is None:
             self.wrong = torch.stack(wrong).sum()
         return torch.cat(losses) if step.optimizer.selects_examples else torch.stack(losses).sum()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -58,11 +58,11 @@ class GSAM(SAM):
         group = self.param_groups[-1]
         group.setdefault("lr_max", float(group["lr"]) if self.lr_max is None else self.lr_max)
 
-    def radius(self, group: dict[str, Any]) -> float:
+    def radius(self, group: dict[str, Any]) -> float | Tensor:
         if self.rho_min is None:
             return group["rho"]
-        share = (float(group["lr"]) - self.lr_min) / (group["lr_max"] - self.lr_min)
-        share = min(1.0, max(0.0, share))
+        share = (group["lr"] - self.lr_min) / (group["lr_max"] - self.lr_min)
+        share = share.clamp(0, 1) if isinstance(share, Tensor) else min(1.0, max(0.0, share))
         return self.rho_min + (group["rho"] - self.rho_min) * share
 
     def combine(self, g: list[Tensor], h: list[Tensor]) -> list[Tensor]:

@@ -1,0 +1,52 @@
+"""How steps are taken: which way is the fastest that this device and this method allow."""
+
+import importlib.util
+
+from sam_bench.config import Config
+from sam_bench.errors import ConfigError
+from sam_bench.hardware import Hardware
+from sam_bench.optim.registry import BASES, METHODS
+from sam_bench.processes import world_size
+
+
+def choose_engine(config: Config, hardware: Hardware) -> tuple[str, str]:
+    """The engine that `trainer.engine` stands for, and why "auto" is nothing faster (empty where it is the fastest).
+
+    On the CPU "auto" is "eager": there the time is that of the convolutions, which compiling does not change. On CUDA it
+    is "graph", else "compile", else "eager".
+
+    Raises:
+        ConfigError: the device, or the method, does not allow the engine that is asked for.
+    """
+    asked = config.trainer.engine
+    if hardware.device.type != "cuda":
+        if asked == "graph":
+            raise ConfigError(
+                "trainer.engine=graph captures CUDA graphs, and the device is the CPU: use trainer.engine=eager or auto"
+            )
+        return ("eager", "") if asked == "auto" else (asked, "")
+    without_graph, without_compiler = _against_graph(config), _against_compiling(config)
+    if asked == "graph" and without_graph:
+        raise ConfigError(f"trainer.engine=graph: {without_graph}; use trainer.engine=compile or auto")
+    if asked != "auto":
+        return asked, ""
+    if without_compiler:
+        return "eager", without_compiler
+    return ("compile", without_graph) if without_graph else ("graph", "")
+
+
+def _against_graph(config: Config) -> str:
+    """Why a step cannot be captured in a CUDA graph, if it cannot."""
+    method, base = METHODS[config.optimizer.name], config.optimizer.base.name
+    if method.not_captured:
+        return f"{method.title}'s step cannot be captured, because {method.not_captured}"
+    if not BASES[base].captured:
+        return f"a step of optimizer.base={base} cannot be captured, because torch counts its steps on the host"
+    return "steps of several processes are not captured" if world_size() > 1 else ""
+
+
+def _against_compiling(config: Config) -> str:
+    """Why "auto" does not compile on CUDA, if it does not."""
+    if config.trainer.deterministic:
+        return "trainer.deterministic=true: compiled kernels are chosen by timing them, and each rounds in its own way"
+    return "" if importlib.util.find_spec("triton") else "torch.compile needs Triton, which is not installed"

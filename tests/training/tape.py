@@ -1,0 +1,67 @@
+"""What a CUDA graph does, on the CPU: work is recorded operation by operation, and done again on the same memory."""
+
+import contextlib
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+WAITS = {"aten._local_scalar_dense", "aten.equal", "aten.nonzero", "aten.masked_select", "aten._unique2", "aten.is_pinned"}
+"""Operations for which the host waits for the device: it needs their result, or its shape."""
+
+
+def name_of(operation) -> str:
+    return str(operation.overloadpacket)
+
+
+class Tape:
+    """Records as `CudaGraphs` does.
+
+    A replay repeats the operations on the very tensors of the recording, so whatever the host computed in between, a
+    learning rate or a count of steps, is what it was then.
+    """
+
+    rehearsal = contextlib.nullcontext
+
+    def record(self, work):
+        tape = _Recorder()
+        with tape:
+            work()
+        return tape.replay
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.done = []
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        if name_of(operation) in WAITS:
+            raise RuntimeError(f"{operation} waits for the device, which cannot be captured")
+        result = operation(*arguments, **(options or {}))
+        self.done.append((operation, arguments, options or {}, result))
+        return result
+
+    @torch.no_grad()
+    def replay(self):
+        for operation, arguments, options, result in self.done:
+            aliases = [returned.alias_info for returned in operation._schema.returns]
+            if aliases and aliases[0] is not None and not aliases[0].is_write:
+                continue  # a view, which still is one
+            again = operation(*arguments, **options)
+            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+class Counting(TorchDispatchMode):
+    """Counts the operations for which the host would wait for a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        if name_of(operation) in WAITS:
+            self.waits.append(name_of(operation))
+        return operation(*arguments, **(options or {}))

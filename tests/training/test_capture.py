@@ -1,0 +1,173 @@
+"""A captured step against the same steps taken one by one."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sam_bench.hardware import Hardware
+from sam_bench.models.registry import model as build_model
+from sam_bench.optim.registry import METHODS, method
+from sam_bench.processes import Processes
+from sam_bench.training.step import REHEARSALS, CapturedStep, EagerStep
+from tests.conftest import differences
+from tests.training.tape import Tape, name_of
+
+CAPTURED = [name for name, entry in METHODS.items() if not entry.not_captured]
+
+
+class Momentum(torch.optim.Optimizer):
+    """Neither fused nor with counters on the host."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 0.1, "momentum": 0.9})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                buffer.mul_(group["momentum"]).add_(p.grad)
+                p.sub_(buffer * group["lr"])
+
+
+BASES = {
+    "sgd": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=1e-3, fused=True),
+    "not fused": Momentum,
+    "adamw": lambda params: torch.optim.AdamW(params, lr=1e-3, fused=True),
+}
+OPTIONS = {"looksam": {"k": 3}, "sam_every_k": {"k": 2}}
+STEPS = 4 * 4
+"""Every fourth batch is a smaller one."""
+
+
+class SmallNetwork(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(3, 4, 5, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 10)
+        )
+
+
+def trained(step_class, name, base="sgd", steps=STEPS, network=SmallNetwork, hardware=None, bad=(), m=None, **options):
+    """Everything that a few steps leave behind, with rates that change in every one of them."""
+    torch.manual_seed(0)
+    hardware = hardware or Hardware(torch.device("cpu"), "fp32")
+    model = network().to(hardware.device).train()
+    optimizer = method(name)(
+        model.named_parameters(), BASES[base](model.named_parameters()), model=model, **OPTIONS.get(name, {})
+    )
+    scaler = hardware.scaler()
+    step = step_class(model, optimizer, hardware, Processes("cpu"), 0.1, m, scaler=scaler, **options)
+    step.warn = said = Said()
+    for t in range(steps):
+        generator = torch.Generator().manual_seed(t)
+        count = 5 if t % 4 == 3 else 8
+        images = torch.randn(count, 3, 32, 32, generator=generator) * (float("nan") if t in bad else 1)
+        step.set_rates(0.1 / (t + 1), 0.5 / (t + 2) if METHODS[name].perturbs else None)
+        step(images.to(hardware.device), torch.randint(0, 10, (count,), generator=generator).to(hardware.device))
+    state = {"step": step.state_dict(), "optimizer": optimizer.state_dict(), "model": model.state_dict()}
+    state["scaler"] = scaler.state_dict() if scaler else None
+    return state, step, said
+
+
+class Said(list):
+    def __call__(self, text):
+        self.append(text)
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("name", CAPTURED)
+def test_replayed_steps_give_the_bits_of_those_taken_one_by_one(name, base):
+    eager, _, _ = trained(EagerStep, name, base, rates_on_device=True)
+    captured, step, said = trained(CapturedStep, name, base, recorder=Tape())
+    assert said == [] and step.engine == "graph"
+    assert {size for size, _ in step.captured} >= {8}
+    assert differences(captured, eager) == []
+
+
+@pytest.mark.parametrize("bad", [(0,), (0, 1, 2, 3), (9,), (10, 12)], ids=str)
+@pytest.mark.parametrize("name", ["sgd", "sam", "wsam", "vasso", "looksam"])
+def test_a_replay_skips_what_is_not_finite(name, bad):
+    eager, _, _ = trained(EagerStep, name, bad=bad, rates_on_device=True)
+    captured, step, said = trained(CapturedStep, name, bad=bad, recorder=Tape())
+    assert said == [] and step.captured
+    assert captured["optimizer"]["sharpness_aware"]["skipped"] == len(bad)
+    assert differences(captured, eager) == []
+
+
+@pytest.mark.parametrize("name", ["sgd", "sam", "gsam"])
+def test_loss_scaling_is_replayed(name):
+    hardware = Hardware(torch.device("cpu"), "fp16")
+    eager, _, _ = trained(EagerStep, name, hardware=hardware, rates_on_device=True, bad=(9,))
+    captured, step, _ = trained(CapturedStep, name, hardware=hardware, recorder=Tape(), bad=(9,))
+    assert step.captured
+    assert captured["scaler"]["scale"] < 65536
+    assert differences(captured, eager) == []
+
+
+@pytest.mark.parametrize("name", ["sam", "wsam"])
+def test_parts_with_perturbations_of_their_own_are_replayed(name):
+    eager, _, _ = trained(EagerStep, name, m=3, rates_on_device=True)
+    captured, step, _ = trained(CapturedStep, name, m=3, recorder=Tape())
+    assert step.captured
+    assert differences(captured, eager) == []
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in CAPTURED])
+def test_the_others_could_not_be_replayed(name):
+    eager, _, _ = trained(EagerStep, name, rates_on_device=True)
+    captured, _, _ = trained(CapturedStep, name, recorder=Tape())
+    assert differences(captured["model"], eager["model"]) != []
+
+
+class Refusing(Tape):
+    """Fails in the midst of what it is to record."""
+
+    def __init__(self, at: str):
+        self.at = at
+
+    def record(self, work):
+        at, calls = self.at, iter((False, True) if self.at == "aten.convolution" else (True,))  # in the second pass
+
+        class Breaking(TorchDispatchMode):
+            def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+                if name_of(operation) == at and next(calls, False):
+                    raise RuntimeError("this cannot be captured\nand more")
+                return operation(*arguments, **(options or {}))
+
+        with Breaking():
+            work()
+
+
+@pytest.mark.parametrize("at", ["aten.convolution", "aten._fused_sgd_"], ids=["second pass", "base's step"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", ["sam", "wsam"])
+def test_where_capture_fails_steps_go_on_one_by_one_and_it_is_said(name, precision, at):
+    hardware = Hardware(torch.device("cpu"), precision)
+    eager, _, _ = trained(EagerStep, name, hardware=hardware, rates_on_device=True)
+    refused, step, said = trained(CapturedStep, name, hardware=hardware, recorder=Refusing(at))
+    assert step.engine == "eager"
+    assert said == [
+        "A step could not be captured, so steps are taken one by one, slower: RuntimeError: this cannot be captured"
+    ]
+    assert differences(refused, eager) == []
+
+
+def test_a_kind_of_step_is_captured_after_its_rehearsals():
+    few, many = (trained(CapturedStep, "sam_every_k", recorder=Tape(), steps=n)[1] for n in (4 * REHEARSALS, STEPS))
+    assert set(few.captured) == {(8, True)}
+    assert set(many.captured) == {(8, True), (8, False), (5, False)}
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+@pytest.mark.parametrize("name", CAPTURED)
+def test_on_a_gpu_a_hundred_replays_give_the_same_bits(name, compiled):
+    hardware = Hardware(torch.device("cuda"), "bf16")
+    hardware.configure(deterministic=True)
+    network = lambda: build_model("resnet8").to(memory_format=torch.channels_last)  # noqa: E731
+    options = {"steps": 100, "network": network, "hardware": hardware, "compiled": compiled}
+    eager, _, _ = trained(EagerStep, name, rates_on_device=True, **options)
+    captured, step, said = trained(CapturedStep, name, **options)
+    assert said == [] and step.engine == "graph"
+    assert differences(captured, eager) == []
