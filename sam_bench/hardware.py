@@ -15,7 +15,6 @@ from torch.amp import GradScaler
 
 from sam_bench.errors import ConfigError
 
-
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """The names of glibc's `mallopt` for the sizes from which memory is taken from, and given back to, the system."""
 
@@ -91,7 +90,8 @@ class Hardware:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            with contextlib.suppress(OSError):  # only Linux can, and not in every container
+            with contextlib.suppress(OSError, AttributeError):  # only Linux can, and not in every container
+                ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier runs of this process have left
                 Path("/proc/self/clear_refs").write_text("5")
 
     def peak_memory(self) -> int:

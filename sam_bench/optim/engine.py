@@ -252,7 +252,7 @@ class SharpnessAware(Method):
             self._between = None
 
     def count_replay(self, passes: float) -> None:
-        """Count a step that was not called, but repeated by replaying the CUDA graph that an earlier call was captured in.
+        """Count a step that was not called: a replay of the CUDA graph in which an earlier one was captured.
 
         What is on the device is counted by the replay itself.
 
@@ -385,8 +385,9 @@ class SharpnessAware(Method):
         if not chosen:
             return {}
         e = self.direction([real(p) for p in chosen], list(chosen.values()), **self._recall(chosen))
+        nowhere = ~finite
         for x in e:
-            x.masked_fill_(~finite, 0.0)
+            x.masked_fill_(nowhere, 0.0)
         return dict(zip(chosen, e, strict=True))
 
     def _move(self, e: Gradients) -> None:

@@ -1,0 +1,164 @@
+"""What many write today: a loop of their own with torchvision's transforms, a DataLoader and pytorch-optimizer's SAM.
+
+python scripts/users_loop.py [seed=0] [epochs=2] [model=resnet8] [batch=128] [precision=fp32] [device=auto] [workers=2]
+                             [root=data]
+
+Trains by the quick protocol (that of `experiment=quick optimizer=sam`) and prints the test error. The benchmark
+compares its speed with ours, with precision=autocast too, which is in bfloat16 as ours is.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from pytorch_optimizer import SAM
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from sam_bench.data import cifar10
+from sam_bench.data.augment import MEAN, STD
+from sam_bench.data.images import Images
+from sam_bench.data.obtain import obtain
+from sam_bench.errors import UserError
+from sam_bench.models.registry import model as build_model
+from sam_bench.optim.schedules import learning_rate
+from sam_bench.training.loss import smoothing_for_torch
+
+
+class Pictures(Dataset):
+    """As torchvision's CIFAR10 gives them: an image for a transform, one by one."""
+
+    def __init__(self, images: Images, transform: transforms.Compose):
+        self.pixels, self.labels = images.pixels.permute(0, 2, 3, 1).contiguous().numpy(), images.labels.tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.pixels[number])), self.labels[number]
+
+
+class UsersLoop:
+    """Network, loader, optimizer and what is done with them.
+
+    Args:
+        precision: "fp32", or "autocast" for bfloat16.
+        crop: whether images are padded and cropped.
+        epochs: of the cosine learning rate, after a warm-up of 0.4 epochs.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Images,
+        *,
+        device: torch.device,
+        precision: str,
+        batch: int,
+        workers: int,
+        crop: bool,
+        epochs: int,
+        lr: float,
+        rho: float,
+    ):
+        self.model, self.device, self.precision = model.to(device), device, precision
+        cropped = [transforms.RandomCrop(32, padding=4)] if crop else []
+        transform = transforms.Compose([*cropped, transforms.RandomHorizontalFlip(), *_TO_TENSOR])
+        self.loader = DataLoader(
+            Pictures(train, transform),
+            batch,
+            shuffle=True,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0,
+        )
+        self.optimizer = SAM(model.parameters(), torch.optim.SGD, rho=rho, lr=lr, momentum=0.9, weight_decay=5e-4)
+        eta = learning_rate(
+            "cosine", lr=1.0, steps_per_epoch=len(self.loader), epochs=epochs, warmup_epochs=min(0.4, epochs / 2)
+        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, eta)
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=smoothing_for_torch(0.1, "others"))
+        self.log: list[tuple[float, float]] = []
+
+    def epoch(self) -> Iterator[None]:
+        """Train for an epoch; pauses after each step."""
+        self.model.train()
+        for images, labels in self.loader:
+            images, labels = images.to(self.device), labels.to(self.device)
+            correct = []
+
+            def closure(images=images, labels=labels, correct=correct) -> Tensor:
+                self.optimizer.zero_grad()
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "autocast"):
+                    outputs = self.model(images)
+                    loss = self.criterion(outputs, labels)
+                loss.backward()
+                correct.append((outputs.argmax(1) == labels).float().mean())
+                return loss
+
+            loss = closure()
+            self.optimizer.step(closure)
+            self.optimizer.zero_grad()
+            self.scheduler.step()
+            self.log.append((loss.item(), correct[0].item()))
+            yield
+
+    @torch.no_grad()
+    def test_error(self, test: Images) -> float:
+        """In percent."""
+        self.model.eval()
+        wrong = 0
+        for images, labels in DataLoader(Pictures(test, transforms.Compose(_TO_TENSOR)), 1000):
+            outputs = self.model(images.to(self.device))
+            wrong += (outputs.argmax(1).cpu() != labels).sum().item()
+        return 100 * wrong / len(test)
+
+
+_TO_TENSOR = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+
+
+def main(arguments: list[str]) -> None:
+    given = {"seed": "0", "epochs": "2", "model": "resnet8", "batch": "128", "precision": "fp32", "device": "auto"}
+    given |= {"workers": "2", "root": "data"}
+    number = len(given)
+    given |= dict(argument.partition("=")[::2] for argument in arguments)
+    numbers = given["seed"] + given["epochs"] + given["batch"] + given["workers"]
+    if len(given) > number or not numbers.isdigit() or given["precision"] not in ("fp32", "autocast"):
+        sys.exit(__doc__.strip())
+    device = given["device"] if given["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        train, test = cifar10.load(obtain(Path(given["root"]), timeout=60))
+        torch.manual_seed(int(given["seed"]))
+        model = build_model(given["model"])
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    loop = UsersLoop(
+        model,
+        train,
+        device=torch.device(device),
+        precision=given["precision"],
+        batch=int(given["batch"]),
+        workers=int(given["workers"]),
+        crop=False,
+        epochs=int(given["epochs"]),
+        lr=0.3,
+        rho=0.02,
+    )
+    seconds = 0.0
+    for epoch in range(int(given["epochs"])):
+        began = time.perf_counter()
+        for _ in loop.epoch():
+            pass
+        seconds += time.perf_counter() - began
+        latest = loop.log[-len(loop.loader) :]
+        print(f"epoch {epoch + 1}  train_loss {sum(loss for loss, _ in latest) / len(latest):.4g}", flush=True)
+    print(f"test_error {loop.test_error(test):.2f}  train_seconds {seconds:.1f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

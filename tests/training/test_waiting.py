@@ -1,0 +1,137 @@
+"""The host does not wait for the device within an epoch, and a step needs no more memory than it must."""
+
+import gc
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sam_bench import run
+from sam_bench.build import load_data, prepare
+from sam_bench.composition import compose
+from sam_bench.hardware import Hardware
+from sam_bench.optim.registry import METHODS, method
+from sam_bench.processes import Processes
+from sam_bench.training.progress import Reporter
+from sam_bench.training.step import EagerStep
+from tests.training.tape import Counting
+
+RUN = ["data=synthetic", "data.train_subset=50", "trainer.batch_size=8", "model=resnet8", "trainer.progress=none"]
+
+
+def steps_of_an_epoch(*overrides: str):
+    """A generator that pauses after each step of a run's first epoch."""
+    config = compose([*RUN, *overrides])
+    hardware, _ = run.located(config)
+    training = prepare(config, load_data(config.data), hardware, Processes(hardware.device.type))
+    return training.run(Reporter("none", "", training.steps, 0)), training
+
+
+@pytest.mark.parametrize("averaging", ["none", "ema"])
+@pytest.mark.parametrize("name", METHODS)
+def test_within_an_epoch_nothing_waits_for_the_device(small_synthetic, monkeypatch, name, averaging):
+    own = [f"optimizer={name}", f"averaging={'swa' if METHODS[name].averages else averaging}"]
+    pauses, training = steps_of_an_epoch(*own, "trainer.device=cpu")
+    with Counting() as counting:
+        for reading in ("tolist", "numpy", "cpu"):
+            monkeypatch.setattr(torch.Tensor, reading, lambda self, *_, reading=reading: counting.waits.append(reading))
+        next(pauses)  # creates the base optimizer's state
+        counting.waits.clear()
+        for _ in range(len(training.train) - 1):
+            next(pauses)
+        assert training.position == len(training.train)
+        assert counting.waits == []
+
+
+def test_waiting_would_be_found(monkeypatch):
+    with Counting() as counting:
+        x = torch.ones(3)
+        x.sum().item()
+        bool(x.sum() > 0)
+        x[x > 0].nonzero()
+    assert len(counting.waits) >= 3
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+@pytest.mark.parametrize("name", METHODS)
+def test_on_a_gpu_nothing_waits_for_the_device(small_synthetic, name, engine):
+    if engine == "graph" and METHODS[name].not_captured:
+        pytest.skip(METHODS[name].not_captured)
+    own = [f"optimizer={name}", "averaging=swa" if METHODS[name].averages else "averaging=none"]
+    pauses, training = steps_of_an_epoch(*own, "trainer.device=cuda", f"trainer.engine={engine}")
+    for _ in range(len(training.train)):  # creates state, compiles
+        next(pauses)
+    next(pauses)
+    training.step.captures = False  # a capture itself may wait
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(len(training.train)):
+            next(pauses)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def small_step(name: str, model: nn.Module) -> EagerStep:
+    extra = {"k": 2} if "k" in METHODS[name].options else {}
+    base = torch.optim.SGD(model.named_parameters(), lr=1e-3, momentum=0.9, fused=True)
+    optimizer = method(name)(model.named_parameters(), base, model=model, **extra)
+    return EagerStep(model, optimizer, Hardware(torch.device("cpu"), "fp32"), Processes("cpu"), 0.1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell a process's memory")
+@pytest.mark.parametrize("name", METHODS)
+def test_a_thousand_steps_need_no_more_memory_than_a_hundred(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 2, 9, stride=8), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 9, 10))
+    step = small_step(name, model)
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+
+    def after(count: int) -> tuple[int, int]:
+        for _ in range(count):
+            step(images, labels)
+        gc.collect()
+        return sum(type(item) is torch.Tensor for item in gc.get_objects()), resident()
+
+    tensors, memory = after(100)
+    more_tensors, more_memory = after(1000)
+    assert more_tensors <= tensors
+    assert more_memory - memory < 2**20
+
+
+SIZE = 400
+
+
+def of_its_size() -> set[int]:
+    """The memory of all tensors that are as large as the layer's weights."""
+    gc.collect()
+    return {x.data_ptr() for x in gc.get_objects() if type(x) in (torch.Tensor, nn.Parameter) and x.numel() == SIZE**2}
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("esam", "sam_on")])
+def test_copies_of_the_weights_in_the_last_pass(name):
+    """Weights and momentum; one copy where the weights are perturbed, `g` where it is needed, what is remembered."""
+    torch.manual_seed(0)
+    counted, before = [], len(of_its_size())
+
+    class Watched(nn.Linear):
+        def forward(self, x):
+            counted.append(len(of_its_size()) - before)
+            return super().forward(x)
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, SIZE), Watched(SIZE, SIZE, bias=False), nn.Linear(SIZE, 10))
+    step = small_step(name, model)
+    for _ in range(3):  # of the methods that look twice in every second step, the last one does
+        step(torch.randn(4, 3, 32, 32), torch.arange(4))
+    entry, optimizer = METHODS[name], step.optimizer
+    copies = 2 + entry.perturbs + (entry.looks_twice and optimizer.keeps_gradient)
+    copies += sum(len([x for x in memory.values() if x.numel() == SIZE**2]) for memory in optimizer.memory.values())
+    assert counted[-1] == copies
