@@ -4,13 +4,16 @@ EXPERIMENT ?=
 METHODS ?=
 SEEDS ?=
 KILLS ?=
+OPTIONS ?=
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# PYTHON= on the command line is an environment of your own, which is taken as it is.
+ENVIRONMENT = $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(READY))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint data reproduce-table table smoke torture clean
+.PHONY: help setup test lint data reproduce-table table smoke torture bench gpu-check clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +57,14 @@ smoke: $(READY) ## Train every method for seconds on generated images
 
 torture: $(READY) ## Kill runs at random moments, again and again: they must end as if left alone (KILLS=)
 	@OMP_NUM_THREADS=1 $(PYTHON) scripts/torture.py $(if $(KILLS),kills=$(KILLS))
+
+bench: $(READY) ## Measure speed, beside its limit and beside a user's loop (OPTIONS="models=resnet20 scaling=false")
+	@$(PYTHON) scripts/benchmark.py $(OPTIONS)
+
+gpu-check: $(ENVIRONMENT) ## On a machine with CUDA, offline, within 8 minutes: its tests and the benchmark (PYTHON=)
+	@$(PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check: torch finds no CUDA device here")'
+	$(PYTHON) -m pytest -q -m cuda -n 4
+	$(PYTHON) scripts/benchmark.py device=cuda models=wrn16_8,resnet20 minutes=4 $(OPTIONS)
 
 clean: ## Remove caches and builds; data, runs, results and .venv stay
 	rm -rf build dist .hypothesis .pytest_cache .ruff_cache

@@ -304,6 +304,7 @@ def make_record(
         "device": hardware.name,
         "precision": hardware.precision,
         "engine": training.step.engine,
+        "compiled": training.step.compiled,
         "last_batch": config.trainer.last_batch,
         "batchnorm": config.optimizer.batchnorm,
         "dataset": dataset.name,

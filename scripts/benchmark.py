@@ -4,9 +4,9 @@ python scripts/benchmark.py [device=auto] [precision=auto] [models=resnet8,resne
                             [rounds=7] [seconds=1] [scaling=true] [minutes=] [out=results/benchmark]
 
 Every contender is a process of its own. Those that are compared take turns, `rounds` times, each for about `seconds` a
-turn; ratios are of the same round, and medians over the rounds are given with their quartiles. With `minutes`, what
-there is no time for is left out, and named. Written to `out`/<device>.json and .md; earlier files of these names are
-kept beside them.
+turn; ratios are of the same round, and medians over the rounds are given with their quartiles. A group whose steps are
+slow ends after two minutes, and at least 3 rounds. With `minutes`, what there is no time for is left out, and named.
+Written to `out`/<device>.json and .md; earlier files of these names are kept beside them.
 """
 
 import json
@@ -33,7 +33,7 @@ from sam_bench.store.files import write_atomically
 from sam_bench.versions import code_versions
 
 CONTENDER = Path(__file__).with_name("contender.py")
-LEAST_ROUNDS = 3
+LEAST_ROUNDS, GROUP_SECONDS = 3, 120.0
 PERIOD = {"looksam": 5, "sam_every_k": 5}
 """Steps after which a method repeats itself; 1 for the others."""
 
@@ -120,11 +120,11 @@ class Group:
                     self.facts[name] = running[name].ready()
             for name, contender in running.items() if together else ():
                 self.facts[name] = contender.ready()
-            names = list(running)
+            names, until = list(running), min(deadline, time.monotonic() + GROUP_SECONDS)
             for contender in running.values():
                 contender.calibrate(seconds)
             for number in range(rounds):
-                if number >= LEAST_ROUNDS and time.monotonic() > deadline:
+                if number >= LEAST_ROUNDS and time.monotonic() > until:
                     break
                 for name in names[number % len(names) :] + names[: number % len(names)]:
                     self.turns.setdefault(name, []).append(running[name].turn())
@@ -166,6 +166,8 @@ def main(arguments: list[str]) -> None:
     given |= dict(argument.partition("=")[::2] for argument in arguments)
     if len(given) > number or given["scaling"] not in ("true", "false") or not given["rounds"].isdigit():
         sys.exit(__doc__.strip())
+    if int(given["rounds"]) < LEAST_ROUNDS:
+        sys.exit(f"Error: rounds={given['rounds']} gives no quartiles: at least {LEAST_ROUNDS} are needed")
     try:
         hardware = Hardware.choose(given["device"], given["precision"])
         models, methods = given["models"].split(","), given["methods"].split(",")
@@ -213,21 +215,20 @@ def groups(hardware: Hardware, models: list[str], methods: list[str], scaling: b
         }
 
     other = "compile"  # the limit's other engine: eager is the slowest on CUDA, compiled about as fast on the CPU
-    found = []
+    found, users = [], []
     for model in models:
         contenders = {"limit": limit(model), "limit, compiled": limit(model, other), "sgd": ours(model, "sgd")}
         contenders |= {"sam": ours(model, "sam"), "batches": common | {"kind": "batches", "model": model}}
         contenders |= {"matmul": common | {"kind": "matmul"}}
         found.append(Group(f"{model}: limit", contenders, extra="sam"))
         contenders = {"sam": ours(model, "sam"), "user, fp32": user(model, "fp32")}
-        found.append(Group(f"{model}: user's loop", contenders | {"user, autocast": user(model, "autocast")}))
+        users.append(Group(f"{model}: user's loop", contenders | {"user, autocast": user(model, "autocast")}))
     if cuda:
-        for model in ("wrn16_8", "wrn22_8", "resnet20", "pyramidnet110"):
-            engines = {engine: ours(model, "sam", engine) for engine in ("graph", "compile", "eager")}
-            found.append(Group(f"{model}: engines", engines))
+        compared, choice = ("wrn16_8", "wrn22_8", "resnet20", "pyramidnet110"), ("graph", "compile", "eager")
     else:
-        engines = {engine: ours(models[0], "sam", engine) for engine in ("eager", "compile")}
-        found.append(Group(f"{models[0]}: engines", engines))
+        compared, choice = models[:1], ("eager", "compile")
+    engines = [Group(f"{m}: engines", {engine: ours(m, "sam", engine) for engine in choice}) for m in compared]
+    found += engines[:3] + users
     for model in models:
         for method in methods:
             if method != "sgd":
@@ -243,7 +244,7 @@ def groups(hardware: Hardware, models: list[str], methods: list[str], scaling: b
             count = torch.cuda.device_count()
             alone, together = ours("wrn16_8", "sam", "compile"), ours("wrn16_8", "sam", batch=128 * count)
             found.append(Group("wrn16_8: GPUs", {"1": alone, str(count): together | {"processes": count}}))
-    return found
+    return found + engines[3:]  # the last takes minutes to compile
 
 
 def report(measured: list[Group], left_out: list[str], hardware: Hardware) -> str:

@@ -49,6 +49,7 @@ class Ours:
                 f"trainer.engine={given['engine']}",
                 f"trainer.epochs={ENDLESS}",
                 f"trainer.eval_every={ENDLESS}",
+                "trainer.last_batch=drop",  # every step is of a whole batch
             ]
         )
         self.hardware, _ = run.located(config)

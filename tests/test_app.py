@@ -25,6 +25,12 @@ REFUSED = {
     "a setting of a group within": (["optimizer.lr=0.1"], "optimizer.lr", "did you mean optimizer.base.lr"),
     "a typo at the top": (["sed=1"], "sed", "did you mean seed"),
     "a typo in a group": (["trainr.epochs=1"], "trainr", "did you mean trainer"),
+    "a graph on the CPU": (["trainer.engine=graph"], "trainer.engine=graph", "the device is the CPU"),
+    "an epoch without a batch": (
+        ["trainer.last_batch=drop", "data=synthetic", "data.train_subset=100"],
+        "trainer.last_batch=drop",
+        "trainer.batch_size=128 is more",
+    ),
     "a negative radius": (["optimizer.rho=-1"], "optimizer.rho=-1", "at least 0"),
     "a radius that is no number": (["optimizer.rho=nan"], "optimizer.rho=nan", "finite"),
     "an infinite radius": (["optimizer.rho=inf"], "optimizer.rho=inf", "finite"),

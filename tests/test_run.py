@@ -236,6 +236,17 @@ def test_the_last_epoch_is_evaluated_whatever_the_interval(tiny_run):
     assert record["test_error"] == errors[-1]
 
 
+def test_the_last_batch_is_kept_or_dropped(tiny_run):
+    kept, dropped = (
+        tiny_run("model=resnet8", "trainer.epochs=2", "trainer.batch_size=4", f"trainer.last_batch={choice}")
+        for choice in ("keep", "drop")
+    )
+    assert (kept["steps"], dropped["steps"]) == (2 * 3, 2 * 2)
+    assert (kept["last_batch"], dropped["last_batch"]) == ("keep", "drop")
+    for record, images in ((kept, 10), (dropped, 8)):
+        assert record["images_per_second"] == pytest.approx(2 * images / record["train_seconds"])
+
+
 def test_tuning_does_not_touch_the_test_set(tiny_run, small_synthetic):
     record = tiny_run("model=resnet8", "data.split=tune")
     assert (record["train_images"], record["test_images"]) == (10, 20)
@@ -252,7 +263,7 @@ def run_id(*overrides: str, device: str = "cpu", precision: str = "fp32") -> str
     ["seed=1", "optimizer.rho=0.1", "optimizer=gsam", "model=resnet20", "trainer.epochs=3", "data.flip=false",
      "schedule=cosine", "optimizer.base.lr=0.2", "optimizer.batchnorm=both", "trainer.smoothing_over=all",
      "optimizer.m=2", "optimizer.clip_norm=1.0", "trainer.max_skipped=1",
-     "trainer.micro_batch_size=2", "averaging=swa"],
+     "trainer.micro_batch_size=2", "averaging=swa", "trainer.last_batch=drop"],
 )  # fmt: skip
 def test_what_can_change_the_result_changes_the_run(override):
     assert run_id(override) != run_id()
@@ -262,7 +273,8 @@ def test_what_can_change_the_result_changes_the_run(override):
     "override",
     ["paths.runs=elsewhere", "paths.results=elsewhere", "data.root=elsewhere", "data.timeout=5", "logger=wandb",
      "trainer.progress=bar", "trainer.rerun=true", "trainer.max_minutes=5", "trainer.checkpoint_every=3",
-     "trainer.checkpoint_minutes=null", "trainer.deterministic=true"],
+     "trainer.checkpoint_minutes=null", "trainer.deterministic=true", "trainer.engine=eager",
+     "trainer.last_batch=keep"],
 )  # fmt: skip
 def test_what_cannot_change_the_result_does_not_change_the_run(folder, override):
     assert run_id(override) == run_id()

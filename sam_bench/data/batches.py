@@ -39,6 +39,8 @@ class Batches:
     ):
         self.padded, self.labels = augment.prepare(images.pixels), images.labels
         self.augment, self.batch_size, self.seed, self.share = augment, batch_size, seed, share
+        device = images.labels.device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         whole = len(self.labels) - len(self.labels) % batch_size
         self.images = len(self.labels) if keep_last else whole
         """How many an epoch has, those of all processes together."""
@@ -52,7 +54,7 @@ class Batches:
         On CUDA each is prepared while the device works on the one before.
         """
         batches = self._epoch(epoch, first)
-        return ahead(batches, self.labels.device) if self.labels.device.type == "cuda" else batches
+        return batches if self.stream is None else ahead(batches, self.stream)
 
     def _epoch(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         count, device = len(self.labels), self.labels.device
@@ -73,18 +75,17 @@ class Batches:
             yield self.augment.evaluate(self.padded[here]), self.labels[here]
 
 
-def ahead(batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same batches, each prepared on a CUDA stream of its own as soon as the one before is given away."""
-    stream = torch.cuda.Stream(device)
+def ahead(batches: Iterator[tuple[Tensor, Tensor]], stream: torch.cuda.Stream) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches, each prepared on another CUDA stream as soon as the one before is given away."""
 
     def prepared() -> tuple[Tensor, Tensor] | None:
         with torch.cuda.stream(stream):
             return next(batches, None)
 
-    stream.wait_stream(torch.cuda.current_stream(device))  # the images themselves may still be on their way
+    stream.wait_stream(torch.cuda.current_stream(stream.device))  # the images themselves may still be on their way
     batch = prepared()
     while batch is not None:
-        present = torch.cuda.current_stream(device)
+        present = torch.cuda.current_stream(stream.device)
         present.wait_stream(stream)
         for tensor in batch:
             tensor.record_stream(present)  # its memory is not used again before what is done with it now

@@ -7,14 +7,15 @@ import torch
 
 
 class CudaGraphs:
-    """Captures work in CUDA graphs, each with memory of its own.
+    """Captures work in CUDA graphs.
 
     A replay launches the very kernels that were captured, on the same addresses: it sees what tensors hold by then, and
-    nothing that the host computes.
+    nothing that the host computes. All graphs share their memory, so what one of them allocates is lost in the next
+    replay of another: work leaves its results in tensors that were there before.
     """
 
     def __init__(self, device: torch.device):
-        self.stream = torch.cuda.Stream(device)
+        self.device, self.stream, self.pool = device, torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
 
     @contextlib.contextmanager
     def rehearsal(self) -> Iterator[None]:
@@ -28,10 +29,17 @@ class CudaGraphs:
         """Do the work, and return what does it again.
 
         Raises:
-            RuntimeError: something in it cannot be captured; nothing was done on the device.
+            Exception: something in it cannot be captured; nothing was done on the device.
         """
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            work()
+        graph, present = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
+        try:
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+                work()
+        except BaseException as error:
+            torch.cuda.set_stream(present)  # before torch 2.15 a failed capture leaves its stream and pool behind
+            with contextlib.suppress(RuntimeError, AttributeError):
+                torch._C._cuda_endAllocateToPool(present.device_index, self.pool)
+            torch.cuda.empty_cache()
+            raise error.__context__ or error from None
         graph.replay()
         return graph.replay

@@ -1,6 +1,8 @@
 """How steps are taken: which way is the fastest that this device and this method allow."""
 
 import importlib.util
+import os
+import shutil
 
 from sam_bench.config import Config
 from sam_bench.errors import ConfigError
@@ -28,6 +30,8 @@ def choose_engine(config: Config, hardware: Hardware) -> tuple[str, str]:
     without_graph, without_compiler = _against_graph(config), _against_compiling(config)
     if asked == "graph" and without_graph:
         raise ConfigError(f"trainer.engine=graph: {without_graph}; use trainer.engine=compile or auto")
+    if asked in ("graph", "compile") and without_compiler:
+        raise ConfigError(f"trainer.engine={asked}: {without_compiler}; use trainer.engine=eager or auto")
     if asked != "auto":
         return asked, ""
     if without_compiler:
@@ -46,7 +50,11 @@ def _against_graph(config: Config) -> str:
 
 
 def _against_compiling(config: Config) -> str:
-    """Why "auto" does not compile on CUDA, if it does not."""
+    """Why nothing is compiled for CUDA, if it is not."""
     if config.trainer.deterministic:
         return "trainer.deterministic=true: compiled kernels are chosen by timing them, and each rounds in its own way"
-    return "" if importlib.util.find_spec("triton") else "torch.compile needs Triton, which is not installed"
+    if not importlib.util.find_spec("triton"):
+        return "torch.compile needs Triton, which is not installed"
+    if not ("CC" in os.environ or any(map(shutil.which, ("cc", "gcc", "clang")))):
+        return "torch.compile needs a C compiler for its launchers, and there is none (neither CC, cc, gcc nor clang)"
+    return ""

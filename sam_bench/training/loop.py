@@ -20,7 +20,7 @@ from sam_bench.training.averages import Averages
 from sam_bench.training.evaluate import evaluate
 from sam_bench.training.loss import smoothing_for_torch
 from sam_bench.training.progress import Reporter
-from sam_bench.training.step import CapturedStep, EagerStep
+from sam_bench.training.step import CapturedStep, EagerStep, compile_for
 from sam_bench.training.stopwatch import Stopwatch
 
 MAX_SKIPPED = 200
@@ -104,7 +104,7 @@ class Training:
         else:
             on_device = self.hardware.device.type == "cuda" and BASES[base.name].captured  # as in a captured step
             self.step = EagerStep(*arguments, compiled=self.hardware.engine == "compile", rates_on_device=on_device)
-        self.compiled = torch.compile(self.model) if self.step.compiled else self.model
+        self.compiled = compile_for(self.model) if self.step.compiled else self.model
         """For evaluation."""
         self.averages = Averages(self.config.averaging, self.model, trainer.epochs)
 
@@ -129,7 +129,8 @@ class Training:
         Pauses after each step, and after each epoch, of which it tells by True: the moments when the state is that of
         no step, and can be saved. The time of a pause is not counted in which `state_dict()` was called.
         """
-        self.step.warn = lambda text: reporter.warn(f"{reporter.title}  {text}") if self.processes.leads else None
+        leads = self.processes.leads
+        self.step.warn = lambda text: reporter.warn(f"{reporter.title}  {text}") if leads else None
         while not self.ended:
             for _ in self._train_epoch(reporter):
                 yield False

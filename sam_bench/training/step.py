@@ -52,9 +52,12 @@ class EagerStep:
         rates_on_device: bool = False,
     ):
         self.model, self.optimizer, self.hardware, self.processes = model, optimizer, hardware, processes
-        self.label_smoothing, self.m, self.micro_batch_size, self.scaler = label_smoothing, m, micro_batch_size, scaler
-        self.compiled = compiled
-        self.look = torch.compile(self.plain_look) if compiled else self.plain_look
+        self.m, self.micro_batch_size, self.scaler = m, micro_batch_size, scaler
+        each = "none" if optimizer.selects_examples else "mean"
+        self.compiled, self.plain_look = compiled, _look(model, hardware, label_smoothing, each)
+        if compiled:
+            torch.compiler.reset()  # what earlier runs of this program compiled counts against a limit
+        self.look = compile_for(self.plain_look) if compiled else self.plain_look
         zero = torch.zeros((), device=hardware.device)
         self.rates = {"lr": zero, "rho": zero.clone()} if rates_on_device else None
         self.warn: Callable[[str], None] = print
@@ -92,14 +95,6 @@ class EagerStep:
             self.compiled, self.look = False, self.plain_look
             self.warn(f"torch.compile failed, so the run goes on without it, slower: {_first_line(error)}")
             return work()
-
-    def plain_look(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """A forward pass: the loss, of each example where the method selects them, and how many labels it misses."""
-        with self.hardware.autocast():
-            logits = self.model(images)
-        each = "none" if self.optimizer.selects_examples else "mean"
-        loss = cross_entropy(logits, labels, self.label_smoothing, each)
-        return loss, (logits.detach().argmax(1) != labels).sum()
 
     def _take(self, images: Tensor, labels: Tensor) -> None:
         count = len(labels)
@@ -197,8 +192,6 @@ class CapturedStep(EagerStep):
         try:
             replay = self.recorder.record(lambda: self._take(*own))
         except Exception as error:
-            if is_out_of_memory(error):
-                raise
             self._count(before)
             self.captures, self.captured = False, {}
             if self.scaler is not None:
@@ -207,6 +200,10 @@ class CapturedStep(EagerStep):
             super().__call__(images, labels)
         else:
             self.captured[kind] = _Captured(replay, *own, self.optimizer.passes - before[1])
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.captured, self.rehearsed = {}, Counter()  # what was captured is of the state before
 
 
 @dataclass(frozen=True)
@@ -244,6 +241,25 @@ class _Part:
         if self.wrong is None:
             self.wrong = torch.stack(wrong).sum()
         return torch.cat(losses) if step.optimizer.selects_examples else torch.stack(losses).sum()
+
+
+def _look(
+    model: nn.Module, hardware: Hardware, label_smoothing: float, each: str
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A forward pass: from images and labels to the loss, reduced so, and how many labels are missed."""
+
+    def look(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with hardware.autocast():
+            logits = model(images)
+        loss = cross_entropy(logits, labels, label_smoothing, each)
+        return loss, (logits.detach().argmax(1) != labels).sum()
+
+    return look
+
+
+def compile_for(work: Callable[..., T]) -> Callable[..., T]:
+    """Compiled for each size of a batch by itself; a size that came later would otherwise change the first one's."""
+    return torch.compile(work, dynamic=False)
 
 
 def _first_line(error: Exception) -> str:

@@ -103,15 +103,27 @@ def test_draws_are_independent_of_each_other():
     assert correlations.abs().max() < 0.02
 
 
-def batches(seed: int, count: int = 103, cutout: bool = True) -> Batches:
+def batches(seed: int, count: int = 103, cutout: bool = True, keep_last: bool = True) -> Batches:
     labelled = Images(images(count), torch.arange(count))
-    return Batches(labelled, Augment(True, True, True, cutout, CPU), batch_size=10, seed=seed)
+    return Batches(labelled, Augment(True, True, True, cutout, CPU), batch_size=10, seed=seed, keep_last=keep_last)
 
 
 def test_an_epoch_shows_every_image_once_and_keeps_the_last_smaller_batch():
     seen = [labels for _, labels in batches(0).epoch(0)]
     assert [len(labels) for labels in seen] == [10] * 10 + [3]
     assert sorted(torch.cat(seen).tolist()) == list(range(103))
+
+
+def test_without_the_last_batch_each_epoch_leaves_out_other_images():
+    chosen = batches(0, keep_last=False)
+    left_out = []
+    for epoch in range(5):
+        kept = [labels for _, labels in batches(0).epoch(epoch)]
+        seen = [labels for _, labels in chosen.epoch(epoch)]
+        assert len(chosen) == len(seen) == 10 and chosen.images == 100
+        assert all(torch.equal(a, b) for a, b in zip(seen, kept[:-1], strict=True))
+        left_out.append(frozenset(range(103)) - set(torch.cat(seen).tolist()))
+    assert len(set(left_out)) == 5
 
 
 def test_an_epoch_depends_on_seed_and_number_alone():

@@ -1,0 +1,214 @@
+"""Which engine a run gets, and that all of them take the same steps."""
+
+import importlib.util
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from sam_bench import composition, identity, run
+from sam_bench.errors import ConfigError
+from sam_bench.hardware import Hardware
+from sam_bench.optim.registry import BASES, METHODS
+from sam_bench.training import engines
+from sam_bench.training.engines import choose_engine
+from sam_bench.training.step import EagerStep
+from tests.conftest import TINY, differences
+from tests.training.test_capture import trained
+
+
+def chosen(device: str, *overrides: str) -> tuple[str, str]:
+    return choose_engine(composition.compose([*TINY, *overrides]), Hardware(torch.device(device), "bf16"))
+
+
+@pytest.fixture
+def triton(monkeypatch):
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setenv("CC", "cc")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_auto_captures_whatever_can_be_captured(triton, name):
+    reason = METHODS[name].not_captured
+    engine, why = chosen("cuda", f"optimizer={name}")
+    assert engine == ("compile" if reason else "graph")
+    assert reason in why
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_auto_does_not_capture_bases_that_count_on_the_host(triton, base):
+    engine, why = chosen("cuda", f"optimizer/base={base}")
+    assert engine == ("compile" if base in ("adagrad", "adafactor") else "graph")
+    assert (base in why) == (engine == "compile")
+
+
+@pytest.mark.parametrize("reason", ["rounds in its own way", "Triton", "C compiler"])
+def test_auto_says_why_it_does_not_compile_and_nothing_else_does(triton, monkeypatch, reason):
+    if reason == "Triton":
+        monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
+    elif reason == "C compiler":
+        monkeypatch.delenv("CC")
+        monkeypatch.setattr(engines.shutil, "which", lambda name: None)
+    overrides = ["trainer.deterministic=true"] if reason == "rounds in its own way" else []
+    engine, why = chosen("cuda", *overrides)
+    assert engine == "eager"
+    assert reason in why
+    for asked in ("compile", "graph"):
+        with pytest.raises(ConfigError, match=reason):
+            chosen("cuda", *overrides, f"trainer.engine={asked}")
+
+
+def test_several_processes_are_not_captured(triton, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert chosen("cuda")[0] == "compile"
+
+
+@pytest.mark.parametrize(
+    ("device", "overrides", "reason"),
+    [
+        ("cpu", [], "the device is the CPU"),
+        ("cuda", ["optimizer=esam"], "random mask"),
+        ("cuda", ["optimizer/base=adafactor"], "adafactor"),
+    ],
+)
+def test_a_graph_that_cannot_be_is_refused(device, overrides, reason):
+    with pytest.raises(ConfigError, match=reason):
+        chosen(device, *overrides, "trainer.engine=graph")
+
+
+def test_on_the_cpu_auto_is_eager():
+    assert chosen("cpu") == ("eager", "")
+
+
+@pytest.mark.parametrize(("engine", "same"), [("auto", True), ("eager", True), ("compile", False)])
+def test_compiled_kernels_are_part_of_what_a_run_is(folder, engine, same):
+    ids = {
+        run.located(composition.compose([*TINY, "trainer.device=cpu", *own]))[1].run_id
+        for own in ([], [f"trainer.engine={engine}"])
+    }
+    assert (len(ids) == 1) == same
+
+
+def test_a_captured_run_is_that_of_the_same_compiled_kernels():
+    config = composition.compose(TINY)
+    identities = [identity.identify(config, Hardware(torch.device("cuda"), "bf16", e)) for e in ("compile", "graph")]
+    assert identities[0] == identities[1]
+
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None, reason="there is no C++ compiler"
+)
+
+
+class Plain(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(3, 4, 5, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 10)
+        )
+
+
+def test_the_tenth_run_of_a_program_is_compiled_too(monkeypatch):
+    compiled = []
+    whole = torch.compile
+
+    def counting(work, **options):
+        def backend(graph, examples):
+            compiled[-1] += 1
+            return graph.forward
+
+        return whole(work, backend=backend, **options)
+
+    monkeypatch.setattr(torch, "compile", counting)
+    for _ in range(10):
+        compiled.append(0)
+        trained(EagerStep, "sam", compiled=True, steps=4)
+    assert compiled == [compiled[0]] * 10 and compiled[0] >= 2  # two sizes of a batch
+
+
+@needs_compiler
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 3e-2)])
+def test_compiled_steps_agree_within_rounding(precision, tolerance):
+    hardware = Hardware(torch.device("cpu"), precision)
+    eager, _, _ = trained(EagerStep, "sam", network=Plain, hardware=hardware)
+    compiled, step, said = trained(EagerStep, "sam", network=Plain, hardware=hardware, compiled=True)
+    assert said == [] and step.engine == "compile"
+    for name, value in compiled["model"].items():
+        difference = (value - eager["model"][name]).double().norm()
+        assert difference <= tolerance * eager["model"][name].double().norm() + 1e-6, name
+    assert differences(compiled["model"], eager["model"]) != []  # otherwise nothing was compiled
+
+
+@pytest.mark.parametrize("name", ["sam", "wsam"])
+@pytest.mark.parametrize("fails", ["forward", "backward", "second pass"])
+def test_where_compiling_fails_the_run_goes_on_without_it_and_says_so(monkeypatch, name, fails):
+    class Breaks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise RuntimeError("no compiler\nand more")
+
+    def broken(function, **options):
+        calls = iter(range(100))
+
+        def compiled(*arguments):
+            call = next(calls)
+            if fails == "forward" or (fails == "second pass" and call == 1):
+                raise RuntimeError("no compiler\nand more")
+            loss, missed = function(*arguments)
+            return (Breaks.apply(loss) if fails == "backward" else loss), missed
+
+        return compiled
+
+    eager, _, _ = trained(EagerStep, name)
+    monkeypatch.setattr(torch, "compile", broken)
+    after, step, said = trained(EagerStep, name, compiled=True)
+    assert step.engine == "eager"
+    assert said == ["torch.compile failed, so the run goes on without it, slower: RuntimeError: no compiler"]
+    assert differences(after, eager) == []
+
+
+def test_a_run_whose_network_cannot_be_compiled_is_finished_and_recorded_so(tiny_run, monkeypatch, capsys):
+    def no_compiler(function, **options):
+        def compiled(*arguments):
+            raise RuntimeError("no compiler")
+
+        return compiled
+
+    plain = tiny_run("model=resnet8")
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    record = tiny_run("model=resnet8", "trainer.engine=compile")
+    assert (plain["engine"], record["engine"], record["compiled"]) == ("eager", "eager", False)
+    assert record["test_loss"] == plain["test_loss"]
+    assert "goes on without it" in capsys.readouterr().err
+
+
+def test_errors_of_its_own_are_not_taken_for_the_compilers(monkeypatch):
+    def compiled(function, **options):
+        def out_of_memory(*arguments):
+            raise torch.OutOfMemoryError("too large")
+
+        return out_of_memory
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(EagerStep, "sam", compiled=True)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.parametrize("engine", ["auto", "eager", "compile", "graph"])
+def test_every_engine_trains_on_the_gpu(folder, small_synthetic, engine):
+    own = [
+        "model=resnet8",
+        "trainer.device=cuda",
+        "trainer.epochs=3",
+        "data.train_subset=50",
+        f"trainer.engine={engine}",
+    ]
+    record = run.execute(composition.compose([*TINY, *own]))
+    assert record["status"] == "finished"
+    assert record["engine"] == ("graph" if engine == "auto" else engine)
