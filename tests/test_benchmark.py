@@ -1,14 +1,16 @@
 """The benchmark: its contenders work, and its figures are what they are called."""
 
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from sam_bench.errors import ConfigError
 from sam_bench.hardware import Hardware
 from tests.conftest import ROOT, everything_below
 
@@ -16,13 +18,10 @@ SCRIPTS = ROOT / "scripts"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_script", SCRIPTS / "benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module("benchmark")
 
 
 def answers(options: list[str], commands: str, command: tuple[str, ...] = ()) -> list[dict]:
@@ -76,29 +75,46 @@ def turns(*seconds: float, passes: float = 0.0) -> list[dict]:
 
 
 @pytest.fixture
-def measured(benchmark):
+def measured():
     """What a machine might have given whose pass takes a second, and whose steps 1.25 times their passes."""
-    limit = benchmark.Group("resnet8: limit", {}, extra="sam")
-    limit.turns = {
-        "limit": turns(1, 1, 1), "limit, compiled": turns(2, 2, 2), "sgd": turns(1.25, 1.25, 1.25, passes=1),
-        "sam": turns(2.5, 2.5, 2.5, passes=2), "batches": turns(0.025, 0.025, 0.025), "matmul": turns(1, 1, 1),
-    }  # fmt: skip
-    limit.facts = {"limit": {"flop": 10**12, "threads": 1}, "matmul": {"flop": 10**13}, "sam": {"engine": "eager"}}
-    limit.evaluation_seconds = 9.775
-    user = benchmark.Group("resnet8: user's loop", {})
-    user.turns = {"sam": turns(2, 4, 2), "user, fp32": turns(6, 8, 6), "user, autocast": turns(3, 6, 3)}
-    looksam = benchmark.Group("resnet8: looksam", {})
-    looksam.turns = {
-        "limit": turns(1, 1, 1),
-        "sgd": turns(1, 1, 1, passes=1),
-        "looksam": turns(1.8, 1.8, 1.8, passes=1.2),
+
+    def group(facts=None, contenders=None, evaluation_seconds=None, **of_each: list[dict]) -> dict:
+        names = {name: name.replace("__", ", ").replace("_", " ") for name in of_each}
+        found = {names[name]: values for name, values in of_each.items()}
+        return {
+            "contenders": contenders or {},
+            "facts": facts or {},
+            "turns": found,
+            "evaluation_seconds": evaluation_seconds,
+        }
+
+    groups = {
+        "resnet8: limit": group(
+            {"limit": {"flop": 10**12}, "matmul": {"flop": 10**13}, "sam": {"engine": "eager"}},
+            evaluation_seconds=9.775,
+            limit=turns(1, 1, 1),
+            limit__compiled=turns(2, 2, 2),
+            sgd=turns(1.25, 1.25, 1.25, passes=1),
+            sam=turns(2.5, 2.5, 2.5, passes=2),
+            batches=turns(0.025, 0.025, 0.025),
+            matmul=turns(1, 1, 1),
+        ),
+        "resnet8: user's loop": group(sam=turns(2, 4, 2), user__fp32=turns(6, 8, 6), user__autocast=turns(3, 6, 3)),
+        "resnet8: looksam": group(
+            limit=turns(1, 1, 1), sgd=turns(1, 1, 1, passes=1), looksam=turns(1.8, 1.8, 1.8, passes=1.2)
+        ),
+        "resnet20: batch 64": group(
+            contenders={"sam": {"batch": "64"}}, limit=turns(1, 1, 1), sam=turns(2.2, 2.2, 2.2, passes=2)
+        ),
+        "resnet8: engines": group(
+            {"eager": {"engine": "eager"}, "compile": {"engine": "eager"}},
+            eager=turns(2, 2, 2, passes=2),
+            compile=turns(1, 1, 1, passes=2),
+        ),
     }
-    batch = benchmark.Group("resnet20: batch 64", {"sam": {"batch": "64"}})
-    batch.turns = {"limit": turns(1, 1, 1), "sam": turns(2.2, 2.2, 2.2, passes=2)}
-    engines = benchmark.Group("resnet8: engines", {})
-    engines.turns = {"eager": turns(2, 2, 2, passes=2), "compile": turns(1, 1, 1, passes=2)}
-    engines.facts = {"eager": {"engine": "eager"}, "compile": {"engine": "eager"}}
-    return [limit, user, looksam, batch, engines]
+    versions = {"torch": "2", "cuda": None, "python": "3"}
+    about = {"device": "A CPU (1 threads)", "precision": "bf16", "versions": versions, "git_commit": None}
+    return about | {"groups": groups, "not_measured": ["wrn16_8: limit"]}
 
 
 @pytest.mark.parametrize(
@@ -117,21 +133,44 @@ def measured(benchmark):
         "| LookSAM | 1.2 | 1800 ms (1800 – 1800) | 71 | 1.500 (1.500 – 1.500) | 1.500 (1.500 – 1.500) |",
         "| resnet20: batch 64 | 2200 ms (2200 – 2200) | 29 | 1.100 (1.100 – 1.100) |",
         "| eager | 1000 ms (1000 – 1000) | 391.00 s | 0.500 (0.500 – 0.500) |",
-        "Not measured, for want of time: wrn16_8: limit.",
+        "Not measured: wrn16_8: limit.",
+        "| | resnet8 |",
+        "| SAM's step / its two bare passes | 1.25 |",
+        "| a user's loop, autocast / ours | 1.50 |",
+        "| SAM's FLOP/s / a matrix product's | 8% |",
     ],
 )
 def test_the_report_gives_ratios_of_the_same_round(benchmark, measured, row):
-    hardware = Hardware(torch.device("cpu"), "bf16")
-    assert row in benchmark.report(measured, ["wrn16_8: limit"], hardware).splitlines()
+    assert row in benchmark.report(measured).splitlines()
 
 
 def test_an_earlier_result_is_kept(benchmark, measured, folder):
-    hardware = Hardware(torch.device("cpu"), "bf16")
-    for text in ("first", "second"):
-        benchmark.write(folder, hardware, measured, [], text)
-    new, old = sorted(folder.glob("*.md"), key=lambda path: len(path.name))
-    assert (new.read_text(), old.read_text()) == ("second\n", "first\n")
-    assert json.loads(new.with_suffix(".json").read_text())["groups"].keys() == {group.name for group in measured}
+    for precision in ("fp32", "bf16"):
+        benchmark.write(folder, measured | {"precision": precision})
+    new, old = sorted(folder.glob("*.json"), key=lambda path: len(path.name))
+    assert new.name == "a-cpu-1-threads.json"
+    assert [json.loads(path.read_text())["precision"] for path in (new, old)] == ["bf16", "fp32"]
+    assert len(list(folder.glob("*.md"))) == 2
+
+
+def test_a_contender_that_fails_is_named_and_the_others_are_measured(benchmark, monkeypatch, folder, capsys):
+    def measure(group, *_):
+        if group.name.endswith("user's loop"):
+            raise ConfigError("kind=user: it ended")
+        return {"contenders": {}, "facts": {}, "turns": {}}
+
+    monkeypatch.setattr(benchmark.Group, "measure", measure)
+    monkeypatch.setattr(benchmark, "report", lambda data: "\n".join([*data["groups"], *data["not_measured"]]))
+    benchmark.main(["device=cpu", "models=resnet8", "methods=sgd,sam", "scaling=false", "out=out"])
+    data = json.loads(next(Path("out").glob("*.json")).read_text())
+    assert list(data["groups"]) == ["resnet8: limit", "resnet8: engines", "resnet8: sam"]
+    assert data["not_measured"] == ["resnet8: user's loop (kind=user: it ended)"]
+    assert "it ended" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results" / "benchmark").glob("*.json")), ids=lambda path: path.stem)
+def test_the_committed_reports_are_made_from_their_data(benchmark, path):
+    assert path.with_suffix(".md").read_text() == benchmark.report(json.loads(path.read_text())) + "\n"
 
 
 @pytest.mark.parametrize("cuda", [False, True])

@@ -1,0 +1,236 @@
+"""The benchmark's tables, from what it wrote.
+
+python scripts/benchmark_report.py results/benchmark/<device>.json
+"""
+
+import json
+import math
+import re
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam_bench.optim.registry import METHODS
+
+IMAGES = 50_000
+"""Of an epoch."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What contenders needed that took turns.
+
+    Args:
+        contenders: their options, by name.
+        facts: what each knew when it was warm.
+        turns: seconds and passes of a step in each round.
+        evaluation_seconds: of the test set, where it was timed.
+    """
+
+    contenders: dict[str, dict[str, Any]]
+    facts: dict[str, dict[str, Any]]
+    turns: dict[str, list[dict[str, float]]]
+    evaluation_seconds: float | None = None
+
+    def seconds(self, name: str) -> list[float]:
+        """Of a step, in each round."""
+        return [turn["seconds"] for turn in self.turns[name]]
+
+    def ratios(self, name: str, of: str) -> list[float]:
+        """A contender's seconds over another's times as many passes, in each round."""
+        passes = [turn["passes"] or 1 for turn in self.turns[name]]
+        each = [turn["passes"] or 1 for turn in self.turns[of]]
+        pairs = zip(self.seconds(name), passes, self.seconds(of), each, strict=True)
+        return [mine / (count / unit * other) for mine, count, other, unit in pairs]
+
+    def steps_over(self, name: str, of: str) -> list[float]:
+        """A contender's seconds a step over another's, in each round."""
+        return [a / b for a, b in zip(self.seconds(name), self.seconds(of), strict=True)]
+
+
+def report(data: dict[str, Any]) -> str:
+    """All tables, as Markdown.
+
+    Args:
+        data: as the benchmark writes it.
+    """
+    by_name, versions = groups_of(data), data["versions"]
+    lines = [
+        f"# Benchmark on {data['device']}",
+        "",
+        f"{data['precision']}, torch {versions['torch']}, CUDA {versions['cuda']}, Python {versions['python']}, commit "
+        f"{(data['git_commit'] or 'unknown')[:10]}. Batches of 128 unless it is said otherwise; medians over the "
+        "rounds, and quartiles. Ours is the training loop with everything on but evaluation and checkpoints; a user's "
+        "is `scripts/users_loop.py`, with torch's defaults.",
+        "",
+        *summary(data),
+    ]
+    for name, group in by_name.items():
+        model, _, what = name.partition(": ")
+        if what == "limit":
+            lines += ["", f"## {model}", "", *_limit_table(group, by_name.get(f"{model}: user's loop"))]
+            own = {n.split(": ")[1]: g for n, g in by_name.items() if n.startswith(f"{model}: ")}
+            rows = {method: g for method, g in own.items() if method in METHODS}
+            if rows:
+                lines += ["", *_method_table({"sgd": group, "sam": group} | rows, group)]
+    lines += _others(by_name)
+    if data["not_measured"]:
+        lines += ["", f"Not measured: {'; '.join(data['not_measured'])}."]
+    return "\n".join(lines)
+
+
+def groups_of(data: dict[str, Any]) -> dict[str, Measured]:
+    """What was measured, by name."""
+    return {name: Measured(**group) for name, group in data["groups"].items()}
+
+
+def summary(data: dict[str, Any]) -> list[str]:
+    """A column for each network: ratios, medians over the rounds."""
+    by_name = groups_of(data)
+    models = [name.partition(": ")[0] for name in by_name if name.endswith(": limit")]
+    rows: dict[str, list[str]] = {}
+
+    def add(title: str, cell: str) -> None:
+        rows.setdefault(title, []).append(cell)
+
+    for model in models:
+        group, users = by_name[f"{model}: limit"], by_name.get(f"{model}: user's loop")
+        add("SAM's step / its two bare passes", f"{statistics.median(_over_limit(group, 'sam', _best(group))):.2f}")
+        for precision in ("fp32", "autocast"):
+            ratio = f"{statistics.median(users.steps_over(f'user, {precision}', 'sam')):.2f}" if users else "–"
+            add(f"a user's loop, {precision} / ours", ratio)
+        add("SAM, images/s", f"{128 / statistics.median(group.seconds('sam')):,.0f}")
+        add("SGD, images/s", f"{128 / statistics.median(group.seconds('sgd')):,.0f}")
+        add("SAM's FLOP/s / a matrix product's", f"{_utilisation(group):.0%}")
+        add("preparing a batch / SAM's step", f"{statistics.median(group.steps_over('batches', 'sam')):.1%}")
+        add("evaluating every 5th of 200 epochs / training, SGD", f"{_evaluation_share(group, 'sgd'):.1%}")
+    lines = [f"| | {' | '.join(models)} |", f"| --- |{' --- |' * len(models)}"] if models else []
+    return lines + [f"| {title} | {' | '.join(cells)} |" for title, cells in rows.items()]
+
+
+def _best(group: Measured) -> str:
+    return min(("limit", "limit, compiled"), key=lambda name: statistics.median(group.seconds(name)))
+
+
+def _utilisation(group: Measured) -> float:
+    peak = group.facts["matmul"]["flop"] / statistics.median(group.seconds("matmul"))
+    return 2 * group.facts["limit"]["flop"] / statistics.median(group.seconds("sam")) / peak
+
+
+def _evaluation_share(group: Measured, method: str) -> float:
+    return group.evaluation_seconds / (5 * statistics.median(group.seconds(method)) * math.ceil(IMAGES / 128))
+
+
+def _limit_table(group: Measured, users: Measured | None) -> list[str]:
+    flop, sam = group.facts["limit"]["flop"], statistics.median(group.seconds("sam"))
+    peak = group.facts["matmul"]["flop"] / statistics.median(group.seconds("matmul"))
+    rows = [
+        "| SAM's step | |",
+        "| --- | --- |",
+        f"| ours, {group.facts['sam']['engine']} | {_milliseconds(group.seconds('sam'))} |",
+        f"| its two passes alone | {_milliseconds([2 * s for s in group.seconds('limit')])} |",
+        f"| the same, compiled | {_milliseconds([2 * s for s in group.seconds('limit, compiled')])} |",
+        f"| ours / the faster of the two | {_spread(_over_limit(group, 'sam', _best(group)))} |",
+    ]
+    if users is not None:
+        for name, title in (("user, fp32", "fp32"), ("user, autocast", "autocast")):
+            rows.append(f"| a user's loop, {title} | {_milliseconds(users.seconds(name))} |")
+            rows.append(f"| a user's loop, {title} / ours | {_spread(users.steps_over(name, 'sam'))} |")
+    seconds = sam * math.ceil(IMAGES / 128)
+    rows += [
+        f"| an epoch of 50,000 images | {seconds:.2f} s |",
+        f"| floating-point operations of a pass | {flop / 1e9:.1f} G |",
+        f"| ours, in FLOP/s | {2 * flop / sam / 1e12:.3f} T |",
+        f"| a matrix product, in FLOP/s | {peak / 1e12:.3f} T |",
+        f"| ours / the matrix product | {_utilisation(group):.1%} |",
+        f"| preparing a batch | {_milliseconds(group.seconds('batches'))} |",
+        f"| preparing a batch / the step | {_percent(group.steps_over('batches', 'sam'))} |",
+        f"| evaluating 10,000 images | {group.evaluation_seconds:.3f} s |",
+        f"| evaluating every 5th of 200 epochs / training | SAM {_evaluation_share(group, 'sam'):.2%}, SGD "
+        f"{_evaluation_share(group, 'sgd'):.2%} |",
+        f"| peak memory | {group.turns['sam'][-1]['peak_memory_bytes'] / 2**20:,.0f} MiB |",
+    ]
+    return rows
+
+
+def _over_limit(group: Measured, name: str, limit: str = "limit") -> list[float]:
+    """Seconds of a step over those of as many bare passes, in each round."""
+    turns = zip(group.turns[name], group.turns[limit], strict=True)
+    return [turn["seconds"] / (turn["passes"] * bare["seconds"]) for turn, bare in turns]
+
+
+def _method_table(rows: dict[str, Measured], first: Measured) -> list[str]:
+    lines = [
+        "| method | passes | ms a step | images/s | time / (passes × SGD's step) | time / (passes × bare pass) |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for method, group in rows.items():
+        if method in group.turns:
+            passes, seconds = group.turns[method][0]["passes"], group.seconds(method)
+            lines.append(
+                f"| {METHODS[method].title} | {passes:.3g} | {_milliseconds(seconds)} | "
+                f"{128 / statistics.median(seconds):,.0f} | {_spread(group.ratios(method, 'sgd'))} | "
+                f"{_spread(_over_limit(group, method))} |"
+            )
+    return lines
+
+
+def _others(by_name: dict[str, Measured]) -> list[str]:
+    lines = []
+    for name, group in by_name.items():
+        model, _, what = name.partition(": ")
+        if what == "engines":
+            first = next(iter(group.turns))
+            lines += ["", f"## Engines, {model}", "", f"| engine | ms a step | an epoch | time / {first}'s |"]
+            lines.append("| --- | --- | --- | --- |")
+            for engine in group.turns:
+                epoch = statistics.median(group.seconds(engine)) * math.ceil(IMAGES / 128)
+                lines.append(
+                    f"| {group.facts[engine]['engine']} | {_milliseconds(group.seconds(engine))} | {epoch:.2f} s | "
+                    f"{_spread(group.steps_over(engine, first))} |"
+                )
+        elif what == "GPUs":
+            lines += ["", f"## Several GPUs, {model}", "", "| GPUs | ms a step | images/s |", "| --- | --- | --- |"]
+            for count in group.turns:
+                speed = 128 * int(count) / statistics.median(group.seconds(count))
+                lines.append(f"| {count} | {_milliseconds(group.seconds(count))} | {speed:,.0f} |")
+    scaling = {name: group for name, group in by_name.items() if re.search(r": (batch \d+|width)$", name)}
+    if scaling:
+        lines += ["", "## Batch size and width", "", "| | ms a step | images/s | ours / limit |"]
+        lines.append("| --- | --- | --- | --- |")
+    for name, group in scaling.items():
+        batch = int(group.contenders["sam"]["batch"])
+        lines.append(
+            f"| {name.removesuffix(': width')} | {_milliseconds(group.seconds('sam'))} | "
+            f"{batch / statistics.median(group.seconds('sam')):,.0f} | {_spread(_over_limit(group, 'sam'))} |"
+        )
+    return lines
+
+
+def _quartiles(values: list[float]) -> tuple[float, float, float]:
+    low, _, high = statistics.quantiles(values, n=4)
+    return statistics.median(values), low, high
+
+
+def _spread(values: list[float]) -> str:
+    return "{:.3f} ({:.3f} – {:.3f})".format(*_quartiles(values))
+
+
+def _percent(values: list[float]) -> str:
+    return "{:.2%} ({:.2%} – {:.2%})".format(*_quartiles(values))
+
+
+def _milliseconds(values: list[float]) -> str:
+    return "{:.4g} ms ({:.4g} – {:.4g})".format(*(1000 * value for value in _quartiles(values)))
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) != 1 or not Path(arguments[0]).is_file():
+        sys.exit(__doc__.strip())
+    print(report(json.loads(Path(arguments[0]).read_text())))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
