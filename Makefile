@@ -58,7 +58,7 @@ smoke: $(READY) ## Train every method for seconds on generated images
 torture: $(READY) ## Kill runs at random moments, again and again: they must end as if left alone (KILLS=)
 	@OMP_NUM_THREADS=1 $(PYTHON) scripts/torture.py $(if $(KILLS),kills=$(KILLS))
 
-bench: $(READY) ## Measure speed, beside its limit and beside a user's loop (OPTIONS="models=resnet20 scaling=false")
+bench: $(ENVIRONMENT) ## Measure speed, beside its limit and beside a user's loop (OPTIONS="models=resnet20 scaling=false")
 	@$(PYTHON) scripts/benchmark.py $(OPTIONS)
 
 gpu-check: $(ENVIRONMENT) ## On a machine with CUDA, offline, within 8 minutes: its tests and the benchmark (PYTHON=)

@@ -270,7 +270,7 @@ class TrainerConfig(Settings):
     """Auto: a bar in a terminal, else a plain line for each epoch."""
     engine: str = setting(choices=("auto", "eager", "compile", "graph"), identity=False)
     """How steps are taken: one operation after another, with forward and loss compiled, or (on CUDA) compiled and whole
-    steps captured in a CUDA graph. Auto: the fastest that device and method allow."""
+    steps captured in a CUDA graph. Auto: on CUDA the last of these that the method allows, on the CPU the first."""
     last_batch: str = setting(choices=("keep", "drop"), identity=False)
     """What becomes of the images of an epoch that do not fill a batch: a smaller one, or nothing."""
     deterministic: bool = setting(identity=False)

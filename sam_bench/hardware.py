@@ -115,8 +115,8 @@ def _keep_freed_memory() -> None:
     """glibc otherwise gives large tensors back to the system, and zeroes their pages anew in every step."""
     with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to be told
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        if libc.mallopt(_MMAP_THRESHOLD, 2**30) or libc.mallopt(_MMAP_THRESHOLD, 2**25):  # the most of older ones
+            libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -277,6 +277,7 @@ def make_record(
     """
     history, optimizer, hardware = training.history, training.optimizer, training.hardware
     seconds = sum(history["train_seconds"])
+    in_fact = hardware if training.step.compiled else dataclasses.replace(hardware, engine="eager")
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -311,7 +312,7 @@ def make_record(
         "dataset_sha256": dataset.sha256,
         "train_images": len(dataset.train),
         "test_images": len(dataset.test),
-        "config": identify(config, hardware),
+        "config": identify(config, in_fact),
         "history": history,
         **code[-1],
         "earlier_code": code[:-1],

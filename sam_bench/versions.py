@@ -1,5 +1,6 @@
 """What code made a result."""
 
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -17,6 +18,8 @@ def code_versions() -> dict[str, Any]:
 def versions() -> dict[str, str | None]:
     """Of whatever can change a result."""
     found: dict[str, str | None] = {"python": platform.python_version(), "cuda": torch.version.cuda}
+    found["libc"] = " ".join(platform.libc_ver()) or None  # whose memory allocator it is, unless one was preloaded
+    found["preloaded"] = ", ".join(Path(name).name for name in os.environ.get("LD_PRELOAD", "").split()) or None
     for name in ("sam_bench", "torch", "numpy", "hydra-core"):
         try:
             found[name] = metadata.version(name)

@@ -1,20 +1,23 @@
 """What training costs here, measured side by side with its limit and with what many write themselves.
 
 python scripts/benchmark.py [device=auto] [precision=auto] [models=resnet8,resnet20,wrn16_8] [methods=sgd,sam,…]
-                            [rounds=7] [seconds=1] [scaling=true] [minutes=] [out=results/benchmark]
+                            [rounds=7] [seconds=1] [scaling=true] [minutes=] [only=] [out=results/benchmark]
 
 Every contender is a process of its own. Those that are compared take turns, `rounds` times, each for about `seconds` a
 turn; ratios are of the same round, and medians over the rounds are given with their quartiles. A group whose steps are
-slow ends after two minutes, and at least 3 rounds. With `minutes`, what there is no time for is left out, and named.
-Written to `out`/<device>.json and .md; earlier files of these names are kept beside them.
+slow ends after two minutes, and at least 3 rounds. With `minutes`, what there is no time for is left out, and named;
+with `only`, so is what has not this text in its name. Written to `out`/<device>.json and .md after every group; earlier
+files of these names are kept.
 """
 
+import contextlib
 import json
 import math
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +26,7 @@ from typing import Any
 import torch
 from benchmark_report import report
 
-from sam_bench.errors import ConfigError, UserError
+from sam_bench.errors import ConfigError, StateError, UserError
 from sam_bench.hardware import Hardware
 from sam_bench.lookup import lookup
 from sam_bench.models.registry import MODELS
@@ -33,7 +36,9 @@ from sam_bench.versions import code_versions
 
 CONTENDER = Path(__file__).with_name("contender.py")
 LEAST_ROUNDS, GROUP_SECONDS = 3, 120.0
-PERIOD = {"looksam": 5, "sam_every_k": 5}
+PATIENCE = 900.0
+"""Seconds that a contender may take for an answer; compiling a deep network takes minutes."""
+PERIOD = {"looksam": 5}
 """Steps after which a method repeats itself; 1 for the others."""
 
 
@@ -42,15 +47,18 @@ class Contender:
 
     Args:
         processes: so many, by torchrun; each on its own device and its share of the batch.
+        threads: that the CPU's work is divided among; torch's default if None.
         options: of `contender.py`.
     """
 
-    def __init__(self, processes: int = 1, **options: str):
+    def __init__(self, processes: int = 1, threads: int | None = None, **options: str):
         self.options = options
         command = [sys.executable, str(CONTENDER), *(f"{name}={value}" for name, value in options.items())]
         if processes > 1:
             command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, env=environment, **pipes)
         self.period = PERIOD.get(options.get("method", ""), 1)
         self.count = self.period
 
@@ -68,23 +76,28 @@ class Contender:
 
     def ask(self, command: str) -> dict[str, float]:
         """What it answers: seconds and passes of what it did."""
-        print(command, file=self.process.stdin, flush=True)
+        with contextlib.suppress(OSError):  # of one that has ended: there will be no answer
+            print(command, file=self.process.stdin, flush=True)
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
+        watchdog = threading.Timer(PATIENCE, self.process.kill)
+        watchdog.start()
         line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"error": "it ended"}
+        watchdog.cancel()
+        answer = json.loads(line) if line else {"error": "it ended, or did not answer"}
         if "error" in answer:
-            raise ConfigError(f"{' '.join(f'{k}={v}' for k, v in self.options.items())}: {answer['error']}")
+            raise ConfigError(answer["error"])
         return answer
 
     def end(self) -> None:
-        self.process.stdin.close()
-        try:
-            self.process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        for insist in (lambda: None, self.process.terminate, self.process.kill):
+            insist()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=20)
+                return
 
 
 @dataclass(frozen=True)
@@ -100,77 +113,135 @@ class Group:
     contenders: dict[str, dict[str, Any]]
     evaluates: str | None = None
 
-    def measure(self, rounds: int, seconds: float, deadline: float, together: bool) -> dict[str, Any]:
-        """Let them take turns, at least a few and until the deadline at most; what a report's `Measured` is made of.
+    def measure(self, rounds: int, seconds: float, deadline: float, together: bool) -> tuple[dict[str, Any], list[str]]:
+        """Let them take turns, at least a few and until the deadline at most.
 
         Args:
             together: whether they get warm at the same time, as a GPU's, which are compiled on many cores.
 
+        Returns:
+            What a report's `Measured` is made of; and who did not get warm, and why.
+
         Raises:
-            ConfigError: one of them failed.
+            ConfigError: one of them failed later.
         """
         running: dict[str, Contender] = {}
         facts: dict[str, dict[str, Any]] = {}
-        turns: dict[str, list[dict[str, float]]] = {name: [] for name in self.contenders}
-        evaluation = None
+        failed = []
+
+        def warm(name: str) -> None:
+            try:
+                facts[name] = running[name].ready()
+            except ConfigError as error:
+                failed.append(f"{self.name}, {name} ({error})")
+                running.pop(name).end()
+
         try:
             for name, options in self.contenders.items():
                 running[name] = Contender(**options)
                 if not together:
-                    facts[name] = running[name].ready()
-            for name, contender in running.items() if together else ():
-                facts[name] = contender.ready()
+                    warm(name)
+            for name in list(running) if together else ():
+                warm(name)
             names, until = list(running), min(deadline, time.monotonic() + GROUP_SECONDS)
+            turns: dict[str, list[dict[str, float]]] = {name: [] for name in names}
             for contender in running.values():
                 contender.calibrate(seconds)
-            for number in range(rounds):
+            for number in range(rounds if names else 0):
                 if number >= LEAST_ROUNDS and time.monotonic() > until:
                     break
-                for name in names[number % len(names) :] + names[: number % len(names)]:
+                first = number % len(names)
+                for name in names[first:] + names[:first]:
                     turns[name].append(running[name].turn())
-            if self.evaluates is not None:
-                evaluation = running[self.evaluates].ask("evaluate")["seconds"]
+            evaluation = running[self.evaluates].ask("evaluate")["seconds"] if self.evaluates in running else None
         finally:
             for contender in running.values():
                 contender.end()
-        return {"contenders": self.contenders, "facts": facts, "turns": turns, "evaluation_seconds": evaluation}
+        measured = {"contenders": self.contenders, "facts": facts, "turns": turns, "evaluation_seconds": evaluation}
+        return measured, failed
 
 
 def main(arguments: list[str]) -> None:
     given = {"device": "auto", "precision": "auto", "models": "resnet8,resnet20,wrn16_8", "scaling": "true"}
-    given |= {"methods": "sgd,sam,asam,gsam,wsam,looksam", "rounds": "7", "seconds": "1", "minutes": ""}
-    given |= {"out": "results/benchmark"}
+    given |= {"methods": "sgd,sam,asam,gsam,wsam,looksam", "rounds": "7", "seconds": "1", "minutes": "inf"}
+    given |= {"out": "results/benchmark", "only": ""}
     number = len(given)
     given |= dict(argument.partition("=")[::2] for argument in arguments)
-    if len(given) > number or given["scaling"] not in ("true", "false") or not given["rounds"].isdigit():
+    try:
+        rounds, seconds, minutes = int(given["rounds"]), float(given["seconds"]), float(given["minutes"])
+        known = given["device"] in ("auto", "cpu", "cuda") and given["precision"] in ("auto", "fp32", "bf16", "fp16")
+    except ValueError:
+        known = False
+    if not known or len(given) > number or given["scaling"] not in ("true", "false"):
         sys.exit(__doc__.strip())
-    if int(given["rounds"]) < LEAST_ROUNDS:
-        sys.exit(f"Error: rounds={given['rounds']} gives no quartiles: at least {LEAST_ROUNDS} are needed")
+    if rounds < LEAST_ROUNDS:
+        sys.exit(f"Error: rounds={rounds} gives no quartiles: at least {LEAST_ROUNDS} are needed")
     try:
         hardware = Hardware.choose(given["device"], given["precision"])
         models, methods = given["models"].split(","), given["methods"].split(",")
         for table, names, kind in ((MODELS, models, "models"), (METHODS, methods, "methods")):
             for name in names:
                 lookup(table, name, kind)
-        deadline = time.monotonic() + 60 * float(given["minutes"]) if given["minutes"] else math.inf
-        measured, left_out = {}, []
-        for group in groups(hardware, models, methods, given["scaling"] == "true"):
-            if time.monotonic() > deadline:
-                left_out.append(group.name)
+        chosen = [g for g in groups(hardware, models, methods, given["scaling"] == "true") if given["only"] in g.name]
+        results = Results(Path(given["out"]), hardware)
+        began, together = time.monotonic(), hardware.device.type == "cuda"
+        for group in chosen:
+            if time.monotonic() - began > 60 * minutes:
+                results.leave_out(f"{group.name} (no time)")
                 continue
             print(f"{group.name}: {', '.join(group.contenders)}", flush=True)
-            together = hardware.device.type == "cuda"
             try:
-                measured[group.name] = group.measure(int(given["rounds"]), float(given["seconds"]), deadline, together)
+                measured, failed = group.measure(rounds, seconds, began + 60 * minutes, together)
             except ConfigError as error:
-                left_out.append(f"{group.name} ({error})")
-                print(f"Not measured: {left_out[-1]}", file=sys.stderr, flush=True)
+                results.leave_out(f"{group.name} ({error})")
+                continue
+            for reason in failed:
+                results.leave_out(reason)
+            results.add(group.name, measured, time.monotonic() - began)
     except UserError as error:
         sys.exit(f"Error: {error}")
-    about = {"device": hardware.name, "precision": hardware.precision, **code_versions()}
-    data = about | {"groups": measured, "not_measured": left_out}
-    print(f"\n{report(data)}")
-    write(Path(given["out"]), data)
+    print(f"\n{report(results.data)}\nwritten: {results.path}")
+
+
+class Results:
+    """What was measured until now, on the disk after every group.
+
+    Args:
+        folder: is made, if need be.
+
+    Raises:
+        StateError: it cannot be written to.
+    """
+
+    def __init__(self, folder: Path, hardware: Hardware):
+        name = re.sub(r"[^a-z0-9]+", "-", hardware.name.lower()).strip("-")
+        self.path = folder / f"{name}.json"
+        about = {"device": hardware.name, "precision": hardware.precision, **code_versions(), "minutes": 0.0}
+        self.data: dict[str, Any] = about | {"groups": {}, "not_measured": []}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateError(f"out={folder} cannot be made: {error}") from error
+
+    def leave_out(self, reason: str) -> None:
+        """Note what was not measured."""
+        self.data["not_measured"].append(reason)
+        print(f"Not measured: {reason}", file=sys.stderr, flush=True)
+
+    def add(self, name: str, measured: dict[str, Any], seconds: float) -> None:
+        """Write data and report; what was there before is kept under a name with its time.
+
+        Args:
+            seconds: since the beginning.
+        """
+        if not self.data["groups"]:
+            for path in filter(Path.exists, (self.path, self.path.with_suffix(".md"))):
+                then = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
+                path.rename(path.with_stem(f"{path.stem}-until-{then}"))
+        self.data["groups"][name] = measured
+        self.data["minutes"] = round(seconds / 60, 1)
+        write_atomically(self.path, (json.dumps(self.data, indent=1) + "\n").encode())
+        write_atomically(self.path.with_suffix(".md"), (report(self.data) + "\n").encode())
 
 
 def groups(hardware: Hardware, models: list[str], methods: list[str], scaling: bool) -> list[Group]:
@@ -189,7 +260,7 @@ def groups(hardware: Hardware, models: list[str], methods: list[str], scaling: b
         return common | {"kind": "limit", "model": model, "engine": engine, "batch": str(batch), "warmup": warm}
 
     def user(model: str, precision: str) -> dict[str, Any]:
-        # as many workers as help: on the CPU they would take the cores that the network needs
+        # on the CPU, workers would take the cores that the network needs
         workers = str(min(8, (os.cpu_count() or 1) // 2)) if cuda else "0"
         return {"kind": "user", "model": model, "precision": precision, "device": hardware.device.type} | {
             "batch": "128",
@@ -216,6 +287,9 @@ def groups(hardware: Hardware, models: list[str], methods: list[str], scaling: b
             if method != "sgd":
                 contenders = {"limit": limit(model), "sgd": ours(model, "sgd"), method: ours(model, method)}
                 found.append(Group(f"{model}: {method}", contenders))
+    if scaling and not cuda:
+        counts = sorted({1, torch.get_num_threads(), os.cpu_count() or 1})
+        found.append(Group("resnet20: threads", {str(n): ours("resnet20", "sam", threads=n) for n in counts}))
     if scaling:
         for batch in (32, 64, 256, 512):
             contenders = {"limit": limit("resnet20", batch=batch), "sam": ours("resnet20", "sam", batch=batch)}
@@ -227,19 +301,6 @@ def groups(hardware: Hardware, models: list[str], methods: list[str], scaling: b
             alone, together = ours("wrn16_8", "sam", "compile"), ours("wrn16_8", "sam", batch=128 * count)
             found.append(Group("wrn16_8: GPUs", {"1": alone, str(count): together | {"processes": count}}))
     return found + engines[3:]  # the last takes minutes to compile
-
-
-def write(folder: Path, data: dict[str, Any]) -> None:
-    """Both files; what was there under their names is kept under a name with its time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^a-z0-9]+", "-", data["device"].lower()).strip("-")
-    for ending, content in ((".json", json.dumps(data, indent=1)), (".md", report(data))):
-        path = folder / f"{name}{ending}"
-        if path.exists():
-            then = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
-            path.rename(folder / f"{name}-until-{then}{ending}")
-        write_atomically(path, (content + "\n").encode())
-        print(f"written: {path}")
 
 
 if __name__ == "__main__":

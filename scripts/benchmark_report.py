@@ -17,6 +17,9 @@ from sam_bench.optim.registry import METHODS
 IMAGES = 50_000
 """Of an epoch."""
 
+COMPLETE = ("limit", "sgd", "sam", "batches", "matmul")
+"""Who must have been measured for a network's table."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -33,6 +36,10 @@ class Measured:
     facts: dict[str, dict[str, Any]]
     turns: dict[str, list[dict[str, float]]]
     evaluation_seconds: float | None = None
+
+    def has(self, *names: str) -> bool:
+        """Whether all of these were measured."""
+        return all(self.turns.get(name) for name in names)
 
     def seconds(self, name: str) -> list[float]:
         """Of a step, in each round."""
@@ -60,21 +67,26 @@ def report(data: dict[str, Any]) -> str:
     lines = [
         f"# Benchmark on {data['device']}",
         "",
-        f"{data['precision']}, torch {versions['torch']}, CUDA {versions['cuda']}, Python {versions['python']}, commit "
+        f"{data['precision']}, torch {versions['torch']}, Python {versions['python']}, commit "
         f"{(data['git_commit'] or 'unknown')[:10]}. Batches of 128 unless it is said otherwise; medians over the "
         "rounds, and quartiles. Ours is the training loop with everything on but evaluation and checkpoints; a user's "
-        "is `scripts/users_loop.py`, with torch's defaults.",
+        "is `scripts/users_loop.py`, with torch's defaults."
+        + (f" Memory allocator: {versions['preloaded'] or versions['libc']}." if "libc" in versions else "")
+        + (f" {data['minutes']:g} minutes." if "minutes" in data else ""),
         "",
         *summary(data),
     ]
-    for name, group in by_name.items():
-        model, _, what = name.partition(": ")
-        if what == "limit":
-            lines += ["", f"## {model}", "", *_limit_table(group, by_name.get(f"{model}: user's loop"))]
-            own = {n.split(": ")[1]: g for n, g in by_name.items() if n.startswith(f"{model}: ")}
-            rows = {method: g for method, g in own.items() if method in METHODS}
-            if rows:
-                lines += ["", *_method_table({"sgd": group, "sam": group} | rows, group)]
+    for model in dict.fromkeys(name.partition(": ")[0] for name in by_name):
+        own = {name.partition(": ")[2]: group for name, group in by_name.items() if name.startswith(f"{model}: ")}
+        limit, rows = own.get("limit"), {method: group for method, group in own.items() if method in METHODS}
+        complete = limit is not None and limit.has(*COMPLETE)
+        if complete or rows:
+            lines += ["", f"## {model}"]
+        if complete:
+            lines += ["", *_limit_table(limit, own.get("user's loop"))]
+            rows = {"sgd": limit, "sam": limit} | rows
+        if rows:
+            lines += ["", *_method_table(rows)]
     lines += _others(by_name)
     if data["not_measured"]:
         lines += ["", f"Not measured: {'; '.join(data['not_measured'])}."]
@@ -89,17 +101,19 @@ def groups_of(data: dict[str, Any]) -> dict[str, Measured]:
 def summary(data: dict[str, Any]) -> list[str]:
     """A column for each network: ratios, medians over the rounds."""
     by_name = groups_of(data)
-    models = [name.partition(": ")[0] for name in by_name if name.endswith(": limit")]
+    limits = {name.partition(": ")[0]: group for name, group in by_name.items() if name.endswith(": limit")}
+    models = [model for model, group in limits.items() if group.has(*COMPLETE)]
     rows: dict[str, list[str]] = {}
 
     def add(title: str, cell: str) -> None:
         rows.setdefault(title, []).append(cell)
 
     for model in models:
-        group, users = by_name[f"{model}: limit"], by_name.get(f"{model}: user's loop")
+        group, users = limits[model], by_name.get(f"{model}: user's loop")
         add("SAM's step / its two bare passes", f"{statistics.median(_over_limit(group, 'sam', _best(group))):.2f}")
         for precision in ("fp32", "autocast"):
-            ratio = f"{statistics.median(users.steps_over(f'user, {precision}', 'sam')):.2f}" if users else "–"
+            there = users is not None and users.has(f"user, {precision}", "sam")
+            ratio = f"{statistics.median(users.steps_over(f'user, {precision}', 'sam')):.2f}" if there else "–"
             add(f"a user's loop, {precision} / ours", ratio)
         add("SAM, images/s", f"{128 / statistics.median(group.seconds('sam')):,.0f}")
         add("SGD, images/s", f"{128 / statistics.median(group.seconds('sgd')):,.0f}")
@@ -111,7 +125,8 @@ def summary(data: dict[str, Any]) -> list[str]:
 
 
 def _best(group: Measured) -> str:
-    return min(("limit", "limit, compiled"), key=lambda name: statistics.median(group.seconds(name)))
+    there = [name for name in ("limit", "limit, compiled") if group.has(name)]
+    return min(there, key=lambda name: statistics.median(group.seconds(name)))
 
 
 def _utilisation(group: Measured) -> float:
@@ -127,30 +142,36 @@ def _limit_table(group: Measured, users: Measured | None) -> list[str]:
     flop, sam = group.facts["limit"]["flop"], statistics.median(group.seconds("sam"))
     peak = group.facts["matmul"]["flop"] / statistics.median(group.seconds("matmul"))
     rows = [
-        "| SAM's step | |",
+        f"| SAM's step, {len(group.turns['sam'])} rounds | |",
         "| --- | --- |",
         f"| ours, {group.facts['sam']['engine']} | {_milliseconds(group.seconds('sam'))} |",
         f"| its two passes alone | {_milliseconds([2 * s for s in group.seconds('limit')])} |",
-        f"| the same, compiled | {_milliseconds([2 * s for s in group.seconds('limit, compiled')])} |",
-        f"| ours / the faster of the two | {_spread(_over_limit(group, 'sam', _best(group)))} |",
+        *(
+            [f"| the same, compiled | {_milliseconds([2 * s for s in group.seconds('limit, compiled')])} |"]
+            if group.has("limit, compiled")
+            else []
+        ),
+        f"| ours / the faster of these | {_spread(_over_limit(group, 'sam', _best(group)))} |",
     ]
     if users is not None:
         for name, title in (("user, fp32", "fp32"), ("user, autocast", "autocast")):
+            if not users.has(name, "sam"):
+                continue
             rows.append(f"| a user's loop, {title} | {_milliseconds(users.seconds(name))} |")
             rows.append(f"| a user's loop, {title} / ours | {_spread(users.steps_over(name, 'sam'))} |")
     seconds = sam * math.ceil(IMAGES / 128)
     rows += [
-        f"| an epoch of 50,000 images | {seconds:.2f} s |",
+        f"| {math.ceil(IMAGES / 128)} such steps (50,000 images) | {seconds:.2f} s |",
         f"| floating-point operations of a pass | {flop / 1e9:.1f} G |",
         f"| ours, in FLOP/s | {2 * flop / sam / 1e12:.3f} T |",
-        f"| a matrix product, in FLOP/s | {peak / 1e12:.3f} T |",
+        f"| a matrix product of large squares, in FLOP/s | {peak / 1e12:.3f} T |",
         f"| ours / the matrix product | {_utilisation(group):.1%} |",
         f"| preparing a batch | {_milliseconds(group.seconds('batches'))} |",
         f"| preparing a batch / the step | {_percent(group.steps_over('batches', 'sam'))} |",
-        f"| evaluating 10,000 images | {group.evaluation_seconds:.3f} s |",
+        f"| evaluating 10,000 images (once) | {group.evaluation_seconds:.3f} s |",
         f"| evaluating every 5th of 200 epochs / training | SAM {_evaluation_share(group, 'sam'):.2%}, SGD "
         f"{_evaluation_share(group, 'sgd'):.2%} |",
-        f"| peak memory | {group.turns['sam'][-1]['peak_memory_bytes'] / 2**20:,.0f} MiB |",
+        f"| peak memory of the process | {group.turns['sam'][-1]['peak_memory_bytes'] / 2**20:,.0f} MiB |",
     ]
     return rows
 
@@ -161,16 +182,16 @@ def _over_limit(group: Measured, name: str, limit: str = "limit") -> list[float]
     return [turn["seconds"] / (turn["passes"] * bare["seconds"]) for turn, bare in turns]
 
 
-def _method_table(rows: dict[str, Measured], first: Measured) -> list[str]:
+def _method_table(rows: dict[str, Measured]) -> list[str]:
     lines = [
-        "| method | passes | ms a step | images/s | time / (passes × SGD's step) | time / (passes × bare pass) |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| method | passes | rounds | a step | images/s | step / (passes × SGD's step) | step / (passes × bare pass) |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for method, group in rows.items():
-        if method in group.turns:
+        if group.has(method, "sgd", "limit"):
             passes, seconds = group.turns[method][0]["passes"], group.seconds(method)
             lines.append(
-                f"| {METHODS[method].title} | {passes:.3g} | {_milliseconds(seconds)} | "
+                f"| {METHODS[method].title} | {passes:.3g} | {len(seconds)} | {_milliseconds(seconds)} | "
                 f"{128 / statistics.median(seconds):,.0f} | {_spread(group.ratios(method, 'sgd'))} | "
                 f"{_spread(_over_limit(group, method))} |"
             )
@@ -183,7 +204,7 @@ def _others(by_name: dict[str, Measured]) -> list[str]:
         model, _, what = name.partition(": ")
         if what == "engines":
             first = next(iter(group.turns))
-            lines += ["", f"## Engines, {model}", "", f"| engine | ms a step | an epoch | time / {first}'s |"]
+            lines += ["", f"## Engines, {model}", "", f"| engine | a step | 391 steps | step / {first}'s |"]
             lines.append("| --- | --- | --- | --- |")
             for engine in group.turns:
                 epoch = statistics.median(group.seconds(engine)) * math.ceil(IMAGES / 128)
@@ -191,14 +212,19 @@ def _others(by_name: dict[str, Measured]) -> list[str]:
                     f"| {group.facts[engine]['engine']} | {_milliseconds(group.seconds(engine))} | {epoch:.2f} s | "
                     f"{_spread(group.steps_over(engine, first))} |"
                 )
+        elif what == "threads":
+            lines += ["", f"## Threads, {model}", "", "| threads | SAM's step | images/s |", "| --- | --- | --- |"]
+            for count in group.turns:
+                speed = 128 / statistics.median(group.seconds(count))
+                lines.append(f"| {count} | {_milliseconds(group.seconds(count))} | {speed:,.0f} |")
         elif what == "GPUs":
-            lines += ["", f"## Several GPUs, {model}", "", "| GPUs | ms a step | images/s |", "| --- | --- | --- |"]
+            lines += ["", f"## Several GPUs, {model}", "", "| GPUs | a step | images/s |", "| --- | --- | --- |"]
             for count in group.turns:
                 speed = 128 * int(count) / statistics.median(group.seconds(count))
                 lines.append(f"| {count} | {_milliseconds(group.seconds(count))} | {speed:,.0f} |")
     scaling = {name: group for name, group in by_name.items() if re.search(r": (batch \d+|width)$", name)}
     if scaling:
-        lines += ["", "## Batch size and width", "", "| | ms a step | images/s | ours / limit |"]
+        lines += ["", "## Batch size and width", "", "| | SAM's step | images/s | step / two bare passes |"]
         lines.append("| --- | --- | --- | --- |")
     for name, group in scaling.items():
         batch = int(group.contenders["sam"]["batch"])

@@ -28,7 +28,7 @@ from sam_bench.training.capture import CudaGraphs
 from sam_bench.training.evaluate import evaluate
 from sam_bench.training.loss import cross_entropy, smoothing_for_torch
 from sam_bench.training.progress import Reporter
-from sam_bench.training.step import REHEARSALS
+from sam_bench.training.step import WARMUP_STEPS
 
 SMOOTHING = smoothing_for_torch(0.1, "others")
 ENDLESS = 10**6
@@ -71,7 +71,7 @@ class Ours:
         """On the test set, as after an epoch."""
         training = self.training
         arguments = training.test, training.config.trainer.eval_batch_size, self.hardware, training.processes
-        evaluate(training.compiled, *arguments)
+        evaluate(training.eval_model, *arguments)
         training.model.train()
 
     def facts(self) -> dict[str, Any]:
@@ -95,10 +95,10 @@ class Limit:
         self.step = self._pass
         if given["engine"] == "graph":
             graphs = CudaGraphs(device)
-            with graphs.rehearsal():
-                for _ in range(REHEARSALS):
+            with graphs.warmup():
+                for _ in range(WARMUP_STEPS):
                     self._pass()
-            self.step = graphs.record(self._pass)
+            self.step = graphs.capture(self._pass)
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with self.hardware.autocast():
@@ -167,7 +167,7 @@ class PreparedBatches(Ours):
 
 
 class MatrixProduct:
-    """A product of two square matrices in the run's precision: what the hardware can do."""
+    """A product of two large square matrices in the run's precision: a yardstick, which a convolution may surpass."""
 
     def __init__(self, given: dict[str, str]):
         self.hardware = Hardware.choose(given["device"], given["precision"])

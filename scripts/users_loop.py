@@ -4,7 +4,7 @@ python scripts/users_loop.py [seed=0] [epochs=2] [model=resnet8] [batch=128] [pr
                              [root=data]
 
 Trains by the quick protocol (that of `experiment=quick optimizer=sam`) and prints the test error. The benchmark
-compares its speed with ours, with precision=autocast too, which is in bfloat16 as ours is.
+compares its speed with ours, with precision=autocast (bfloat16) too.
 """
 
 import sys
@@ -78,9 +78,7 @@ class UsersLoop:
             persistent_workers=workers > 0,
         )
         self.optimizer = SAM(model.parameters(), torch.optim.SGD, rho=rho, lr=lr, momentum=0.9, weight_decay=5e-4)
-        eta = learning_rate(
-            "cosine", lr=1.0, steps_per_epoch=len(self.loader), epochs=epochs, warmup_epochs=min(0.4, epochs / 2)
-        )
+        eta = learning_rate("cosine", lr=1.0, steps_per_epoch=len(self.loader), epochs=epochs, warmup_epochs=0.4)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, eta)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=smoothing_for_torch(0.1, "others"))
         self.log: list[tuple[float, float]] = []
@@ -127,8 +125,9 @@ def main(arguments: list[str]) -> None:
     given |= {"workers": "2", "root": "data"}
     number = len(given)
     given |= dict(argument.partition("=")[::2] for argument in arguments)
-    numbers = given["seed"] + given["epochs"] + given["batch"] + given["workers"]
-    if len(given) > number or not numbers.isdigit() or given["precision"] not in ("fp32", "autocast"):
+    numeric = all(given[name].isdigit() for name in ("seed", "epochs", "batch", "workers")) and given["batch"] != "0"
+    known = given["device"] in ("auto", "cpu", "cuda")
+    if len(given) > number or not numeric or not known or given["precision"] not in ("fp32", "autocast"):
         sys.exit(__doc__.strip())
     device = given["device"] if given["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -80,7 +80,7 @@ def interrupted(monkeypatch):
     """Sends this process a signal in the midst of the steps with the given numbers, counted over all runs."""
 
     def arrange(steps, number: int = signal.SIGTERM) -> None:
-        take, loss, steps_begun, passes = step.EagerStep.__call__, step.cross_entropy, itertools.count(), []
+        take, loss, steps_begun, passes = step.Step.__call__, step.cross_entropy, itertools.count(), []
 
         def one_step(self, images, labels):
             passes[:] = [next(steps_begun) in steps]
@@ -98,7 +98,7 @@ def interrupted(monkeypatch):
             after_step(self)
 
         after_step = Averages.after_step
-        monkeypatch.setattr(step.EagerStep, "__call__", one_step)
+        monkeypatch.setattr(step.Step, "__call__", one_step)
         monkeypatch.setattr(step, "cross_entropy", one_loss)
         monkeypatch.setattr(Averages, "after_step", end)
 

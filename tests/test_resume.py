@@ -12,7 +12,7 @@ from sam_bench import composition, run
 from sam_bench.errors import Interrupted
 from sam_bench.training.averages import Averages
 from sam_bench.training.loop import Training
-from sam_bench.training.step import EagerStep
+from sam_bench.training.step import Step
 from tests.conftest import ROOT, differences, last_checkpoint, lasting, options
 
 BASE = ["model=resnet8", "data.train_subset=20", "trainer.batch_size=6", "trainer.epochs=3"]
@@ -142,8 +142,8 @@ def test_a_pause_to_save_does_not_count_as_training(tiny_run, monkeypatch):
 def test_the_time_of_interrupted_attempts_adds_up(tiny_run, interrupted, monkeypatch):
     import time
 
-    call = EagerStep.__call__
-    monkeypatch.setattr(EagerStep, "__call__", lambda *of: time.sleep(0.05) or call(*of))
+    call = Step.__call__
+    monkeypatch.setattr(Step, "__call__", lambda *of: time.sleep(0.05) or call(*of))
     interrupted({1, 4, 8})
     record, times = run_to_the_end(tiny_run, *BASE)
     assert times == 3
@@ -188,8 +188,8 @@ def test_an_interruption_in_a_later_epoch_needs_no_replay(tiny_run, interrupted,
     interrupted({10})
     with pytest.raises(Interrupted):
         tiny_run(*BASE)
-    call, steps = EagerStep.__call__, []
-    monkeypatch.setattr(EagerStep, "__call__", lambda *of: steps.append(None) or call(*of))
+    call, steps = Step.__call__, []
+    monkeypatch.setattr(Step, "__call__", lambda *of: steps.append(None) or call(*of))
     tiny_run(*BASE)
     assert len(steps) == 1
 
@@ -199,10 +199,10 @@ import os, signal, sys, time
 from sam_bench import app, composition, run
 from sam_bench.errors import Interrupted, UserError
 from sam_bench.store.checkpoint import Checkpoints
-from sam_bench.training.step import EagerStep
+from sam_bench.training.step import Step
 
 how, at = sys.argv[1], int(sys.argv[2])
-first, leads = EagerStep.__call__, os.environ["RANK"] == "0"
+first, leads = Step.__call__, os.environ["RANK"] == "0"
 save, gather = Checkpoints.save, run.make_record
 count = [0]
 
@@ -224,7 +224,7 @@ def at_the_end(*of):
         os.kill(os.getpid(), signal.SIGTERM)
     return gather(*of)
 
-EagerStep.__call__ = step
+Step.__call__ = step
 if how == "slow disk":
     Checkpoints.save = slowly
 if how == "full disk":

@@ -18,14 +18,14 @@ class CudaGraphs:
         self.device, self.stream, self.pool = device, torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
 
     @contextlib.contextmanager
-    def rehearsal(self) -> Iterator[None]:
+    def warmup(self) -> Iterator[None]:
         """Where work is done that will be captured later: on the same stream, between what comes before and after."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             yield
         torch.cuda.current_stream().wait_stream(self.stream)
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Do the work, and return what does it again.
 
         Raises:

@@ -20,7 +20,7 @@ from sam_bench.training.averages import Averages
 from sam_bench.training.evaluate import evaluate
 from sam_bench.training.loss import smoothing_for_torch
 from sam_bench.training.progress import Reporter
-from sam_bench.training.step import CapturedStep, EagerStep, compile_for
+from sam_bench.training.step import CapturedStep, Step, compile_for
 from sam_bench.training.stopwatch import Stopwatch
 
 MAX_SKIPPED = 200
@@ -103,8 +103,8 @@ class Training:
             self.step = CapturedStep(*arguments, compiled=True)
         else:
             on_device = self.hardware.device.type == "cuda" and BASES[base.name].captured  # as in a captured step
-            self.step = EagerStep(*arguments, compiled=self.hardware.engine == "compile", rates_on_device=on_device)
-        self.compiled = compile_for(self.model) if self.step.compiled else self.model
+            self.step = Step(*arguments, compiled=self.hardware.engine == "compile", rates_on_device=on_device)
+        self.eval_model = compile_for(self.model) if self.step.compiled else self.model
         """For evaluation."""
         self.averages = Averages(self.config.averaging, self.model, trainer.epochs)
 
@@ -234,7 +234,7 @@ class Training:
             self.processes.copy_buffers(self.model)
             return self.step.compiled_or_not(
                 lambda: evaluate(
-                    self.compiled if self.step.compiled else self.model,
+                    self.eval_model if self.step.compiled else self.model,
                     self.test,
                     trainer.eval_batch_size,
                     self.hardware,

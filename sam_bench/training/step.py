@@ -19,11 +19,11 @@ from sam_bench.training.loss import cross_entropy
 
 T = TypeVar("T")
 
-REHEARSALS = 3
+WARMUP_STEPS = 3
 """Steps of each kind that are taken before one is captured: libraries set themselves up in the first ones."""
 
 
-class EagerStep:
+class Step:
     """Forward, loss and backward as often as the optimizer asks for; loss and errors of the first pass add up.
 
     Args:
@@ -92,9 +92,13 @@ class EagerStep:
             if not self.compiled or is_out_of_memory(error):
                 raise
             self._count(before)
-            self.compiled, self.look = False, self.plain_look
+            self.give_up_compiling()
             self.warn(f"torch.compile failed, so the run goes on without it, slower: {_first_line(error)}")
             return work()
+
+    def give_up_compiling(self) -> None:
+        """Take the next steps without compiled code."""
+        self.compiled, self.look = False, self.plain_look
 
     def _take(self, images: Tensor, labels: Tensor) -> None:
         count = len(labels)
@@ -148,23 +152,23 @@ class EagerStep:
         return result
 
 
-class CapturedStep(EagerStep):
+class CapturedStep(Step):
     """A step that is captured whole in a CUDA graph, and replayed: both passes, the base optimizer, all the totals.
 
     There is a graph for each size of a batch and each kind of step that the method has. The first steps of each are
-    taken as `EagerStep` takes them; a replay launches the same kernels, so it gives the same bits. Where a step cannot
+    taken as `Step` takes them; a replay launches the same kernels, so it gives the same bits. Where a step cannot
     be captured, steps go on to be taken one by one, and `warn` is told.
 
     Args:
-        recorder: what captures; by default `CudaGraphs`.
+        capturer: what captures; by default `CudaGraphs`.
 
-    The other arguments are those of `EagerStep`; learning rate and radius are always on the device. One process only.
+    The other arguments are those of `Step`; learning rate and radius are always on the device. One process only.
     """
 
-    def __init__(self, *arguments: Any, recorder: CudaGraphs | None = None, **options: Any):
+    def __init__(self, *arguments: Any, capturer: CudaGraphs | None = None, **options: Any):
         super().__init__(*arguments, **options, rates_on_device=True)
-        self.recorder = CudaGraphs(self.hardware.device) if recorder is None else recorder
-        self.rehearsed: Counter[tuple[int, bool]] = Counter()
+        self.capturer = CudaGraphs(self.hardware.device) if capturer is None else capturer
+        self.warmed_up: Counter[tuple[int, bool]] = Counter()
         self.captured: dict[tuple[int, bool], _Captured] = {}
         self.captures = True
 
@@ -180,17 +184,17 @@ class CapturedStep(EagerStep):
             captured.replay()
             self.optimizer.count_replay(captured.passes)
             self.images += len(labels)
-        elif self.captures and self.rehearsed[kind] >= REHEARSALS and self.optimizer.settled:
+        elif self.captures and self.warmed_up[kind] >= WARMUP_STEPS and self.optimizer.settled:
             self._capture(kind, images, labels)
         else:
-            self.rehearsed[kind] += 1
-            with self.recorder.rehearsal() if self.captures else contextlib.nullcontext():
+            self.warmed_up[kind] += 1
+            with self.capturer.warmup() if self.captures else contextlib.nullcontext():
                 super().__call__(images, labels)
 
     def _capture(self, kind: tuple[int, bool], images: Tensor, labels: Tensor) -> None:
         own, before = (images.clone(), labels.clone()), self._counts()
         try:
-            replay = self.recorder.record(lambda: self._take(*own))
+            replay = self.capturer.capture(lambda: self._take(*own))
         except Exception as error:
             self._count(before)
             self.captures, self.captured = False, {}
@@ -201,9 +205,17 @@ class CapturedStep(EagerStep):
         else:
             self.captured[kind] = _Captured(replay, *own, self.optimizer.passes - before[1])
 
+    def give_up_compiling(self) -> None:
+        super().give_up_compiling()
+        self._forget()
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.captured, self.rehearsed = {}, Counter()  # what was captured is of the state before
+        self._forget()
+
+    def _forget(self) -> None:
+        """Capture anew: what was captured is of other code, or of another state."""
+        self.captured, self.warmed_up = {}, Counter()
 
 
 @dataclass(frozen=True)
@@ -219,7 +231,7 @@ class _Captured:
 class _Part:
     """The closure of a batch, or of the part of it that has a perturbation of its own."""
 
-    def __init__(self, step: EagerStep, images: Tensor, labels: Tensor):
+    def __init__(self, step: Step, images: Tensor, labels: Tensor):
         self.step, self.images, self.labels = step, images, labels
         self.wrong: Tensor | None = None
         """Of the first pass."""

@@ -15,15 +15,15 @@ def name_of(operation) -> str:
 
 
 class Tape:
-    """Records as `CudaGraphs` does.
+    """Captures as `CudaGraphs` does.
 
-    A replay repeats the operations on the very tensors of the recording, so whatever the host computed in between, a
+    A replay repeats the operations on the very tensors of the capture, so whatever the host computed in between, a
     learning rate or a count of steps, is what it was then.
     """
 
-    rehearsal = contextlib.nullcontext
+    warmup = contextlib.nullcontext
 
-    def record(self, work):
+    def capture(self, work):
         tape = _Recorder()
         with tape:
             work()

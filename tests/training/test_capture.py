@@ -9,7 +9,7 @@ from sam_bench.hardware import Hardware
 from sam_bench.models.registry import model as build_model
 from sam_bench.optim.registry import METHODS, method
 from sam_bench.processes import Processes
-from sam_bench.training.step import REHEARSALS, CapturedStep, EagerStep
+from sam_bench.training.step import WARMUP_STEPS, CapturedStep, Step
 from tests.conftest import differences
 from tests.training.tape import Tape, name_of
 
@@ -78,8 +78,8 @@ class Said(list):
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("name", CAPTURED)
 def test_replayed_steps_give_the_bits_of_those_taken_one_by_one(name, base):
-    eager, _, _ = trained(EagerStep, name, base, rates_on_device=True)
-    captured, step, said = trained(CapturedStep, name, base, recorder=Tape())
+    eager, _, _ = trained(Step, name, base, rates_on_device=True)
+    captured, step, said = trained(CapturedStep, name, base, capturer=Tape())
     assert said == [] and step.engine == "graph"
     assert {size for size, _ in step.captured} >= {8}
     assert differences(captured, eager) == []
@@ -88,8 +88,8 @@ def test_replayed_steps_give_the_bits_of_those_taken_one_by_one(name, base):
 @pytest.mark.parametrize("bad", [(0,), (0, 1, 2, 3), (9,), (10, 12)], ids=str)
 @pytest.mark.parametrize("name", ["sgd", "sam", "wsam", "vasso", "looksam"])
 def test_a_replay_skips_what_is_not_finite(name, bad):
-    eager, _, _ = trained(EagerStep, name, bad=bad, rates_on_device=True)
-    captured, step, said = trained(CapturedStep, name, bad=bad, recorder=Tape())
+    eager, _, _ = trained(Step, name, bad=bad, rates_on_device=True)
+    captured, step, said = trained(CapturedStep, name, bad=bad, capturer=Tape())
     assert said == [] and step.captured
     assert captured["optimizer"]["sharpness_aware"]["skipped"] == len(bad)
     assert differences(captured, eager) == []
@@ -98,8 +98,8 @@ def test_a_replay_skips_what_is_not_finite(name, bad):
 @pytest.mark.parametrize("name", ["sgd", "sam", "gsam"])
 def test_loss_scaling_is_replayed(name):
     hardware = Hardware(torch.device("cpu"), "fp16")
-    eager, _, _ = trained(EagerStep, name, hardware=hardware, rates_on_device=True, bad=(9,))
-    captured, step, _ = trained(CapturedStep, name, hardware=hardware, recorder=Tape(), bad=(9,))
+    eager, _, _ = trained(Step, name, hardware=hardware, rates_on_device=True, bad=(9,))
+    captured, step, _ = trained(CapturedStep, name, hardware=hardware, capturer=Tape(), bad=(9,))
     assert step.captured
     assert captured["scaler"]["scale"] < 65536
     assert differences(captured, eager) == []
@@ -107,16 +107,16 @@ def test_loss_scaling_is_replayed(name):
 
 @pytest.mark.parametrize("name", ["sam", "wsam"])
 def test_parts_with_perturbations_of_their_own_are_replayed(name):
-    eager, _, _ = trained(EagerStep, name, m=3, rates_on_device=True)
-    captured, step, _ = trained(CapturedStep, name, m=3, recorder=Tape())
+    eager, _, _ = trained(Step, name, m=3, rates_on_device=True)
+    captured, step, _ = trained(CapturedStep, name, m=3, capturer=Tape())
     assert step.captured
     assert differences(captured, eager) == []
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in CAPTURED])
 def test_the_others_could_not_be_replayed(name):
-    eager, _, _ = trained(EagerStep, name, rates_on_device=True)
-    captured, _, _ = trained(CapturedStep, name, recorder=Tape())
+    eager, _, _ = trained(Step, name, rates_on_device=True)
+    captured, _, _ = trained(CapturedStep, name, capturer=Tape())
     assert differences(captured["model"], eager["model"]) != []
 
 
@@ -126,7 +126,7 @@ class Refusing(Tape):
     def __init__(self, at: str):
         self.at = at
 
-    def record(self, work):
+    def capture(self, work):
         at, calls = self.at, iter((False, True) if self.at == "aten.convolution" else (True,))  # in the second pass
 
         class Breaking(TorchDispatchMode):
@@ -144,8 +144,8 @@ class Refusing(Tape):
 @pytest.mark.parametrize("name", ["sam", "wsam"])
 def test_where_capture_fails_steps_go_on_one_by_one_and_it_is_said(name, precision, at):
     hardware = Hardware(torch.device("cpu"), precision)
-    eager, _, _ = trained(EagerStep, name, hardware=hardware, rates_on_device=True)
-    refused, step, said = trained(CapturedStep, name, hardware=hardware, recorder=Refusing(at))
+    eager, _, _ = trained(Step, name, hardware=hardware, rates_on_device=True)
+    refused, step, said = trained(CapturedStep, name, hardware=hardware, capturer=Refusing(at))
     assert step.engine == "eager"
     assert said == [
         "A step could not be captured, so steps are taken one by one, slower: RuntimeError: this cannot be captured"
@@ -153,8 +153,8 @@ def test_where_capture_fails_steps_go_on_one_by_one_and_it_is_said(name, precisi
     assert differences(refused, eager) == []
 
 
-def test_a_kind_of_step_is_captured_after_its_rehearsals():
-    few, many = (trained(CapturedStep, "sam_every_k", recorder=Tape(), steps=n)[1] for n in (4 * REHEARSALS, STEPS))
+def test_a_kind_of_step_is_captured_after_its_warmup():
+    few, many = (trained(CapturedStep, "sam_every_k", capturer=Tape(), steps=n)[1] for n in (4 * WARMUP_STEPS, STEPS))
     assert set(few.captured) == {(8, True)}
     assert set(many.captured) == {(8, True), (8, False), (5, False)}
 
@@ -170,7 +170,7 @@ def test_on_a_gpu_a_hundred_replays_give_the_same_bits(request, name, compiled):
     request.addfinalizer(lambda: hardware.configure(deterministic=False))
     network = lambda: build_model("resnet8").to(memory_format=torch.channels_last)  # noqa: E731
     options = {"steps": 100, "network": network, "hardware": hardware, "compiled": compiled}
-    eager, _, _ = trained(EagerStep, name, rates_on_device=True, **options)
+    eager, _, _ = trained(Step, name, rates_on_device=True, **options)
     captured, step, said = trained(CapturedStep, name, **options)
     assert said == [] and step.engine == "graph"
     assert differences(captured, eager) == []

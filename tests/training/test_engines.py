@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from torch import nn
 
 from sam_bench import composition, identity, run
 from sam_bench.errors import ConfigError
@@ -13,7 +12,7 @@ from sam_bench.hardware import Hardware
 from sam_bench.optim.registry import BASES, METHODS
 from sam_bench.training import engines
 from sam_bench.training.engines import choose_engine
-from sam_bench.training.step import EagerStep
+from sam_bench.training.step import Step
 from tests.conftest import TINY, differences
 from tests.training.test_capture import trained
 
@@ -101,13 +100,6 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-class Plain(nn.Sequential):
-    def __init__(self):
-        super().__init__(
-            nn.Conv2d(3, 4, 5, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 10)
-        )
-
-
 def test_the_tenth_run_of_a_program_is_compiled_too(monkeypatch):
     compiled = []
     whole = torch.compile
@@ -122,7 +114,7 @@ def test_the_tenth_run_of_a_program_is_compiled_too(monkeypatch):
     monkeypatch.setattr(torch, "compile", counting)
     for _ in range(10):
         compiled.append(0)
-        trained(EagerStep, "sam", compiled=True, steps=4)
+        trained(Step, "sam", compiled=True, steps=4)
     assert compiled == [compiled[0]] * 10 and compiled[0] >= 2  # two sizes of a batch
 
 
@@ -130,8 +122,8 @@ def test_the_tenth_run_of_a_program_is_compiled_too(monkeypatch):
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 3e-2)])
 def test_compiled_steps_agree_within_rounding(precision, tolerance):
     hardware = Hardware(torch.device("cpu"), precision)
-    eager, _, _ = trained(EagerStep, "sam", network=Plain, hardware=hardware)
-    compiled, step, said = trained(EagerStep, "sam", network=Plain, hardware=hardware, compiled=True)
+    eager, _, _ = trained(Step, "sam", hardware=hardware)
+    compiled, step, said = trained(Step, "sam", hardware=hardware, compiled=True)
     assert said == [] and step.engine == "compile"
     for name, value in compiled["model"].items():
         difference = (value - eager["model"][name]).double().norm()
@@ -163,9 +155,9 @@ def test_where_compiling_fails_the_run_goes_on_without_it_and_says_so(monkeypatc
 
         return compiled
 
-    eager, _, _ = trained(EagerStep, name)
+    eager, _, _ = trained(Step, name)
     monkeypatch.setattr(torch, "compile", broken)
-    after, step, said = trained(EagerStep, name, compiled=True)
+    after, step, said = trained(Step, name, compiled=True)
     assert step.engine == "eager"
     assert said == ["torch.compile failed, so the run goes on without it, slower: RuntimeError: no compiler"]
     assert differences(after, eager) == []
@@ -182,6 +174,7 @@ def test_a_run_whose_network_cannot_be_compiled_is_finished_and_recorded_so(tiny
     monkeypatch.setattr(torch, "compile", no_compiler)
     record = tiny_run("model=resnet8", "trainer.engine=compile")
     assert (plain["engine"], record["engine"], record["compiled"]) == ("eager", "eager", False)
+    assert record["config"] == plain["config"]  # a table has both in one row
     assert record["test_loss"] == plain["test_loss"]
     assert "goes on without it" in capsys.readouterr().err
 
@@ -195,7 +188,7 @@ def test_errors_of_its_own_are_not_taken_for_the_compilers(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compiled)
     with pytest.raises(torch.OutOfMemoryError):
-        trained(EagerStep, "sam", compiled=True)
+        trained(Step, "sam", compiled=True)
 
 
 @pytest.mark.cuda

@@ -7,7 +7,7 @@ from torch import nn
 from sam_bench.hardware import Hardware
 from sam_bench.optim.registry import METHODS, method
 from sam_bench.processes import Processes
-from sam_bench.training.step import EagerStep
+from sam_bench.training.step import Step
 
 HARDWARE, ALONE = Hardware(torch.device("cpu"), "fp32"), Processes("cpu")
 
@@ -18,7 +18,7 @@ def after_steps(name: str, m: int | None = None, micro: int | None = None, count
     model = nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 49, 10)).double()
     base = torch.optim.SGD(model.named_parameters(), lr=0.1, momentum=0.9)
     optimizer = method(name)(model.parameters(), base, model=model)
-    step = EagerStep(model, optimizer, HARDWARE, ALONE, 0.1, m, micro)
+    step = Step(model, optimizer, HARDWARE, ALONE, 0.1, m, micro)
     for t in range(count):
         generator = torch.Generator().manual_seed(t)
         images = torch.randn(10, 3, 32, 32, generator=generator).double()

@@ -15,7 +15,7 @@ from sam_bench.hardware import Hardware
 from sam_bench.optim.registry import METHODS, method
 from sam_bench.processes import Processes
 from sam_bench.training.progress import Reporter
-from sam_bench.training.step import EagerStep
+from sam_bench.training.step import Step
 from tests.training.tape import Counting
 
 RUN = ["data=synthetic", "data.train_subset=50", "trainer.batch_size=8", "model=resnet8", "trainer.progress=none"]
@@ -81,11 +81,11 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def small_step(name: str, model: nn.Module) -> EagerStep:
+def small_step(name: str, model: nn.Module) -> Step:
     extra = {"k": 2} if "k" in METHODS[name].options else {}
     base = torch.optim.SGD(model.named_parameters(), lr=1e-3, momentum=0.9, fused=True)
     optimizer = method(name)(model.named_parameters(), base, model=model, **extra)
-    return EagerStep(model, optimizer, Hardware(torch.device("cpu"), "fp32"), Processes("cpu"), 0.1)
+    return Step(model, optimizer, Hardware(torch.device("cpu"), "fp32"), Processes("cpu"), 0.1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell a process's memory")
