@@ -1,5 +1,7 @@
 """The README: its recipe for an own optimizer works, and its commands ask for what exists."""
 
+import importlib
+import json
 import os
 import re
 import shlex
@@ -76,6 +78,14 @@ def test_the_table_is_made_from_the_committed_records(tmp_path):
     assert table in README
     assert f"{protocol} {comparability}" in " ".join(README.split("\n"))
     assert {record["dataset"] for record in records} == {"cifar10"}
+
+
+def test_the_table_of_costs_is_made_from_the_committed_measurements(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    summary = importlib.import_module("benchmark_report").summary
+    (name,) = re.findall(r"`results/benchmark/([\w-]+)\.md`", README)
+    data = json.loads((ROOT / "results" / "benchmark" / f"{name}.json").read_text())
+    assert "\n".join(summary(data)) in README
 
 
 @pytest.mark.parametrize("command", COMMANDS)
