@@ -1,4 +1,4 @@
-"""How steps are taken: which way is the fastest that this device and this method allow."""
+"""Which way of taking steps a device and a method allow."""
 
 import importlib.util
 import os
