@@ -14,8 +14,8 @@ from sam_bench.processes import world_size
 def choose_engine(config: Config, hardware: Hardware) -> tuple[str, str]:
     """The engine that `trainer.engine` stands for, and why "auto" is not "graph" on CUDA.
 
-    On CUDA "auto" is "graph", else "compile", else "eager". On the CPU it is "eager": there compiling takes longer than
-    it saves in a short run, and saves a percent or two of a long one.
+    On CUDA "auto" is "graph", else "compile", else "eager". On the CPU it is "eager": there compiling takes half a
+    minute and gains nothing.
 
     Raises:
         ConfigError: the device, or the method, does not allow the engine that is asked for.
