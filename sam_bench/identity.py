@@ -24,6 +24,9 @@ def identify(config: Config, hardware: Hardware) -> dict[str, Any]:
     if (m := shared_examples(config)) is not None:
         identity["optimizer"]["m"] = m
         identity["optimizer"]["sync_perturbation"] &= world_size() > 1
+    identity["optimizer"]["batchnorm"] = batchnorm_policy(config)
+    if config.averaging.name != "none":
+        identity["averaging"]["estimation"] = "weighted"  # of running statistics: batches count by their size
     identity["trainer"] |= {"device": hardware.device.type, "precision": hardware.precision}
     if hardware.engine != "eager":
         identity["trainer"]["compiled"] = True
@@ -54,6 +57,15 @@ def shared_examples(config: Config) -> int | None:
     if not METHODS[options.name].looks_twice:
         return None
     return config.trainer.batch_size if options.sync_perturbation else options.m or own
+
+
+def batchnorm_policy(config: Config) -> str:
+    """Where BatchNorm's running statistics at the end of a run come from.
+
+    "clean": the unperturbed passes. "both": all passes. "re-estimated": a pass over the training images before the last
+    evaluation, for a method that has no unperturbed pass.
+    """
+    return "re-estimated" if METHODS[config.optimizer.name].looks_ahead else config.optimizer.batchnorm
 
 
 def check_shares(config: Config) -> None:

@@ -16,7 +16,7 @@ from sam_bench.data import cifar10
 from sam_bench.data.images import Dataset
 from sam_bench.errors import Interrupted, ResourceError, StateError
 from sam_bench.hardware import Hardware, is_out_of_memory
-from sam_bench.identity import check_shares, describe, files_of, identify, shared_examples
+from sam_bench.identity import batchnorm_policy, check_shares, describe, files_of, identify, shared_examples
 from sam_bench.interruption import Interruption
 from sam_bench.processes import Processes
 from sam_bench.store.checkpoint import Checkpoints
@@ -307,7 +307,7 @@ def make_record(
         "engine": training.step.engine,
         "compiled": training.step.compiled,
         "last_batch": config.trainer.last_batch,
-        "batchnorm": config.optimizer.batchnorm,
+        "batchnorm": batchnorm_policy(config),
         "dataset": dataset.name,
         "dataset_sha256": dataset.sha256,
         "train_images": len(dataset.train),

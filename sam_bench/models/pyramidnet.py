@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam_bench.models.batchnorm import BatchNorm2d
+
 
 class PyramidBlock(nn.Module):
     """BN before every convolution and at the end, no ReLU first; a shortcut of average pooling and zero channels."""
@@ -17,11 +19,11 @@ class PyramidBlock(nn.Module):
             shapes = [(inputs, width, 3, stride), (width, width, 3, 1)]
         layers: list[nn.Module] = []
         for position, (channels, outputs, kernel, step) in enumerate(shapes):
-            layers.append(nn.BatchNorm2d(channels))
+            layers.append(BatchNorm2d(channels))
             if position:
                 layers.append(nn.ReLU())
             layers.append(nn.Conv2d(channels, outputs, kernel, step, padding=kernel // 2, bias=False))
-        self.branch = nn.Sequential(*layers, nn.BatchNorm2d(self.outputs))
+        self.branch = nn.Sequential(*layers, BatchNorm2d(self.outputs))
         self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
         self.missing = self.outputs - inputs
 
@@ -49,9 +51,9 @@ class PyramidNet(nn.Module):
                 stride = 2 if stage and not position else 1
                 layers.append(PyramidBlock(channels, round(width), stride, bottleneck))
                 channels = layers[-1].outputs
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16))
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), BatchNorm2d(16))
         self.blocks = nn.Sequential(*layers)
-        self.bn = nn.BatchNorm2d(channels)
+        self.bn = BatchNorm2d(channels)
         self.classifier = nn.Linear(channels, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

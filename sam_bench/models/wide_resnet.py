@@ -4,15 +4,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam_bench.models.batchnorm import BatchNorm2d
+
 
 class WideBlock(nn.Module):
     """BN-ReLU-conv, twice; where the shape changes, the shortcut is a 1×1 convolution of the activated input."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(inputs)
+        self.bn1 = BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn2 = BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         reshapes = stride != 1 or inputs != outputs
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if reshapes else None
@@ -43,7 +45,7 @@ class WideResNet(nn.Module):
                 channels = outputs
         self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.blocks = nn.Sequential(*layers)
-        self.bn = nn.BatchNorm2d(channels)
+        self.bn = BatchNorm2d(channels)
         self.classifier = nn.Linear(channels, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

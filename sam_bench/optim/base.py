@@ -32,6 +32,22 @@ def base_of(params: Iterable[Any], base: type[Optimizer] | Optimizer, options: d
     return base
 
 
+def load_in_place(base: Optimizer, state_dict: dict[str, Any]) -> None:
+    """`base.load_state_dict`, but its state and groups stay the objects that others refer to.
+
+    Raises:
+        ValueError: the groups do not match.
+    """
+    state, groups = base.state, base.param_groups
+    base.load_state_dict(state_dict)
+    for group, loaded in zip(groups, base.param_groups, strict=True):
+        group.clear()
+        group.update(loaded)
+    state.clear()
+    state.update(base.state)
+    base.state, base.param_groups = state, groups
+
+
 def _tensors(params: Iterable[Any]) -> Iterator[Tensor]:
     for item in [params] if isinstance(params, Tensor) else params:
         if isinstance(item, dict):

@@ -4,16 +4,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sam_bench.optim.flat import flattened, write_back
+from sam_bench.optim.flat import FlatCopy
 
 
-def average(tensors: list[Tensor], group: dist.ProcessGroup) -> None:
-    """Replace each tensor by its mean over the processes: one reduction for each dtype."""
-    flat = flattened(tensors)
-    for values in flat:
+def average(tensors: list[Tensor], parameters: list[Tensor], group: dist.ProcessGroup) -> None:
+    """Replace each tensor by its mean over the processes: one reduction for each dtype.
+
+    Args:
+        parameters: tensors of the same shapes whose layouts are the same in all processes.
+    """
+    flat = FlatCopy(tensors, like=parameters)
+    for values in flat.buffers:
         dist.all_reduce(values, group=group)
         values /= dist.get_world_size(group)
-    write_back(tensors, flat)
+    flat.write_to(tensors)
 
 
 def everywhere(condition: Tensor, group: dist.ProcessGroup) -> Tensor:

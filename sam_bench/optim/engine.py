@@ -2,8 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,24 +11,16 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from sam_bench.optim.base import base_of
+from sam_bench.optim.arguments import check_flag, check_model, check_norm, check_number
+from sam_bench.optim.base import base_of, load_in_place
 from sam_bench.optim.distributed import average, everywhere
+from sam_bench.optim.flat import FlatCopy
 from sam_bench.optim.gradients import Gradients, add, like, loss_scale, real
 from sam_bench.optim.guard import guarded_step
 from sam_bench.optim.method import Closure, Method
-from sam_bench.optim.norms import global_norm, norm_or_none, scale_to_norm
+from sam_bench.optim.norms import global_norm, scale_to_norm
+from sam_bench.optim.progress import Between, Progress, Shared
 from sam_bench.optim.running_stats import RunningStatistics
-
-
-@dataclass
-class _Between:
-    """What is held from `first_step` to `second_step`."""
-
-    two: bool
-    g: Gradients
-    finite: Tensor
-    clean: list[Tensor]
-    scaler: GradScaler | None
 
 
 class SharpnessAware(Method):
@@ -60,13 +51,33 @@ class SharpnessAware(Method):
         TypeError: there are options for a base that is made already, or ones that the base does not take.
     """
 
+    _step_supports_amp_scaling = True
+    """Asks a GradScaler's own `step` not to unscale gradients before it calls ours, which then refuses it by name."""
+
+    steps = Shared()
+    """Steps done so far, skipped ones included."""
+    passes = Shared()
+    """Forward-backward passes over a whole batch so far; a part of a batch, or of a pass, counts as that part. By hand,
+    each counts as a whole one."""
+    skipped = Shared()
+    """Steps that changed nothing because a gradient was not finite: a scalar on the device."""
+    settled = Shared()
+    """Whether the base optimizer had all its state before the last step, which so did not wait for the device."""
+    memory = Shared()
+    """What the method remembers of each parameter from step to step."""
+    _saved = Shared("saved")
+    _away = Shared("away")
+    _between = Shared("between")
+    _resting = Shared("resting")
+    _opt_called = Shared("stepped")  # what torch's schedulers set, and look for
+
     def __init__(
         self,
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer,
         rho: float = 0.05,
-        model: nn.Module | None = None,
         *,
+        model: nn.Module | None = None,
         batchnorm: Literal["clean", "both"] = "clean",
         clip_norm: float | None = None,
         sync_perturbation: bool = False,
@@ -74,35 +85,26 @@ class SharpnessAware(Method):
     ):
         if batchnorm not in ("clean", "both"):
             raise ValueError(f"batchnorm={batchnorm!r} is neither 'clean' nor 'both'")
-        norm_or_none(clip_norm=clip_norm)
-        if not isinstance(model, nn.Module | None):
-            raise TypeError(f"model={model!r} is no torch.nn.Module")
+        check_norm(clip_norm=clip_norm)
+        check_model(model)
+        check_flag(sync_perturbation=sync_perturbation)
+        check_number(0, rho=rho)
         base = base_of(params, base, base_options)
         super().__init__(base.param_groups, dict(base.defaults, rho=rho))
-        self.base, self.batchnorm, self.clip_norm = base, batchnorm, clip_norm
+        self.base = base
+        self.batchnorm = batchnorm
+        self.clip_norm = clip_norm
         self.sync_perturbation = sync_perturbation
-        self._share()
+        self.state, self.param_groups = base.state, base.param_groups
+        self.perturbed: set[Tensor] | None = None
         inner = getattr(model, "_orig_mod", model)  # of a compiled one
         self.parallel = inner if isinstance(inner, DistributedDataParallel) else None
         if model is not None and not set(model.parameters()) & set(self._parameters()):
             raise ValueError("model= has none of the parameters: give the module that is trained")
         self.statistics = RunningStatistics(model)
-        self.steps = 0
-        """Steps done so far, skipped ones included."""
-        self.passes = 0.0
-        """Forward-backward passes over a whole batch so far; a part of a batch, or of a pass, counts as that part.
-        By hand, each counts as a whole one."""
-        self.skipped = torch.zeros((), dtype=torch.int64, device=self._parameters()[0].device)
-        """Steps that changed nothing because a gradient was not finite."""
-        self.settled = False
-        """Whether the base optimizer had all its state before the last step, which so did not wait for the device."""
-        self.memory: dict[Tensor, dict[str, Tensor]] = {}
-        """What the method remembers of each parameter from step to step."""
-        self._saved: dict[Tensor, Tensor] = {}
-        self._away: list[Tensor] = []
-        self._between: _Between | None = None
-        self._resting: list[Tensor] | None = None
-        """The running statistics after the previous step, if there was one."""
+        self.method_name = type(self).__name__
+        device = self._parameters()[0].device
+        self.progress = Progress(skipped=torch.zeros((), dtype=torch.int64, device=device))
 
     @property
     def base_optimizer(self) -> Optimizer:
@@ -111,10 +113,11 @@ class SharpnessAware(Method):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
-        radius = self.param_groups[-1]["rho"]
-        if not 0 <= radius < math.inf:
+        try:
+            check_number(0, rho=self.param_groups[-1]["rho"])
+        except (TypeError, ValueError):
             self.param_groups.pop()
-            raise ValueError(f"rho={radius} is not a radius: give a finite number of at least 0")
+            raise
 
     # Stepping.
 
@@ -138,9 +141,10 @@ class SharpnessAware(Method):
         Raises:
             ValueError: there is no closure, no parameter has a gradient after it, or the weights do not fit.
             TypeError: the closure returns no tensor.
-            RuntimeError: `first_step` was called, and `second_step` was not.
+            RuntimeError: `first_step` was called, and `second_step` was not; or a GradScaler's `step` called this.
             Exception: whatever the closure raises; weights and running statistics are then as before the step.
         """
+        self._refuse_scalers_step()
         self._be_at_rest("step()")
         parts, two, together = _parts(closure, weights), self.looks_twice(self.steps), callable(closure)
         if not together and self.sync_perturbation:
@@ -171,7 +175,7 @@ class SharpnessAware(Method):
         """Half a step: from the gradients at `w`, which lie in `.grad`, to the weights `w + e`.
 
         With several processes these gradients are taken as they are: compute them under `no_sync()` for a perturbation
-        of each process's own.
+        of each process's own. Hooks that `register_step_pre_hook` registered are called first.
 
         Args:
             zero_grad: clear the gradients for the second pass; if not, clear them yourself.
@@ -186,13 +190,16 @@ class SharpnessAware(Method):
             ValueError: no parameter has a gradient.
         """
         self._be_at_rest("first_step()")
+        for hook in self._optimizer_step_pre_hooks.values():
+            if hook(self, (), {}) is not None:
+                raise RuntimeError("a step's pre-hook cannot replace its arguments when it is taken by hand")
         two, clean = self.looks_twice(self.steps), self.statistics.read()
         try:
             if self.looks_ahead:
                 if zero_grad:
                     self.zero_grad()
-                self._move(self.ahead())
-                self._between = _Between(two, {}, self._yes(), clean, scaler)
+                self._move(self._perturbation_ahead())
+                self._between = Between(two, {}, self._yes(), clean, scaler)
                 return True
             g = self._take(keep=not zero_grad)
             finite = self._unscaled(g, scaler)
@@ -204,12 +211,14 @@ class SharpnessAware(Method):
             self._return()
             raise
         self.passes += 1
-        self._between = _Between(two, g if self.keeps_gradient or not two else {}, finite, clean, scaler)
+        self._between = Between(two, g if self.keeps_gradient or not two else {}, finite, clean, scaler)
         return two
 
     @torch.no_grad()
     def second_step(self, zero_grad: bool = False, scaler: GradScaler | None = None) -> None:
         """The other half: back to `w`, and the base optimizer's step with the gradients at `w + e`, now in `.grad`.
+
+        Hooks that `register_step_post_hook` registered are called at its end.
 
         Where a gradient was not finite, the running statistics come back to what they were after the previous step; in
         the first step after construction or loading, to what they were after the first pass.
@@ -237,9 +246,11 @@ class SharpnessAware(Method):
         if not fresh:
             h = self._averaged(h)  # whether this step had a second pass was not known when its gradients were computed
         self._update(held.g if held.two else h, h, held.finite, self._before(held), scaler)
-        self._opt_called = True  # what torch's schedulers look for
+        self._opt_called = True
         if zero_grad:
             self.zero_grad()
+        for hook in self._optimizer_step_post_hooks.values():
+            hook(self, (), {})
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -262,6 +273,19 @@ class SharpnessAware(Method):
         self.steps += 1
         self.passes += passes
 
+    def host_state(self) -> Progress:
+        """What the host knows of the steps until now, for `set_host_state`."""
+        return self.progress.copy()
+
+    def set_host_state(self, state: Progress) -> None:
+        """Forget a step that the host went through but the device did not take, as in a failed capture.
+
+        Args:
+            state: what `host_state` returned before that step.
+        """
+        self.progress.become(state)
+        self.zero_grad()
+
     # State.
 
     def state_dict(self) -> dict[str, Any]:
@@ -273,7 +297,7 @@ class SharpnessAware(Method):
         self._be_at_rest("state_dict()")
         memory = {i: dict(self.memory[p]) for i, p in enumerate(self._parameters()) if p in self.memory}
         own = {"steps": self.steps, "passes": self.passes, "skipped": self.skipped.clone(), "memory": memory}
-        own["method"] = type(self).__name__
+        own["method"] = self.method_name
         return self.base.state_dict() | {"sharpness_aware": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -284,16 +308,16 @@ class SharpnessAware(Method):
         """
         if "sharpness_aware" not in state_dict:
             raise ValueError("this is another optimizer's state: it has no entry 'sharpness_aware'")
-        if (owner := state_dict["sharpness_aware"]["method"]) != type(self).__name__:
-            raise ValueError(f"this is the state of {owner}, not of {type(self).__name__}")
+        if (owner := state_dict["sharpness_aware"]["method"]) != self.method_name:
+            raise ValueError(f"this is the state of {owner}, not of {self.method_name}")
         self._between, self._away, self._resting, self.settled = None, [], None, False
-        self.base.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-        self._share()
+        load_in_place(self.base, {key: state_dict[key] for key in ("state", "param_groups")})
         own, parameters = state_dict["sharpness_aware"], self._parameters()
         for i, saved in state_dict["state"].items():
+            present = self.base.state[parameters[i]]
             for name, value in saved.items():
                 if isinstance(value, Tensor) and value.dim() == 0:  # torch rounds counters to the parameter's precision
-                    self.state[parameters[i]][name] = value.to(self.state[parameters[i]][name].device, copy=True)
+                    present[name] = value.to(present[name].device, copy=True)
         self.steps, self.passes = own["steps"], own["passes"]
         self.skipped.copy_(own["skipped"])
         self.memory = {
@@ -313,7 +337,7 @@ class SharpnessAware(Method):
         two = self.looks_twice(self.steps)
         try:
             if self.looks_ahead:
-                self._move(self.ahead())
+                self._move(self._perturbation_ahead())
             losses = self._run(closure, together and (not two or self.sync_perturbation))
         finally:
             self._return()
@@ -376,22 +400,38 @@ class SharpnessAware(Method):
             return gradients
         every = [p for p in self._parameters() if p.requires_grad]
         whole = [gradients[p] if p in gradients else torch.zeros_like(real(p)) for p in every]
-        average(whole, self.parallel.process_group)
+        average(whole, [real(p) for p in every], self.parallel.process_group)
         return dict(zip(every, whole, strict=True))
 
     def _perturbation(self, g: Gradients, finite: Tensor) -> Gradients:
-        """`e / ρ`, or 0 where g is not finite: a second pass at weights that are not may fail in any way."""
+        """`e`, or 0 where g is not finite: a second pass at weights that are not may fail in any way."""
         chosen = {p: x for p, x in g.items() if self.perturbed is None or p in self.perturbed}
         if not chosen:
             return {}
-        e = self.direction([real(p) for p in chosen], list(chosen.values()), **self._recall(chosen))
-        nowhere = ~finite
-        for x in e:
-            x.masked_fill_(nowhere, 0.0)
+        direction = self.direction([real(p) for p in chosen], list(chosen.values()), **self._recall(chosen))
+        d, factor = direction if isinstance(direction, tuple) else (direction, 1.0)
+        e = self._times(list(chosen), d, lambda group: factor * self.radius(group), finite)
         return dict(zip(chosen, e, strict=True))
 
+    def _perturbation_ahead(self) -> Gradients:
+        d, factor = self.ahead()
+        e = self._times(list(d), list(d.values()), lambda group: factor * self.radius(group), self._yes())
+        return dict(zip(d, e, strict=True))
+
+    def _times(
+        self, parameters: list[Tensor], x: list[Tensor], factor: Callable[[dict[str, Any]], Any], finite: Tensor
+    ) -> list[Tensor]:
+        """Copies of `x`, one tensor a parameter, times their group's factor; 0 where `finite` is false."""
+        copies = FlatCopy(x, like=[real(p) for p in parameters])
+        place = dict(zip(parameters, copies.views, strict=True))
+        for group in self.param_groups:
+            if own := [place[p] for p in group["params"] if p in place]:
+                torch._foreach_mul_(own, factor(group))
+        copies.zero_unless(finite)
+        return copies.views
+
     def _move(self, e: Gradients) -> None:
-        """From `w` to `w + ρ e`; `e` is used up."""
+        """From `w` to `w + e`."""
         if not e:
             return
         for p in e:
@@ -399,9 +439,6 @@ class SharpnessAware(Method):
                 self._saved[p] = torch.empty_like(p)
         torch._foreach_copy_([self._saved[p] for p in e], list(e))
         self._away = list(e)
-        for group in self.param_groups:
-            if own := [e[p] for p in group["params"] if p in e]:
-                torch._foreach_mul_(own, self.radius(group))
         torch._foreach_add_([real(p) for p in e], list(e.values()))
         torch.clear_autocast_cache()  # an autocast around the step must not use the weights of before
 
@@ -412,7 +449,7 @@ class SharpnessAware(Method):
             self._away = []
 
     def _update(
-        self, g: Gradients, h: Gradients, finite: Tensor, before: list[Tensor], scaler: GradScaler | None
+        self, g: Gradients, h: Gradients, finite: Tensor, statistics: FlatCopy, scaler: GradScaler | None
     ) -> None:
         """From the whole batch's gradients to the next weights, or to the same ones where something is not finite."""
         if self.parallel is not None:
@@ -447,20 +484,19 @@ class SharpnessAware(Method):
 
         self.settled = not guarded_step(self.base, finite)
         if added is not None:
-            rate = {p: group["lr"] for group in self.param_groups for p in group["params"]}
-            for p, x, y in zip(used, w, added, strict=True):
-                x.add_(y.mul_(rate[p]).masked_fill_(~finite, 0.0))
+            torch._foreach_add_(w, self._times(used, added, lambda group: group["lr"], finite))
         for name, values in learnt.items():
-            for p, value in zip(used, values, strict=True):
-                old = self.memory[p][name]
-                old.copy_(torch.where(finite, value, old))
-        self._resting = self.statistics.keep_if(finite, otherwise=before)
+            old = [self.memory[p][name] for p in used]
+            before = FlatCopy(old)
+            torch._foreach_copy_(old, values)
+            before.keep_if(finite, old)
+        self._resting = self.statistics.keep_if(finite, otherwise=statistics)
         self.skipped = self.skipped.to(finite.device)
         self.skipped += ~finite
         self.steps += 1
         torch.clear_autocast_cache()
 
-    def _before(self, held: _Between) -> list[Tensor]:
+    def _before(self, held: Between) -> FlatCopy:
         """The running statistics to come back to by hand, where the first pass ran before the engine was called."""
         return held.clean if self._resting is None else self._resting
 
@@ -479,8 +515,13 @@ class SharpnessAware(Method):
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
-    def _share(self) -> None:
-        self.state, self.param_groups = self.base.state, self.base.param_groups
+    def _refuse_scalers_step(self) -> None:
+        if hasattr(self, "grad_scale"):  # a GradScaler sets it around the steps that it calls
+            del self.grad_scale, self.found_inf
+            raise RuntimeError(
+                "scaler.step(optimizer) cannot take a step of several passes: call optimizer.step(closure, "
+                "scaler=scaler), or first_step(scaler=scaler) and second_step(scaler=scaler), then scaler.update()"
+            )
 
     def _be_at_rest(self, caller: str) -> None:
         if self._between is not None:

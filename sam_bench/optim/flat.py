@@ -1,23 +1,63 @@
-"""Many tensors as few: one flat copy for each dtype, and back."""
+"""Many tensors in few buffers: what is done with a buffer is one kernel, however many tensors it holds."""
 
 import torch
 from torch import Tensor
 
 
-def flattened(tensors: list[Tensor]) -> list[Tensor]:
-    """A copy of all elements, in one tensor for each dtype."""
-    return [torch.cat([x.reshape(-1) for x in same]) for same in _by_dtype(tensors)]
+class FlatCopy:
+    """Copies of tensors, side by side in one buffer for each dtype and device.
+
+    Args:
+        tensors: of any shapes and layouts.
+        like: tensors of the same shapes that decide dtypes, devices and the order of a copy's elements in its buffer;
+            by default the tensors themselves.
+    """
+
+    def __init__(self, tensors: list[Tensor], like: list[Tensor] | None = None):
+        like = tensors if like is None else like
+        self.buffers: list[Tensor] = []
+        self.views = list(like)
+        """The copies: views of the buffers, in the order of the tensors and in their shapes and layouts."""
+        kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+        for position, x in enumerate(like):
+            kinds.setdefault((x.dtype, x.device), []).append(position)
+        for same in kinds.values():
+            sizes = [like[position].numel() for position in same]
+            buffer = like[same[0]].new_empty(sum(sizes))
+            for position, part in zip(same, buffer.split(sizes), strict=True):
+                self.views[position] = _view_like(part, like[position])
+            self.buffers.append(buffer)
+        if tensors:
+            torch._foreach_copy_(self.views, list(tensors))
+
+    def zero_unless(self, condition: Tensor) -> None:
+        """Make every copy 0, whatever it holds, where `condition` (a boolean scalar) is false."""
+        for buffer in self.buffers:
+            buffer.masked_fill_(~condition, 0.0)
+
+    def write_to(self, tensors: list[Tensor]) -> None:
+        """Copy back, into the storage of tensors of the same shapes."""
+        if tensors:
+            torch._foreach_copy_(tensors, self.views)
+
+    def keep_if(self, condition: Tensor, tensors: list[Tensor]) -> "FlatCopy":
+        """Leave the tensors as they are where `condition` (a boolean scalar) holds, else write the copies to them.
+
+        Args:
+            tensors: of the same shapes, dtypes and devices as the copies.
+
+        Returns:
+            A copy of what the tensors are now.
+        """
+        present = FlatCopy(tensors, like=self.views)
+        for now, then in zip(present.buffers, self.buffers, strict=True):
+            now.copy_(torch.where(condition.to(now.device), now, then))
+        present.write_to(tensors)
+        return present
 
 
-def write_back(tensors: list[Tensor], flat: list[Tensor]) -> None:
-    """Put back what `flattened` returned, into the same storage."""
-    for same, values in zip(_by_dtype(tensors), flat, strict=True):
-        parts = values.split([x.numel() for x in same])
-        torch._foreach_copy_(same, [part.view_as(x) for part, x in zip(parts, same, strict=True)])
-
-
-def _by_dtype(tensors: list[Tensor]) -> list[list[Tensor]]:
-    groups: dict[torch.dtype, list[Tensor]] = {}
-    for x in tensors:
-        groups.setdefault(x.dtype, []).append(x)
-    return list(groups.values())
+def _view_like(part: Tensor, x: Tensor) -> Tensor:
+    """A stretch of a buffer in the shape of `x`; its strides too, if `x` lies densely in memory."""
+    if x.is_contiguous():
+        return part if x.dim() == 1 else part.view(x.shape)
+    return part.as_strided(x.shape, torch.empty_like(x, device="meta").stride())

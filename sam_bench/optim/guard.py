@@ -1,8 +1,9 @@
 """A base optimizer's step that is undone, without asking the host, where a gradient was not finite."""
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from sam_bench.optim.flat import FlatCopy
 
 
 def guarded_step(base: Optimizer, finite: Tensor) -> bool:
@@ -26,13 +27,11 @@ def guarded_step(base: Optimizer, finite: Tensor) -> bool:
             del base.found_inf
     else:
         w = [p for group in base.param_groups for p in group["params"] if p.grad is not None]
-        before = [p.detach().clone() for p in w], {key: value.clone() for key, value in _state(base).items()}
+        state = _state(base)
+        before = FlatCopy([p.detach() for p in w] + list(state.values()))
         base.step()
         after = _state(base)
-        pairs = [*zip(w, before[0], strict=True), *((after[key], old) for key, old in before[1].items())]
-        flags = {device: finite.to(device) for device in {tensor.device for tensor, _ in pairs}}
-        for tensor, old in pairs:
-            tensor.copy_(torch.where(flags[tensor.device], tensor, old))
+        before.keep_if(finite, [p.detach() for p in w] + [after[key] for key in state])
     created = [p for p, state in base.state.items() if state and p not in known]
     if created and not finite.item():
         for p in created:

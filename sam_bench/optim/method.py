@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sam_bench.optim.gradients import Gradients
+from sam_bench.optim.norms import Direction
 
 Closure = Callable[..., Tensor]
 
@@ -28,19 +29,22 @@ class Method(Optimizer):
     looks_ahead = False
     """Whether the perturbation comes before the first gradient: see `ahead`."""
 
-    perturbed: set[Tensor] | None = None
+    perturbed: set[Tensor] | None
     """The parameters that are perturbed; None for all."""
 
     def looks_twice(self, t: int) -> bool:
         """Whether step `t`, which counts from 0, has a second pass."""
         return True
 
-    def ahead(self) -> Gradients:
-        """The perturbation at radius one, by parameter, of a method that `looks_ahead`."""
+    def ahead(self) -> tuple[Gradients, Tensor | float]:
+        """The perturbation at radius one of a method that `looks_ahead`: tensors by parameter, and a common factor."""
         raise NotImplementedError
 
-    def direction(self, w: list[Tensor], g: list[Tensor], **memory: list[Tensor]) -> list[Tensor]:
-        """The perturbation at radius one, `e / ρ`, in new tensors."""
+    def direction(self, w: list[Tensor], g: list[Tensor], **memory: list[Tensor]) -> list[Tensor] | Direction:
+        """The perturbation at radius one, `e / ρ`: tensors, or tensors and a scalar that all are to be multiplied by.
+
+        The tensors may be those of `g`: the engine copies them before it scales them.
+        """
         raise NotImplementedError
 
     def look_again(self, closure: Closure, losses: Tensor) -> float:

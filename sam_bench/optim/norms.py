@@ -5,6 +5,11 @@ import functools
 import torch
 from torch import Tensor
 
+from sam_bench.optim.flat import FlatCopy
+
+Direction = tuple[list[Tensor], Tensor]
+"""Tensors, and a scalar on their device that each of them is to be multiplied by."""
+
 
 def global_norm(tensors: list[Tensor]) -> Tensor:
     """The Euclidean norm over all elements of all tensors: a scalar on their device, at least in float32."""
@@ -16,7 +21,8 @@ def inner_product(a: list[Tensor], b: list[Tensor]) -> Tensor:
     """⟨a, b⟩ over all elements of all tensors: a scalar on their device, at least in float32."""
     dtype = _precise(a)
     a, b = ([x.to(dtype) for x in tensors] for tensors in (a, b))
-    return torch.stack([product.sum() for product in torch._foreach_mul(a, b)]).sum()
+    (products,) = FlatCopy(torch._foreach_mul(a, b)).buffers
+    return products.sum()
 
 
 def _precise(tensors: list[Tensor]) -> torch.dtype:
@@ -24,40 +30,16 @@ def _precise(tensors: list[Tensor]) -> torch.dtype:
     return functools.reduce(torch.promote_types, {x.dtype for x in tensors}, torch.float32)
 
 
-def between(least: float, most: float, **values: float) -> None:
-    """Check hyper-parameters.
-
-    Raises:
-        ValueError: one is not a number from `least` to `most`.
-    """
-    for name, value in values.items():
-        if not least <= value <= most:
-            raise ValueError(f"{name}={value} is not between {least:g} and {most:g}")
-
-
-def norm_or_none(**values: float | None) -> None:
-    """Check the greatest norms that something is clipped to, where it is clipped.
-
-    Raises:
-        ValueError: one is not above 0.
-    """
-    for name, value in values.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}={value} is not a norm: give a number above 0")
-
-
-def unit(d: list[Tensor]) -> list[Tensor]:
+def unit(d: list[Tensor]) -> Direction:
     """`d / (‖d‖ + 1e-12)`."""
-    return torch._foreach_div(d, global_norm(d) + 1e-12)
+    return d, 1 / (global_norm(d) + 1e-12)
 
 
-def scaled_unit(scale: list[Tensor], g: list[Tensor]) -> list[Tensor]:
+def scaled_unit(scale: list[Tensor], g: list[Tensor]) -> Direction:
     """`T² g / (‖T g‖ + 1e-12)`, with `T` given element-wise by `scale`, which is overwritten."""
     scaled = torch._foreach_mul(scale, g)
-    torch._foreach_mul_(scaled, scale)
-    torch._foreach_mul_(scale, g)
-    torch._foreach_div_(scaled, global_norm(scale) + 1e-12)
-    return scaled
+    torch._foreach_mul_(scale, scaled)
+    return scale, 1 / (global_norm(scaled) + 1e-12)
 
 
 def along(a: list[Tensor], b: list[Tensor]) -> Tensor:

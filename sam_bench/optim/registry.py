@@ -26,6 +26,8 @@ class MethodEntry:
     """Whether it has a radius."""
     looks_twice: bool = True
     """Whether a second pass follows the perturbation, at least now and then: what m-sharpness is about."""
+    looks_ahead: bool = False
+    """Whether its only pass is at perturbed weights, so that running statistics are re-estimated at the end."""
     averages: bool = False
     """Whether weight averaging is part of it."""
     selects_examples: bool = False
@@ -145,6 +147,7 @@ _ENTRIES = (
         "Becker et al. (2024), arXiv:2401.12033",
         passes="1",
         looks_twice=False,
+        looks_ahead=True,
         needs_momentum=True,
     ),
     MethodEntry(

@@ -1,19 +1,18 @@
 """The running statistics of a model's normalisation layers: read, written back, chosen, all on the device."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from sam_bench.optim.flat import flattened, write_back
+from sam_bench.optim.flat import FlatCopy
 
 
 class RunningStatistics:
     """Mean, variance and batch count of every layer of `model` that keeps running statistics.
 
-    Layers are found once, their buffers at every call, so that a model may be moved after this was made. A reading is
-    one flat tensor for each dtype: a handful of kernels however many layers there are.
+    Layers are found once, their buffers at every call, so that a model may be moved after this was made.
 
     Args:
         model: any module; None, or one without such layers, makes every call do nothing.
@@ -23,23 +22,21 @@ class RunningStatistics:
         modules = model.modules() if model is not None else ()
         self.layers = [module for module in modules if getattr(module, "running_mean", None) is not None]
 
-    def read(self) -> list[Tensor]:
+    def read(self) -> FlatCopy:
         """A copy of all statistics."""
-        return flattened(self._buffers())
+        return FlatCopy(self._buffers())
 
-    def write(self, reading: list[Tensor]) -> None:
+    def write(self, reading: FlatCopy) -> None:
         """Put back what `read` returned, into the same storage."""
-        write_back(self._buffers(), reading)
+        reading.write_to(self._buffers())
 
-    def keep_if(self, condition: Tensor, otherwise: list[Tensor]) -> list[Tensor]:
+    def keep_if(self, condition: Tensor, otherwise: FlatCopy) -> FlatCopy:
         """Leave the statistics as they are where `condition` (a boolean scalar) holds, else write `otherwise`.
 
         Returns:
             A copy of what the statistics are now.
         """
-        chosen = [torch.where(condition, now, then) for now, then in zip(self.read(), otherwise, strict=True)]
-        self.write(chosen)
-        return chosen
+        return otherwise.keep_if(condition, self._buffers())
 
     def _buffers(self) -> list[Tensor]:
         return [buffer for layer in self.layers for buffer in layer.buffers(recurse=False)]
@@ -67,3 +64,41 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             statistics.write(before)
+
+
+@torch.no_grad()
+def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Make the model's running statistics the means of those of its batches, weighted by their numbers of examples.
+
+    A forward pass for each batch, in training mode. A model without running statistics is left alone, and so are the
+    batches. Afterwards each module is in the mode, and each layer has the momentum, that it had before.
+
+    Args:
+        batches: inputs of the model, on its device, their first dimension the examples.
+
+    Raises:
+        ValueError: there is no batch; the statistics are then as before.
+    """
+    layers = RunningStatistics(model).layers
+    if not layers:
+        return
+    modes = {module: module.training for module in model.modules()}
+    momenta = [layer.momentum for layer in layers]
+    examples = 0
+    model.train()
+    try:
+        for batch in batches:
+            if not examples:
+                for layer in layers:
+                    layer.reset_running_stats()
+            examples += len(batch)
+            for layer in layers:
+                layer.momentum = len(batch) / examples
+            model(batch)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+    if not examples:
+        raise ValueError("there are no batches to estimate the running statistics from")

@@ -105,6 +105,11 @@ def notes(records: list[dict[str, Any]]) -> list[str]:
             "Weights: those after the last step, or their mean over the epochs from a fraction of the run on (swa), or "
             "over the steps with a decay (ema), BatchNorm statistics re-estimated on the training images."
         )
+    if any(record["config"]["optimizer"]["batchnorm"] == "re-estimated" for record in records):
+        lines.append(
+            "BatchNorm re-estimated: the method's only pass is at perturbed weights, so the statistics are those of a "
+            "pass over the training images before the last evaluation, forward only."
+        )
     for device in _distinct(f"{record['device']}, {record['precision']}" for record in records):
         lines.append(f"Measured on: {device}.")
     used = sorted(

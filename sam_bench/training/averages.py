@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
 
 from sam_bench.config import AveragingConfig
 from sam_bench.data.batches import Batches
@@ -13,6 +11,7 @@ from sam_bench.hardware import Hardware
 from sam_bench.optim.averaging import WeightAverage
 from sam_bench.optim.running_stats import frozen_statistics
 from sam_bench.processes import Processes
+from sam_bench.training.evaluate import estimate_on_training_images
 
 
 class Averages:
@@ -62,9 +61,7 @@ class Averages:
         begun = {name: average for name, average in self.by_name.items() if average.count}
         for name, average in begun.items():
             with average.swapped(), frozen_statistics(self.model):
-                with torch.no_grad(), hardware.autocast():
-                    update_bn((images for images, _ in train.epoch(epoch)), self.model)
-                    processes.average_statistics(self.model)
+                estimate_on_training_images(self.model, train, epoch, hardware, processes)
                 loss, error = measure()
             found[name] = {"test_loss": loss, "test_error": error}
         return found

@@ -5,6 +5,7 @@ from torch import nn
 
 from sam_bench.data.batches import Batches
 from sam_bench.hardware import Hardware
+from sam_bench.optim.running_stats import reestimate_statistics
 from sam_bench.processes import Processes
 from sam_bench.training.loss import cross_entropy
 
@@ -29,3 +30,19 @@ def evaluate(
     processes.add(loss, wrong)
     count = len(batches.labels)
     return loss.item() / count, 100 * wrong.item() / count
+
+
+@torch.no_grad()
+def estimate_on_training_images(
+    model: nn.Module, train: Batches, epoch: int, hardware: Hardware, processes: Processes
+) -> None:
+    """Re-estimate the model's running statistics in a pass over the training images, forward only.
+
+    Every process estimates them on its share of the images, and all take the means.
+
+    Args:
+        epoch: whose order and augmentation the pass takes.
+    """
+    with hardware.autocast():
+        reestimate_statistics(model, (images for images, _ in train.epoch(epoch)))
+    processes.average_statistics(model)

@@ -17,7 +17,7 @@ from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.registry import BASES
 from sam_bench.processes import Processes
 from sam_bench.training.averages import Averages
-from sam_bench.training.evaluate import evaluate
+from sam_bench.training.evaluate import estimate_on_training_images, evaluate
 from sam_bench.training.loss import smoothing_for_torch
 from sam_bench.training.progress import Reporter
 from sam_bench.training.step import CapturedStep, Step, compile_for
@@ -242,6 +242,8 @@ class Training:
                 )
             )
 
+        if last and self.optimizer.looks_ahead:
+            estimate_on_training_images(self.model, self.train, trainer.epochs, self.hardware, self.processes)
         loss, error = measure() if last or (self.epoch + 1) % trainer.eval_every == 0 else (None, None)
         self._note("test_loss", loss)
         self._note("test_error", error)

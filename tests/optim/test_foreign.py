@@ -77,7 +77,7 @@ CASES = {
     **{
         f"WSAM, decouple={decouple}": (
             lambda m, decouple=decouple: WSAM(
-                m.parameters(), torch.optim.SGD, 0.5, 0.8, decouple=decouple, model=m, **SGD
+                m.parameters(), torch.optim.SGD, 0.5, gamma=0.8, decouple=decouple, model=m, **SGD
             ),
             lambda m, decouple=decouple: foreign.WSAM(
                 m, m.parameters(), torch.optim.SGD, rho=0.5, gamma=0.8, decouple=decouple, **SGD
@@ -101,7 +101,9 @@ def test_wsams_clipping_differs_because_it_clips_the_second_gradient_only():
         lambda m: foreign.WSAM(m, m.parameters(), torch.optim.SGD, rho=0.5, gamma=0.8, decouple=False, **clipped),
         closure_only,
     )
-    both = ours(lambda m: WSAM(m.parameters(), torch.optim.SGD, 0.5, 0.8, decouple=False, model=m, max_norm=0.3, **SGD))
+    both = ours(
+        lambda m: WSAM(m.parameters(), torch.optim.SGD, 0.5, gamma=0.8, decouple=False, model=m, max_norm=0.3, **SGD)
+    )
     assert (other - both).abs().max() > 1e-3
 
     class SecondOnly(WSAM):
@@ -109,7 +111,9 @@ def test_wsams_clipping_differs_because_it_clips_the_second_gradient_only():
             return torch._foreach_lerp(g, self._clipped(h), self.a)
 
     second = ours(
-        lambda m: SecondOnly(m.parameters(), torch.optim.SGD, 0.5, 0.8, decouple=False, model=m, max_norm=0.3, **SGD)
+        lambda m: SecondOnly(
+            m.parameters(), torch.optim.SGD, 0.5, gamma=0.8, decouple=False, model=m, max_norm=0.3, **SGD
+        )
     )
     torch.testing.assert_close(other, second, rtol=0, atol=2e-5)
 

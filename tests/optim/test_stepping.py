@@ -462,8 +462,8 @@ def test_a_base_is_a_class_or_an_instance():
 def test_the_constructors_are_those_that_users_know():
     model = network()
     SAM(model.parameters(), torch.optim.SGD, rho=0.05, adaptive=False, model=None, lr=0.1, momentum=0.9)
-    GSAM(model.parameters(), torch.optim.SGD, 0.1, 0.05, alpha=0.4, adaptive=False, model=model, lr=0.1)
-    WSAM(model.parameters(), torch.optim.SGD, 0.05, 0.9, True, False, None, model, lr=0.1)
+    GSAM(model.parameters(), torch.optim.SGD, 0.1, rho_min=0.05, alpha=0.4, adaptive=False, model=model, lr=0.1)
+    WSAM(model.parameters(), torch.optim.SGD, 0.05, gamma=0.9, decouple=True, model=model, lr=0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Adaptive sharpness-aware minimisation, in the two forms that are in use."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sam_bench.optim.arguments import check_number
 from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.methods.sam import SAM
-from sam_bench.optim.norms import between, scaled_unit
+from sam_bench.optim.norms import Direction, scaled_unit
 
 
 class ASAM(SAM):
@@ -25,10 +25,11 @@ class ASAM(SAM):
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer,
         rho: float = 2.0,
+        *,
         model: nn.Module | None = None,
         **options: Any,
     ):
-        super().__init__(params, base, rho, True, model, **options)
+        super().__init__(params, base, rho, adaptive=True, model=model, **options)
 
 
 class OfficialASAM(SharpnessAware):
@@ -48,17 +49,18 @@ class OfficialASAM(SharpnessAware):
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer,
         rho: float = 0.5,
+        *,
         eta: float = 0.01,
         model: nn.Module | None = None,
         **options: Any,
     ):
-        between(0, math.inf, eta=eta)
-        super().__init__(params, base, rho, model, **options)
+        check_number(0, eta=eta)
+        super().__init__(params, base, rho, model=model, **options)
         self.eta = eta
         if not self.names():
             raise ValueError("the authors' ASAM tells weights by their names: give it model.named_parameters()")
 
-    def direction(self, w: list[Tensor], g: list[Tensor]) -> list[Tensor]:
+    def direction(self, w: list[Tensor], g: list[Tensor]) -> Direction:
         named = {p.data_ptr() for p, name in self.names().items() if "weight" in name}
         scale = [x.abs().add_(self.eta) if x.data_ptr() in named else torch.ones_like(x) for x in w]
         return scaled_unit(scale, g)

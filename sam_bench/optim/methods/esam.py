@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sam_bench.optim.arguments import check_integer, check_number
 from sam_bench.optim.method import Closure
 from sam_bench.optim.methods.sam import SAM
+from sam_bench.optim.norms import Direction
 
 _MIXING = 2654435761
 """Odd and of 32 bits, which is as much of a seed as torch's generators on the CPU take in."""
@@ -50,6 +52,7 @@ class ESAM(SAM):
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer,
         rho: float = 0.05,
+        *,
         beta: float = 0.6,
         gamma: float = 0.5,
         adaptive: bool = False,
@@ -57,19 +60,20 @@ class ESAM(SAM):
         seed: int = 0,
         **options: Any,
     ):
-        for name, value in (("beta", beta), ("gamma", gamma)):
-            if not 0 < value <= 1:
-                raise ValueError(f"{name}={value} is not in (0, 1]")
-        super().__init__(params, base, rho, adaptive, model, **options)
-        self.beta, self.gamma, self.seed = beta, gamma, seed
+        check_number(0, 1, beta=beta, gamma=gamma)
+        if 0 in (beta, gamma):
+            raise ValueError(f"beta={beta}, gamma={gamma}: each must be above 0")
+        check_integer(0, 2**32 - 1, seed=seed)
+        super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
+        self.beta = beta
+        self.gamma = gamma
+        self.seed = seed
 
-    def direction(self, w: list[Tensor], g: list[Tensor]) -> list[Tensor]:
-        e = super().direction(w, g)
-        generator = torch.Generator(e[0].device).manual_seed((_MIXING * self.seed + self.steps) % 2**32)
-        for x in e:
-            mask = torch.rand(x.shape, generator=generator, device=x.device) < self.beta
-            x.mul_(mask).div_(self.beta)
-        return e
+    def direction(self, w: list[Tensor], g: list[Tensor]) -> Direction:
+        d, factor = super().direction(w, g)
+        generator = torch.Generator(d[0].device).manual_seed((_MIXING * self.seed + self.steps) % 2**32)
+        masks = [torch.rand(x.shape, generator=generator, device=x.device) < self.beta for x in d]
+        return [x * mask for x, mask in zip(d, masks, strict=True)], factor / self.beta
 
     def choose(self, before: Tensor, after: Tensor) -> Tensor:
         """The indices of the `⌈γ n⌉` examples whose loss rose most, ascending; losses have shape (n,)."""

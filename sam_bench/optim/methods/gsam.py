@@ -1,6 +1,5 @@
 """Surrogate-gap guided sharpness-aware minimisation."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sam_bench.optim.arguments import check_number
 from sam_bench.optim.methods.sam import SAM
-from sam_bench.optim.norms import along, between
+from sam_bench.optim.norms import along
 
 
 class GSAM(SAM):
@@ -34,6 +34,7 @@ class GSAM(SAM):
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer,
         rho: float = 0.05,
+        *,
         rho_min: float | None = None,
         alpha: float = 0.4,
         adaptive: bool = False,
@@ -42,11 +43,16 @@ class GSAM(SAM):
         lr_max: float | None = None,
         **options: Any,
     ):
-        between(0, math.inf, alpha=alpha)
+        check_number(0, alpha=alpha, lr_min=lr_min)
+        if lr_max is not None:
+            check_number(0, lr_max=lr_max)
         self.lr_max = lr_max
-        super().__init__(params, base, rho, adaptive, model, **options)
-        self.rho_min, self.alpha, self.lr_min = rho_min, alpha, lr_min
+        super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
+        self.rho_min = rho_min
+        self.alpha = alpha
+        self.lr_min = lr_min
         if rho_min is not None:
+            check_number(0, rho_min=rho_min)
             for group in self.param_groups:
                 if not 0 <= rho_min <= group["rho"]:
                     raise ValueError(f"rho_min={rho_min} is not between 0 and rho={group['rho']}")

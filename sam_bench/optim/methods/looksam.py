@@ -1,6 +1,5 @@
 """Sharpness-aware steps now and then."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sam_bench.optim.arguments import check_integer, check_number
 from sam_bench.optim.methods.sam import SAM
-from sam_bench.optim.norms import along, between, global_norm
+from sam_bench.optim.norms import Direction, along, global_norm
 
 
 class SAMEveryK(SAM):
@@ -27,14 +27,14 @@ class SAMEveryK(SAM):
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer,
         rho: float = 0.05,
+        *,
         k: int = 1,
         adaptive: bool = False,
         model: nn.Module | None = None,
         **options: Any,
     ):
-        if k < 1:
-            raise ValueError(f"k={k} is not a number of steps: give 1 or more")
-        super().__init__(params, base, rho, adaptive, model, **options)
+        check_integer(1, k=k)
+        super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
         self.k = k
 
     def looks_twice(self, t: int) -> bool:
@@ -62,20 +62,21 @@ class LookSAM(SAMEveryK):
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer,
         rho: float = 0.1,
+        *,
         k: int = 5,
         alpha: float = 0.7,
         adaptive: bool = False,
         model: nn.Module | None = None,
         **options: Any,
     ):
-        between(0, math.inf, alpha=alpha)
-        super().__init__(params, base, rho, k, adaptive, model, **options)
+        check_number(0, alpha=alpha)
+        super().__init__(params, base, rho, k=k, adaptive=adaptive, model=model, **options)
         self.alpha = alpha
 
     def blank(self, p: Tensor) -> dict[str, Tensor]:
         return {"h_v": torch.zeros_like(p)}
 
-    def direction(self, w: list[Tensor], g: list[Tensor], h_v: list[Tensor]) -> list[Tensor]:
+    def direction(self, w: list[Tensor], g: list[Tensor], h_v: list[Tensor]) -> Direction:
         return super().direction(w, g)
 
     def combine(self, g: list[Tensor], h: list[Tensor], h_v: list[Tensor]) -> list[Tensor]:

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sam_bench.optim.engine import SharpnessAware
@@ -33,22 +32,23 @@ class MSAM(SharpnessAware):
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer,
         rho: float = 3.0,
+        *,
         model: nn.Module | None = None,
         **options: Any,
     ):
-        super().__init__(params, base, rho, model, **options)
+        super().__init__(params, base, rho, model=model, **options)
         if not all(group.get("momentum") or "betas" in group for group in self.param_groups):
             raise ValueError("MSAM looks along the momentum, and this base optimizer has none: give it momentum=0.9")
 
     def looks_twice(self, t: int) -> bool:
         return False
 
-    def ahead(self) -> Gradients:
+    def ahead(self) -> tuple[Gradients, Tensor | float]:
         found = {p: state[name] for p, state in self.state.items() for name in _MOMENTUM if name in state}
         if not found:
             if self.state:
                 raise RuntimeError(f"{type(self.base).__name__} keeps no momentum under {' or '.join(_MOMENTUM)}")
-            return {}
-        e = unit([real(m) for m in found.values()])
-        torch._foreach_neg_(e)
-        return dict(zip(found, e, strict=True))
+            return {}, 1.0
+        m = {p: real(buffer) for p, buffer in found.items()}
+        _, inverse_norm = unit(list(m.values()))
+        return m, -inverse_norm

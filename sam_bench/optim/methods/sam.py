@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sam_bench.optim.arguments import check_flag
 from sam_bench.optim.engine import SharpnessAware
-from sam_bench.optim.norms import scaled_unit, unit
+from sam_bench.optim.norms import Direction, scaled_unit, unit
 
 
 class SAM(SharpnessAware):
@@ -25,14 +26,16 @@ class SAM(SharpnessAware):
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer,
         rho: float = 0.05,
+        *,
         adaptive: bool = False,
         model: nn.Module | None = None,
         **options: Any,
     ):
-        super().__init__(params, base, rho, model, **options)
+        check_flag(adaptive=adaptive)
+        super().__init__(params, base, rho, model=model, **options)
         self.adaptive = adaptive
 
-    def direction(self, w: list[Tensor], g: list[Tensor]) -> list[Tensor]:
+    def direction(self, w: list[Tensor], g: list[Tensor]) -> Direction:
         return scaled_unit(torch._foreach_abs(w), g) if self.adaptive else unit(g)
 
 
@@ -43,7 +46,7 @@ class USAM(SharpnessAware):
     """
 
     def direction(self, w: list[Tensor], g: list[Tensor]) -> list[Tensor]:
-        return torch._foreach_mul(g, 1.0)
+        return g
 
 
 class SAMON(SAM):
@@ -63,13 +66,14 @@ class SAMON(SAM):
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer,
         rho: float = 0.05,
+        *,
         adaptive: bool = False,
         model: nn.Module | None = None,
         **options: Any,
     ):
         if model is None:
             raise ValueError("SAM-ON finds the normalisation layers in the model: give it model=")
-        super().__init__(params, base, rho, adaptive, model, **options)
+        super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
         layers = [module for module in model.modules() if isinstance(module, _NORMALISATION)]
         self.perturbed = {p for layer in layers for p in layer.parameters(recurse=False)} & set(self._parameters())
         if not self.perturbed:

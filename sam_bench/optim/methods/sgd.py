@@ -13,9 +13,14 @@ class SGD(SharpnessAware):
     """`v = g`: the baseline of every comparison, on the same engine as the others."""
 
     def __init__(
-        self, params: Iterable[Any], base: type[Optimizer] | Optimizer, model: nn.Module | None = None, **options: Any
+        self,
+        params: Iterable[Any],
+        base: type[Optimizer] | Optimizer,
+        *,
+        model: nn.Module | None = None,
+        **options: Any,
     ):
-        super().__init__(params, base, 0.0, model, **options)
+        super().__init__(params, base, 0.0, model=model, **options)
 
     def looks_twice(self, t: int) -> bool:
         return False

@@ -1,6 +1,5 @@
 """Perturbations along a gradient that is averaged over the steps, or freed of its average."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sam_bench.optim.arguments import check_number
 from sam_bench.optim.engine import SharpnessAware
-from sam_bench.optim.norms import between, unit
+from sam_bench.optim.norms import Direction, unit
 
 
 class FSAM(SharpnessAware):
@@ -32,20 +32,22 @@ class FSAM(SharpnessAware):
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer,
         rho: float = 0.2,
+        *,
         sigma: float = 1.0,
         lmbda: float = 0.9,
         model: nn.Module | None = None,
         **options: Any,
     ):
-        between(0, math.inf, sigma=sigma)
-        between(0, 1, lmbda=lmbda)
-        super().__init__(params, base, rho, model, **options)
-        self.sigma, self.lmbda = sigma, lmbda
+        check_number(0, sigma=sigma)
+        check_number(0, 1, lmbda=lmbda)
+        super().__init__(params, base, rho, model=model, **options)
+        self.sigma = sigma
+        self.lmbda = lmbda
 
     def blank(self, p: Tensor) -> dict[str, Tensor]:
         return {"m": torch.zeros_like(p), "started": p.new_zeros(())}
 
-    def direction(self, w: list[Tensor], g: list[Tensor], m: list[Tensor], started: list[Tensor]) -> list[Tensor]:
+    def direction(self, w: list[Tensor], g: list[Tensor], m: list[Tensor], started: list[Tensor]) -> Direction:
         return unit(torch._foreach_sub(g, m, alpha=self.sigma))
 
     def remember(
@@ -76,18 +78,19 @@ class VaSSO(SharpnessAware):
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer,
         rho: float = 0.1,
+        *,
         theta: float = 0.9,
         model: nn.Module | None = None,
         **options: Any,
     ):
-        between(0, 1, theta=theta)
-        super().__init__(params, base, rho, model, **options)
+        check_number(0, 1, theta=theta)
+        super().__init__(params, base, rho, model=model, **options)
         self.theta = theta
 
     def blank(self, p: Tensor) -> dict[str, Tensor]:
         return {"d": torch.zeros_like(p)}
 
-    def direction(self, w: list[Tensor], g: list[Tensor], d: list[Tensor]) -> list[Tensor]:
+    def direction(self, w: list[Tensor], g: list[Tensor], d: list[Tensor]) -> Direction:
         return unit(torch._foreach_lerp(d, g, self.theta))
 
     def remember(self, g: list[Tensor], h: list[Tensor], d: list[Tensor]) -> dict[str, list[Tensor]]:

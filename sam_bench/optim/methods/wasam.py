@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import update_bn
 
 from sam_bench.optim.averaging import WeightAverage
+from sam_bench.optim.flat import FlatCopy
 from sam_bench.optim.methods.sam import SAM
-from sam_bench.optim.running_stats import RunningStatistics
+from sam_bench.optim.running_stats import RunningStatistics, reestimate_statistics
 
 
 class WASAM(SAM):
@@ -25,20 +25,22 @@ class WASAM(SAM):
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer,
         rho: float = 0.05,
+        *,
         adaptive: bool = False,
         model: nn.Module | None = None,
         **options: Any,
     ):
-        super().__init__(params, base, rho, adaptive, model, **options)
+        super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
         self.average = WeightAverage(self._parameters())
-        self._raw_statistics: tuple[RunningStatistics, list[Tensor]] | None = None
+        self._raw_statistics: list[tuple[RunningStatistics, FlatCopy]] = []
+        """Whose statistics were re-estimated while the weights are swapped, and what they were before."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if hasattr(self, "average") and self.average.count:
             raise RuntimeError("weights are averaged already: add parameter groups before the first update_swa()")
         super().add_param_group(param_group)
         if hasattr(self, "average"):
-            self.average = WeightAverage(self._parameters())
+            self.average.parameters[:] = self._parameters()
 
     def _be_at_rest(self, caller: str) -> None:
         super()._be_at_rest(caller)
@@ -61,18 +63,26 @@ class WASAM(SAM):
             RuntimeError: nothing was averaged yet.
         """
         self.average.swap()
-        if not self.average.is_swapped and self._raw_statistics is not None:
-            statistics, raw = self._raw_statistics
+        while self._raw_statistics and not self.average.is_swapped:
+            statistics, raw = self._raw_statistics.pop()
             statistics.write(raw)
-            self._raw_statistics = None
 
     @torch.no_grad()
     def bn_update(self, loader: Iterable[Any], model: nn.Module, device: torch.device | str | None = None) -> None:
-        """Re-estimate the model's running statistics over a loader of inputs, or of tuples that begin with them."""
-        if self.average.is_swapped and self._raw_statistics is None:
+        """Re-estimate the model's running statistics over a loader, in training mode; see `reestimate_statistics`.
+
+        Args:
+            loader: gives batches of inputs, or tuples or lists that begin with them.
+            device: where inputs are sent first; None for where they are.
+
+        Raises:
+            ValueError: the loader gives no batch.
+        """
+        if self.average.is_swapped and not self._raw_statistics:
             statistics = RunningStatistics(model)
-            self._raw_statistics = statistics, statistics.read()
-        update_bn(loader, model, device)
+            self._raw_statistics.append((statistics, statistics.read()))
+        inputs = (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in loader)
+        reestimate_statistics(model, inputs if device is None else (x.to(device) for x in inputs))
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"average": self.average.state_dict()}

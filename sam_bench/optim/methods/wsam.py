@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sam_bench.optim.arguments import check_flag, check_norm, check_number
 from sam_bench.optim.methods.sam import SAM
-from sam_bench.optim.norms import between, norm_or_none, scale_to_norm
+from sam_bench.optim.norms import scale_to_norm
 
 
 class WSAM(SAM):
@@ -34,6 +35,7 @@ class WSAM(SAM):
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer,
         rho: float = 0.05,
+        *,
         gamma: float = 0.9,
         decouple: bool = True,
         adaptive: bool = False,
@@ -41,11 +43,15 @@ class WSAM(SAM):
         model: nn.Module | None = None,
         **options: Any,
     ):
-        if not 0 <= gamma < 1:
-            raise ValueError(f"gamma={gamma} is not in [0, 1)")
-        norm_or_none(max_norm=max_norm)
-        super().__init__(params, base, rho, adaptive, model, **options)
-        self.a, self.decouple, self.max_norm = gamma / (1 - gamma), decouple, max_norm
+        check_number(0, 1, gamma=gamma)
+        if gamma == 1:
+            raise ValueError(f"gamma={gamma} gives sharpness an infinite weight: it must be below 1")
+        check_flag(decouple=decouple)
+        check_norm(max_norm=max_norm)
+        super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
+        self.a = gamma / (1 - gamma)
+        self.decouple = decouple
+        self.max_norm = max_norm
 
     def combine(self, g: list[Tensor], h: list[Tensor]) -> list[Tensor]:
         g, h = self._clipped(g), self._clipped(h)
@@ -78,13 +84,14 @@ class GNP(SAM):
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer,
         rho: float = 0.1,
+        *,
         b: float = 0.8,
         adaptive: bool = False,
         model: nn.Module | None = None,
         **options: Any,
     ):
-        between(0, 1, b=b)
-        super().__init__(params, base, rho, adaptive, model, **options)
+        check_number(0, 1, b=b)
+        super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
         self.b = b
 
     def combine(self, g: list[Tensor], h: list[Tensor]) -> list[Tensor]:
