@@ -49,7 +49,7 @@ class Hardware:
         """Let fp32 mean fp32: torch would otherwise compute convolutions in TF32 where the hardware has it.
 
         The CPU's allocator is told to keep what is freed, since every step needs the same memory again; CUDA's
-        convolutions are chosen by timing them once.
+        convolutions are chosen by timing each of cuDNN's engines once.
 
         Args:
             deterministic: whether the same input must give the same bits; the CPU, with as many threads, always does.
@@ -57,12 +57,15 @@ class Hardware:
         if self.device.type == "cpu":
             _keep_freed_memory()
         torch.backends.cudnn.conv.fp32_precision = "ieee"
+        torch.backends.cudnn.rnn.fp32_precision = "ieee"
         torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.allow_tf32 = False  # the same again: Inductor reads it, and torch must find both agree
         deterministic = deterministic and self.device.type == "cuda"
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS sums in any order
         torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.benchmark = not deterministic
+        torch.backends.cudnn.benchmark_limit = 0  # time all engines of a convolution, not the first ten
 
     def synchronize(self) -> None:
         """Wait until the device has done its work."""

@@ -1,9 +1,13 @@
 """Work on a GPU that is recorded once and then done again with a single launch."""
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 
 import torch
+
+CONSEQUENCE = "previous error during capture"
+"""What CUDA says of every launch after the one that a capture could not hold, and of the capture's end."""
 
 
 class CudaGraphs:
@@ -15,7 +19,9 @@ class CudaGraphs:
     """
 
     def __init__(self, device: torch.device):
-        self.device, self.stream, self.pool = device, torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+        self.pool = torch.cuda.graph_pool_handle()
 
     @contextlib.contextmanager
     def warmup(self) -> Iterator[None]:
@@ -29,17 +35,39 @@ class CudaGraphs:
         """Do the work, and return what does it again.
 
         Raises:
-            Exception: something in it cannot be captured; nothing was done on the device.
+            Exception: something in it cannot be captured. Nothing was done on the device, but what the host noted of
+                it is as if it had been done: tensors that the work allocated must not be used.
         """
-        graph, present = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
+        graph = torch.cuda.CUDAGraph()
+        present = torch.cuda.current_stream(self.device)
         try:
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            with _no_garbage_collection(), torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
                 work()
         except BaseException as error:
             torch.cuda.set_stream(present)  # before torch 2.15 a failed capture leaves its stream and pool behind
             with contextlib.suppress(RuntimeError, AttributeError):
                 torch._C._cuda_endAllocateToPool(present.device_index, self.pool)
             torch.cuda.empty_cache()
-            raise error.__context__ or error from None
+            raise _first_of_chain(error) from None
         graph.replay()
         return graph.replay
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect garbage now and not before the end: freeing memory, or another graph, would break a capture."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _first_of_chain(error: BaseException) -> BaseException:
+    """What broke a capture, rather than an error that followed from it."""
+    while CONSEQUENCE in str(error) and error.__context__ is not None:
+        error = error.__context__
+    return error

@@ -13,6 +13,7 @@ from torch.amp import GradScaler
 
 from sam_bench.hardware import Hardware, is_out_of_memory
 from sam_bench.optim.engine import SharpnessAware
+from sam_bench.optim.progress import Progress
 from sam_bench.processes import Processes
 from sam_bench.training.capture import CudaGraphs
 from sam_bench.training.loss import cross_entropy
@@ -85,13 +86,13 @@ class Step:
 
     def compiled_or_not(self, work: Callable[[], T]) -> T:
         """Do something with compiled code; where that fails, do it again without, from now on, and warn."""
-        before = self._counts()
+        before = self._host_state()
         try:
             return work()
         except Exception as error:
             if not self.compiled or is_out_of_memory(error):
                 raise
-            self._count(before)
+            self._set_host_state(before)
             self.give_up_compiling()
             self.warn(f"torch.compile failed, so the run goes on without it, slower: {_first_line(error)}")
             return work()
@@ -115,12 +116,14 @@ class Step:
             self.wrong += part.wrong
         self.images += count
 
-    def _counts(self) -> tuple[int, float, int]:
-        """What the host counts."""
-        return self.optimizer.steps, self.optimizer.passes, self.images
+    def _host_state(self) -> tuple[Progress, int]:
+        """What the host knows of the steps until now."""
+        return self.optimizer.host_state(), self.images
 
-    def _count(self, counts: tuple[int, float, int]) -> None:
-        self.optimizer.steps, self.optimizer.passes, self.images = counts
+    def _set_host_state(self, state: tuple[Progress, int]) -> None:
+        """Forget a step that was not taken."""
+        progress, self.images = state
+        self.optimizer.set_host_state(progress)
 
     def state_dict(self) -> dict[str, Any]:
         """The totals since the last reading, of every process. All of them call this."""
@@ -192,18 +195,20 @@ class CapturedStep(Step):
                 super().__call__(images, labels)
 
     def _capture(self, kind: tuple[int, bool], images: Tensor, labels: Tensor) -> None:
-        own, before = (images.clone(), labels.clone()), self._counts()
+        own = images.clone(), labels.clone()
+        before = self._host_state()
+        passes = self.optimizer.passes
         try:
             replay = self.capturer.capture(lambda: self._take(*own))
         except Exception as error:
-            self._count(before)
+            self._set_host_state(before)
             self.captures, self.captured = False, {}
             if self.scaler is not None:
                 self.scaler.update(self.scaler.get_scale())  # lets it forget the step that was not taken
             self.warn(f"A step could not be captured, so steps are taken one by one, slower: {_first_line(error)}")
             super().__call__(images, labels)
         else:
-            self.captured[kind] = _Captured(replay, *own, self.optimizer.passes - before[1])
+            self.captured[kind] = _Captured(replay, *own, self.optimizer.passes - passes)
 
     def give_up_compiling(self) -> None:
         super().give_up_compiling()

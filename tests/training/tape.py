@@ -14,6 +14,12 @@ def name_of(operation) -> str:
     return str(operation.overloadpacket)
 
 
+def is_view(operation) -> bool:
+    """Whether an operation computes nothing, but gives an alias of what it was given."""
+    aliases = [returned.alias_info for returned in operation._schema.returns]
+    return bool(aliases) and aliases[0] is not None and not aliases[0].is_write
+
+
 class Tape:
     """Captures as `CudaGraphs` does.
 
@@ -45,9 +51,8 @@ class _Recorder(TorchDispatchMode):
     @torch.no_grad()
     def replay(self):
         for operation, arguments, options, result in self.done:
-            aliases = [returned.alias_info for returned in operation._schema.returns]
-            if aliases and aliases[0] is not None and not aliases[0].is_write:
-                continue  # a view, which still is one
+            if is_view(operation):
+                continue  # it still is one
             again = operation(*arguments, **options)
             for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
                 if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():

@@ -1,5 +1,8 @@
 """A captured step against the same steps taken one by one."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -9,8 +12,10 @@ from sam_bench.hardware import Hardware
 from sam_bench.models.registry import model as build_model
 from sam_bench.optim.registry import METHODS, method
 from sam_bench.processes import Processes
+from sam_bench.training.capture import CudaGraphs
 from sam_bench.training.step import WARMUP_STEPS, CapturedStep, Step
 from tests.conftest import differences
+from tests.training.stand_in import install
 from tests.training.tape import Tape, name_of
 
 CAPTURED = [name for name, entry in METHODS.items() if not entry.not_captured]
@@ -151,6 +156,63 @@ def test_where_capture_fails_steps_go_on_one_by_one_and_it_is_said(name, precisi
         "A step could not be captured, so steps are taken one by one, slower: RuntimeError: this cannot be captured"
     ]
     assert differences(refused, eager) == []
+
+
+# What CUDA does, as far as a CPU can show it
+
+
+@pytest.mark.parametrize("name", CAPTURED)
+def test_nothing_is_computed_during_a_capture_and_a_replay_computes_it(monkeypatch, name):
+    eager, _, _ = trained(Step, name, rates_on_device=True)
+    install(monkeypatch)
+    captured, step, said = trained(CapturedStep, name)
+    assert said == [] and step.captured
+    assert differences(captured, eager) == []
+
+
+VIOLATIONS = {
+    "first pass": ("aten.convolution", 0),
+    "perturbation": ("aten._foreach_add_", 0),
+    "second pass": ("aten.convolution", 1),
+    "second backward": ("aten.convolution_backward", 1),
+    "base's step": ("aten._fused_sgd_", 0),
+}
+"""An operation, and how many of its kind come before it in a step of two passes."""
+
+
+@pytest.mark.parametrize("where", VIOLATIONS)
+@pytest.mark.parametrize(("name", "precision"), [("sam", "fp32"), ("vasso", "fp32"), ("wsam", "fp16")])
+def test_after_a_broken_capture_the_step_is_taken_as_if_there_had_been_none(monkeypatch, name, precision, where):
+    operation, place = VIOLATIONS[where]
+    hardware = Hardware(torch.device("cpu"), precision)
+    eager, _, _ = trained(Step, name, hardware=hardware, rates_on_device=True)
+    install(monkeypatch, lambda name, before: (name, before) == (operation, place))
+    broken, step, said = trained(CapturedStep, name, hardware=hardware)
+    assert step.engine == "eager"
+    assert said == [
+        "A step could not be captured, so steps are taken one by one, slower: RuntimeError: CUDA error: "
+        f"{operation} is not permitted when a stream is capturing"
+    ]
+    assert differences(broken, eager) == []
+
+
+def test_no_garbage_is_collected_during_a_capture(monkeypatch):
+    class Cycle:
+        def __init__(self):
+            self.self = self
+
+    install(monkeypatch)
+    alive, enabled = weakref.ref(Cycle()), []
+
+    def work():
+        enabled.append(gc.isenabled())
+        assert alive() is None
+
+    CudaGraphs(torch.device("cpu")).capture(work)
+    with pytest.raises(ZeroDivisionError):
+        CudaGraphs(torch.device("cpu")).capture(lambda: enabled.append(gc.isenabled()) or 1 / 0)
+    assert enabled == [False, False]
+    assert gc.isenabled()
 
 
 def test_a_kind_of_step_is_captured_after_its_warmup():

@@ -76,6 +76,14 @@ def test_a_graph_that_cannot_be_is_refused(device, overrides, reason):
         chosen(device, *overrides, "trainer.engine=graph")
 
 
+def test_single_precision_is_single_precision_and_what_compilers_ask_can_be_read():
+    Hardware(torch.device("cpu"), "fp32").configure(deterministic=False)
+    assert torch.backends.cudnn.allow_tf32 is False
+    assert torch.backends.cuda.matmul.allow_tf32 is False
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.backends.cudnn.benchmark_limit == 0
+
+
 def test_on_the_cpu_auto_is_eager():
     assert chosen("cpu") == ("eager", "")
 

@@ -62,5 +62,10 @@ class OfficialASAM(SharpnessAware):
 
     def direction(self, w: list[Tensor], g: list[Tensor]) -> Direction:
         named = {p.data_ptr() for p, name in self.names().items() if "weight" in name}
-        scale = [x.abs().add_(self.eta) if x.data_ptr() in named else torch.ones_like(x) for x in w]
+        scale = torch._foreach_abs(w)
+        if weights := [t for t, x in zip(scale, w, strict=True) if x.data_ptr() in named]:
+            torch._foreach_add_(weights, self.eta)
+        if others := [t for t, x in zip(scale, w, strict=True) if x.data_ptr() not in named]:
+            torch._foreach_zero_(others)
+            torch._foreach_add_(others, 1.0)
         return scaled_unit(scale, g)

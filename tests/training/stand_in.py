@@ -1,0 +1,98 @@
+"""A stand-in for `torch.cuda`'s graphs, on the CPU, that behaves as CUDA does in the midst of a capture."""
+
+import contextlib
+from types import SimpleNamespace
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.training.tape import is_view, name_of
+
+PREVIOUS = "CUDA error: operation failed due to a previous error during capture"
+
+
+def written_by(operation, arguments, options) -> list[torch.Tensor]:
+    """The tensors that an operation changes."""
+    given = dict(zip((argument.name for argument in operation._schema.arguments), arguments, strict=False)) | options
+    changed = [a.name for a in operation._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    changed += ["running_mean", "running_var"] if name_of(operation) == "aten.native_batch_norm" else []  # untold there
+    return [x for name in changed for x in tree_leaves(given.get(name)) if isinstance(x, torch.Tensor)]
+
+
+class Capturing(TorchDispatchMode):
+    """Nothing is computed. After a violation every launch fails, and so does the end of the capture.
+
+    Args:
+        violates: tells of an operation, and how many of its name came before, whether the capture cannot hold it.
+    """
+
+    def __init__(self, graph, violates):
+        super().__init__()
+        self.graph = graph
+        self.violates = violates
+        self.counts: dict[str, int] = {}
+        self.broken = False
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        options = options or {}
+        if is_view(operation):
+            return operation(*arguments, **options)
+        name = name_of(operation)
+        before = self.counts.get(name, 0)
+        self.counts[name] = before + 1
+        if self.broken:
+            raise RuntimeError(PREVIOUS)
+        if self.violates(name, before):
+            self.broken = True
+            raise RuntimeError(f"CUDA error: {name} is not permitted when a stream is capturing")
+        written = written_by(operation, arguments, options)
+        values = [x.clone() for x in written]
+        result = operation(*arguments, **options)
+        for x, value in zip(written, values, strict=True):
+            x.copy_(value)
+        known = {x.data_ptr() for x in written}
+        for x in tree_leaves(result):
+            if isinstance(x, torch.Tensor) and x.data_ptr() not in known and x.is_floating_point():
+                x.fill_(float("nan"))  # nothing was written there
+        self.graph.recorded.append((operation, arguments, options, result))
+        return result
+
+
+class Graph:
+    """What `torch.cuda.CUDAGraph` is."""
+
+    def __init__(self):
+        self.recorded = []
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for operation, arguments, options, result in self.recorded:
+            again = operation(*arguments, **options)
+            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+def install(monkeypatch, violates=lambda name, before: False) -> None:
+    """Put the stand-in in the place of what `CudaGraphs` uses of `torch.cuda`."""
+    stream = SimpleNamespace(wait_stream=lambda other: None, device_index=0)
+
+    @contextlib.contextmanager
+    def capture(graph, pool, stream):
+        mode = Capturing(graph, violates)
+        try:
+            with mode:
+                yield
+        finally:
+            if mode.broken:
+                raise RuntimeError(PREVIOUS)
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(torch.cuda, "stream", lambda *_: contextlib.nullcontext())
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: stream)
+    for name in ("set_stream", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
