@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sam_bench.optim.methods.wsam import GNP as GNP
     from sam_bench.optim.methods.wsam import WSAM as WSAM
     from sam_bench.optim.running_stats import frozen_statistics as frozen_statistics
+    from sam_bench.optim.running_stats import reestimate_statistics as reestimate_statistics
 
 _PUBLIC = {
     entry.class_name: f"sam_bench.optim.methods.{entry.implementation}" for entry in METHODS.values() if entry.perturbs
@@ -36,6 +37,7 @@ _PUBLIC = {
     "SharpnessAware": "sam_bench.optim.engine:SharpnessAware",
     "WeightAverage": "sam_bench.optim.averaging:WeightAverage",
     "frozen_statistics": "sam_bench.optim.running_stats:frozen_statistics",
+    "reestimate_statistics": "sam_bench.optim.running_stats:reestimate_statistics",
 }
 
 __all__ = sorted(_PUBLIC)

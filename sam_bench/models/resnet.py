@@ -13,7 +13,11 @@ def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int
 
 
 class PaddedShortcut(nn.Module):
-    """Every second pixel, with zero channels appended: a shortcut without parameters (He et al., option A)."""
+    """Every second pixel, with zero channels appended: a shortcut without parameters (He et al., option A).
+
+    All zero channels come behind the others. Implementations that put half of them in front compute the same functions
+    with channels in another order: their weights must be reordered before they are loaded here.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()

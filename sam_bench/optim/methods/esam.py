@@ -23,6 +23,10 @@ class ESAM(SAM):
     `e = ρ (mask / β) g / (‖g‖ + 1e-12)`, each element of the mask 1 with probability β; `v` is the gradient at `w + e`
     of the mean loss over the chosen examples (Du et al., 2022, arXiv:2110.03141). Masks depend on seed and step alone.
 
+    That is the paper's rule. The authors' code masks whole tensors rather than elements and divides by the norm of what
+    is left and by β, so that `‖e‖ = ρ / β`; it keeps the examples above a threshold, one fewer than `int(γ n)`; and its
+    running statistics change in all three forward passes.
+
     The closure returns one loss for each example, takes the examples as an optional index, and leaves gradients
     alone where they are disabled, since the losses at `w + e` are first only compared::
 

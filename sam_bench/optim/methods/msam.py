@@ -17,8 +17,12 @@ class MSAM(SharpnessAware):
     """The gradient is taken at `w − ρ m / ‖m‖`, `m` the base optimizer's momentum buffer; `v` is that gradient.
 
     Becker et al. (2024), arXiv:2401.12033. Between steps the weights are `w`: that is what is evaluated and saved. The
-    loss of a step, and the running statistics of its only pass, are of the perturbed weights. In a hand-written loop
-    `first_step` comes before the gradients and `second_step` after them.
+    loss of a step, and the running statistics of its only pass, are of the perturbed weights: before the last
+    evaluation re-estimate them at `w`, as the authors and the benchmark do (see `reestimate_statistics`). In a
+    hand-written loop `first_step` comes before the gradients and `second_step` after them.
+
+    The base optimizer decays the weights `w`, as it does under every other method here. The authors' optimizer decays
+    the perturbed weights, and so adds `λ ρ m / ‖m‖` less; with the usual λ of 5e-4 that is far below the gradient.
 
     Raises:
         ValueError: the base optimizer has no momentum.

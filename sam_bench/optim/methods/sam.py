@@ -55,6 +55,8 @@ class SAMON(SAM):
     Müller et al. (2023), arXiv:2306.04226.
 
     Args:
+        adaptive: scale the perturbation element-wise by `T = |w|` on every tensor. The authors' class has an offset η
+            of 0.01 and `T = 1` on biases by default, their command line an η of 0.
         model: where the normalisation layers are looked for; needed.
 
     Raises:

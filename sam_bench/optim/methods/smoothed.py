@@ -17,6 +17,9 @@ class FSAM(SharpnessAware):
 
     Li et al. (2024), arXiv:2403.12350. In the first step `m` is 0.
 
+    As in the authors' code, `m` is the average of the steps before this one. An average that included the present
+    gradient would give the same direction where σ is 1, and another one where σ is below 1.
+
     Args:
         sigma: σ, the share of the full gradient's estimate `m` that is taken out.
         lmbda: λ, the decay of `m`.
@@ -63,6 +66,9 @@ class VaSSO(SharpnessAware):
     """`d ← (1 − θ) d + θ g`, from `d = 0`; `e = ρ d / ‖d‖`, `v = h`.
 
     Variance-suppressed sharpness-aware optimization (Li & Giannakis, 2023, arXiv:2309.15639).
+
+    The authors' code starts from `d = g` and divides by `‖d‖ + 1e-7`. From `d = 0` the first perturbation is the same,
+    since only the direction counts; in the next steps the first gradient weighs θ times as much as in theirs.
 
     Args:
         theta: θ, the share of the present gradient; 1 is SAM.
