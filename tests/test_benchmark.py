@@ -322,7 +322,6 @@ def test_every_required_comparison_is_among_the_groups(benchmark, monkeypatch, c
         ("rounds=2", "no quartiles"),
         ("minutes=soon", "python"),
         ("minutes=0", "python"),
-        ("round=5", "python"),
         ("device=gpu", "python"),
         ("precision=foo", "python"),
     ],
