@@ -9,11 +9,12 @@ OPTIONS ?=
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
-# PYTHON= on the command line is an environment of your own, which is taken as it is.
+# PYTHON= on the command line is an environment of your own, which is taken as it is, and need not have sam_bench in it.
 ENVIRONMENT = $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(READY))
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint data reproduce-table table smoke torture bench gpu-check clean
+.PHONY: help setup test lint data reproduce-table table smoke torture bench profile gpu-check clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,10 +62,11 @@ torture: $(READY) ## Kill runs at random moments, again and again: they must end
 bench: $(ENVIRONMENT) ## Measure speed, beside its limit and beside a user's loop (OPTIONS="models=resnet20 scaling=false")
 	@$(PYTHON) scripts/benchmark.py $(OPTIONS)
 
-gpu-check: $(ENVIRONMENT) ## On a machine with CUDA, offline, within 8 minutes: its tests and the benchmark (PYTHON=)
-	@$(PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check: torch finds no CUDA device here")'
-	$(PYTHON) -m pytest -q -m cuda -n 4
-	$(PYTHON) scripts/benchmark.py device=cuda models=wrn16_8,resnet20 minutes=4 $(OPTIONS)
+profile: $(ENVIRONMENT) ## The time of a training step by kernel (OPTIONS="model=wrn16_8 optimizer=sam")
+	@$(PYTHON) scripts/profile_step.py $(OPTIONS)
+
+gpu-check: $(ENVIRONMENT) ## On a machine with CUDA: its tests and the benchmark (PYTHON= OPTIONS="minutes=8 out=DIR")
+	@$(PYTHON) scripts/gpu_check.py $(OPTIONS)
 
 clean: ## Remove caches and builds; data, runs, results and .venv stay
 	rm -rf build dist .hypothesis .pytest_cache .ruff_cache

@@ -4,10 +4,11 @@ python scripts/benchmark.py [device=auto] [precision=auto] [models=resnet8,resne
                             [rounds=7] [seconds=1] [scaling=true] [minutes=] [only=] [out=results/benchmark]
 
 Every contender is a process of its own. Those that are compared take turns, `rounds` times, each for about `seconds` a
-turn; ratios are of the same round, and medians over the rounds are given with their quartiles. A group whose steps are
-slow ends after two minutes, and at least 3 rounds. With `minutes`, what there is no time for is left out, and named;
-with `only`, so is what has not this text in its name. Written to `out`/<device>.json and .md after every group; earlier
-files of these names are kept.
+turn; ratios are of the same round, and medians over the rounds are given with their quartiles. They warm up one after
+the other, since convolutions and compiled kernels are chosen by timing them. A group whose steps are slow ends after
+two minutes, and at least 3 rounds. When `minutes` are over everything ends, and what there was no time for is named;
+with `only`, what has not this text in its name is left out. Written to `out`/<device>.json and .md after every group;
+earlier files of these names are kept.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 from benchmark_report import report
+from process_tree import kill_trees, tree
 
 from sam_bench.errors import ConfigError, StateError, UserError
 from sam_bench.hardware import Hardware
@@ -38,21 +40,48 @@ CONTENDER = Path(__file__).with_name("contender.py")
 LEAST_ROUNDS, GROUP_SECONDS = 3, 120.0
 PATIENCE = 900.0
 """Seconds that a contender may take for an answer; compiling a deep network takes minutes."""
+ENDING = 20.0
+"""Seconds that it may take to end by itself."""
 PERIOD = {"looksam": 5}
 """Steps after which a method repeats itself; 1 for the others."""
+DEFAULTS = {
+    "device": "auto",
+    "precision": "auto",
+    "models": "resnet8,resnet20,wrn16_8",
+    "methods": "sgd,sam,asam,gsam,wsam,looksam",
+    "rounds": "7",
+    "seconds": "1",
+    "scaling": "true",
+    "minutes": "inf",
+    "only": "",
+    "out": "results/benchmark",
+}
+CHOICES = {
+    "device": ("auto", "cpu", "cuda"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "scaling": ("true", "false"),
+}
+NUMBERS = {"rounds": int, "seconds": float, "minutes": float}
+LISTS = {"models": MODELS, "methods": METHODS}
+"""Options by what they may be, the last of names in these tables."""
+
+
+class OutOfTime(UserError):
+    """The deadline came before an answer."""
 
 
 class Contender:
     """A process that works when it is told to.
 
     Args:
+        deadline: by `time.monotonic()`, when it is killed if it has not answered.
         processes: so many, by torchrun; each on its own device and its share of the batch.
         threads: that the CPU's work is divided among; torch's default if None.
         options: of `contender.py`.
     """
 
-    def __init__(self, processes: int = 1, threads: int | None = None, **options: str):
-        self.options = options
+    def __init__(self, deadline: float, processes: int = 1, threads: int | None = None, **options: str):
+        self.deadline = deadline
         command = [sys.executable, str(CONTENDER), *(f"{name}={value}" for name, value in options.items())]
         if processes > 1:
             command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -75,29 +104,41 @@ class Contender:
         return self.ask(str(self.count))
 
     def ask(self, command: str) -> dict[str, float]:
-        """What it answers: seconds and passes of what it did."""
+        """What it answers: seconds and passes of what it did.
+
+        Raises:
+            OutOfTime: the deadline came first.
+            ConfigError: it says why it cannot, or it ended, or it took too long.
+        """
         with contextlib.suppress(OSError):  # of one that has ended: there will be no answer
             print(command, file=self.process.stdin, flush=True)
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
-        watchdog = threading.Timer(PATIENCE, self.process.kill)
+        watchdog = threading.Timer(min(PATIENCE, self._left()), kill_trees, ([self.process.pid],))
         watchdog.start()
         line = self.process.stdout.readline()
         watchdog.cancel()
+        if not self._left():
+            raise OutOfTime("no time")
         answer = json.loads(line) if line else {"error": "it ended, or did not answer"}
         if "error" in answer:
             raise ConfigError(answer["error"])
         return answer
 
+    def _left(self) -> float:
+        """Seconds until the deadline."""
+        return max(0.0, self.deadline - time.monotonic())
+
     def end(self) -> None:
+        """Let it end by itself while there is time for that, then kill what is left of it and of what it started."""
+        started = tree(self.process.pid)
         with contextlib.suppress(OSError):
             self.process.stdin.close()
-        for insist in (lambda: None, self.process.terminate, self.process.kill):
-            insist()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=20)
-                return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(min(ENDING, self._left()))
+        kill_trees(started)
+        self.process.wait()
 
 
 @dataclass(frozen=True)
@@ -113,47 +154,34 @@ class Group:
     contenders: dict[str, dict[str, Any]]
     evaluates: str | None = None
 
-    def measure(self, rounds: int, seconds: float, deadline: float, together: bool) -> tuple[dict[str, Any], list[str]]:
-        """Let them take turns, at least a few and until the deadline at most.
-
-        Args:
-            together: whether they get warm at the same time, as a GPU's, which are compiled on many cores.
+    def measure(self, rounds: int, seconds: float, deadline: float) -> tuple[dict[str, Any], list[str]]:
+        """Warm them up, one after the other, and let them take turns until the deadline at most.
 
         Returns:
-            What a report's `Measured` is made of; and who did not get warm, and why.
+            What a report's `Measured` is made of; and what could not be measured, and why.
 
         Raises:
-            ConfigError: one of them failed later.
+            OutOfTime: the deadline came before a few rounds were done.
+            ConfigError: one of them failed later than in its warm-up.
         """
         running: dict[str, Contender] = {}
         facts: dict[str, dict[str, Any]] = {}
         failed = []
-
-        def warm(name: str) -> None:
-            try:
-                facts[name] = running[name].ready()
-            except ConfigError as error:
-                failed.append(f"{self.name}, {name} ({error})")
-                running.pop(name).end()
-
         try:
             for name, options in self.contenders.items():
-                running[name] = Contender(**options)
-                if not together:
-                    warm(name)
-            for name in list(running) if together else ():
-                warm(name)
-            names, until = list(running), min(deadline, time.monotonic() + GROUP_SECONDS)
-            turns: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-            for contender in running.values():
-                contender.calibrate(seconds)
-            for number in range(rounds if names else 0):
-                if number >= LEAST_ROUNDS and time.monotonic() > until:
-                    break
-                first = number % len(names)
-                for name in names[first:] + names[:first]:
-                    turns[name].append(running[name].turn())
-            evaluation = running[self.evaluates].ask("evaluate")["seconds"] if self.evaluates in running else None
+                running[name] = Contender(deadline, **options)
+                try:
+                    facts[name] = running[name].ready()
+                except ConfigError as error:
+                    failed.append(f"{self.name}, {name} ({error})")
+                    running.pop(name).end()
+            turns = take_turns(running, rounds, seconds)
+            evaluation = None
+            if self.evaluates in running:
+                try:
+                    evaluation = running[self.evaluates].ask("evaluate")["seconds"]
+                except OutOfTime as error:
+                    failed.append(f"{self.name}, evaluation ({error})")
         finally:
             for contender in running.values():
                 contender.end()
@@ -161,61 +189,115 @@ class Group:
         return measured, failed
 
 
-def main(arguments: list[str]) -> None:
-    given = {"device": "auto", "precision": "auto", "models": "resnet8,resnet20,wrn16_8", "scaling": "true"}
-    given |= {"methods": "sgd,sam,asam,gsam,wsam,looksam", "rounds": "7", "seconds": "1", "minutes": "inf"}
-    given |= {"out": "results/benchmark", "only": ""}
-    number = len(given)
-    given |= dict(argument.partition("=")[::2] for argument in arguments)
-    try:
-        rounds, seconds, minutes = int(given["rounds"]), float(given["seconds"]), float(given["minutes"])
-        known = given["device"] in ("auto", "cpu", "cuda") and given["precision"] in ("auto", "fp32", "bf16", "fp16")
-    except ValueError:
-        known = False
-    if not known or len(given) > number or given["scaling"] not in ("true", "false"):
-        sys.exit(__doc__.strip())
-    if rounds < LEAST_ROUNDS:
-        sys.exit(f"Error: rounds={rounds} gives no quartiles: at least {LEAST_ROUNDS} are needed")
-    try:
-        hardware = Hardware.choose(given["device"], given["precision"])
-        models, methods = given["models"].split(","), given["methods"].split(",")
-        for table, names, kind in ((MODELS, models, "models"), (METHODS, methods, "methods")):
-            for name in names:
+def take_turns(running: dict[str, Contender], rounds: int, seconds: float) -> dict[str, list[dict[str, float]]]:
+    """Return what each contender answered in every round that all of them finished.
+
+    Raises:
+        OutOfTime: those are too few.
+        ConfigError: one of them failed.
+    """
+    names, until = list(running), time.monotonic() + GROUP_SECONDS
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for contender in running.values():
+        contender.calibrate(seconds)
+    for number in range(rounds if names else 0):
+        if number >= LEAST_ROUNDS and time.monotonic() > until:
+            break
+        first = number % len(names)
+        try:
+            latest = {name: running[name].turn() for name in names[first:] + names[:first]}
+        except OutOfTime:
+            if number < LEAST_ROUNDS:
+                raise
+            break
+        for name, turn in latest.items():
+            turns[name].append(turn)
+    return turns
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    device: str
+    precision: str
+    models: list[str]
+    methods: list[str]
+    rounds: int
+    seconds: float
+    scaling: bool
+    minutes: float
+    only: str
+    out: Path
+
+    @classmethod
+    def read(cls, arguments: list[str], usage: str) -> "Options":
+        """Read `key=value` words, the last of each key; end with `usage` where a key or a value is of no use.
+
+        Raises:
+            ConfigError: a name is unknown, or the rounds are too few.
+        """
+        given = DEFAULTS | dict(argument.partition("=")[::2] for argument in arguments)
+        known = len(given) == len(DEFAULTS) and all(given[key] in values for key, values in CHOICES.items())
+        try:
+            numbers = {key: kind(given[key]) for key, kind in NUMBERS.items()}
+        except ValueError:
+            known = False
+        if not known or not numbers["minutes"] > 0:
+            sys.exit(usage.strip())
+        if numbers["rounds"] < LEAST_ROUNDS:
+            raise ConfigError(f"rounds={given['rounds']} gives no quartiles: at least {LEAST_ROUNDS} are needed")
+        lists = {key: given[key].split(",") for key in LISTS}
+        for kind, table in LISTS.items():
+            for name in lists[kind]:
                 lookup(table, name, kind)
-        chosen = [g for g in groups(hardware, models, methods, given["scaling"] == "true") if given["only"] in g.name]
-        results = Results(Path(given["out"]), hardware)
-        began, together = time.monotonic(), hardware.device.type == "cuda"
-        for group in chosen:
-            if time.monotonic() - began > 60 * minutes:
-                results.leave_out(f"{group.name} (no time)")
-                continue
-            print(f"{group.name}: {', '.join(group.contenders)}", flush=True)
-            try:
-                measured, failed = group.measure(rounds, seconds, began + 60 * minutes, together)
-            except ConfigError as error:
-                results.leave_out(f"{group.name} ({error})")
-                continue
-            for reason in failed:
-                results.leave_out(reason)
-            results.add(group.name, measured, time.monotonic() - began)
+        return cls(**given | numbers | lists | {"scaling": given["scaling"] == "true", "out": Path(given["out"])})
+
+
+def main(arguments: list[str]) -> None:
+    began = time.monotonic()
+    try:
+        options = Options.read(arguments, __doc__)
+        hardware = Hardware.choose(options.device, options.precision)
+        found = groups(hardware, options.models, options.methods, options.scaling)
+        results = Results(options.out, hardware, began)
+        for group in found:
+            if options.only in group.name:
+                measure(group, results, options, began + 60 * options.minutes)
     except UserError as error:
         sys.exit(f"Error: {error}")
     print(f"\n{report(results.data)}\nwritten: {results.path}")
 
 
+def measure(group: Group, results: "Results", options: Options, deadline: float) -> None:
+    """Measure a group, and note what came of it."""
+    try:
+        if time.monotonic() > deadline:
+            raise OutOfTime("no time")
+        print(f"{group.name}: {', '.join(group.contenders)}", flush=True)
+        measured, failed = group.measure(options.rounds, options.seconds, deadline)
+    except (ConfigError, OutOfTime) as error:
+        results.leave_out(f"{group.name} ({error})")
+        return
+    for reason in failed:
+        results.leave_out(reason)
+    results.add(group.name, measured)
+
+
 class Results:
-    """What was measured until now, on the disk after every group.
+    """What was measured until now, on the disk after every group, and what was not.
 
     Args:
         folder: is made, if need be.
+        began: when, by `time.monotonic()`.
 
     Raises:
         StateError: it cannot be written to.
     """
 
-    def __init__(self, folder: Path, hardware: Hardware):
+    def __init__(self, folder: Path, hardware: Hardware, began: float):
         name = re.sub(r"[^a-z0-9]+", "-", hardware.name.lower()).strip("-")
-        self.path = folder / f"{name}.json"
+        self.path, self.began, self.begun = folder / f"{name}.json", began, False
         about = {"device": hardware.name, "precision": hardware.precision, **code_versions(), "minutes": 0.0}
         self.data: dict[str, Any] = about | {"groups": {}, "not_measured": []}
         try:
@@ -227,19 +309,21 @@ class Results:
         """Note what was not measured."""
         self.data["not_measured"].append(reason)
         print(f"Not measured: {reason}", file=sys.stderr, flush=True)
+        self._write()
 
-    def add(self, name: str, measured: dict[str, Any], seconds: float) -> None:
-        """Write data and report; what was there before is kept under a name with its time.
+    def add(self, name: str, measured: dict[str, Any]) -> None:
+        """Note what was measured."""
+        self.data["groups"][name] = measured
+        self._write()
 
-        Args:
-            seconds: since the beginning.
-        """
-        if not self.data["groups"]:
+    def _write(self) -> None:
+        """Write data and report; what was there before is kept under a name with its time."""
+        if not self.begun:
+            self.begun = True
             for path in filter(Path.exists, (self.path, self.path.with_suffix(".md"))):
                 then = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
                 path.rename(path.with_stem(f"{path.stem}-until-{then}"))
-        self.data["groups"][name] = measured
-        self.data["minutes"] = round(seconds / 60, 1)
+        self.data["minutes"] = round((time.monotonic() - self.began) / 60, 1)
         write_atomically(self.path, (json.dumps(self.data, indent=1) + "\n").encode())
         write_atomically(self.path.with_suffix(".md"), (report(self.data) + "\n").encode())
 

@@ -119,7 +119,8 @@ def summary(data: dict[str, Any]) -> list[str]:
         add("SGD, images/s", f"{128 / statistics.median(group.seconds('sgd')):,.0f}")
         add("SAM's FLOP/s / a matrix product's", f"{_utilisation(group):.0%}")
         add("preparing a batch / SAM's step", f"{statistics.median(group.steps_over('batches', 'sam')):.1%}")
-        add("evaluating every 5th of 200 epochs / training, SGD", f"{_evaluation_share(group, 'sgd'):.1%}")
+        share = f"{_evaluation_share(group, 'sgd'):.1%}" if group.evaluation_seconds is not None else "–"
+        add("evaluating every 5th of 200 epochs / training, SGD", share)
     lines = [f"| | {' | '.join(models)} |", f"| --- |{' --- |' * len(models)}"] if models else []
     return lines + [f"| {title} | {' | '.join(cells)} |" for title, cells in rows.items()]
 
@@ -168,12 +169,20 @@ def _limit_table(group: Measured, users: Measured | None) -> list[str]:
         f"| ours / the matrix product | {_utilisation(group):.1%} |",
         f"| preparing a batch | {_milliseconds(group.seconds('batches'))} |",
         f"| preparing a batch / the step | {_percent(group.steps_over('batches', 'sam'))} |",
-        f"| evaluating 10,000 images (once) | {group.evaluation_seconds:.3f} s |",
-        f"| evaluating every 5th of 200 epochs / training | SAM {_evaluation_share(group, 'sam'):.2%}, SGD "
-        f"{_evaluation_share(group, 'sgd'):.2%} |",
+        *_evaluation_rows(group),
         f"| peak memory of the process | {group.turns['sam'][-1]['peak_memory_bytes'] / 2**20:,.0f} MiB |",
     ]
     return rows
+
+
+def _evaluation_rows(group: Measured) -> list[str]:
+    if group.evaluation_seconds is None:
+        return []
+    shares = f"SAM {_evaluation_share(group, 'sam'):.2%}, SGD {_evaluation_share(group, 'sgd'):.2%}"
+    return [
+        f"| evaluating 10,000 images (once) | {group.evaluation_seconds:.3f} s |",
+        f"| evaluating every 5th of 200 epochs / training | {shares} |",
+    ]
 
 
 def _over_limit(group: Measured, name: str, limit: str = "limit") -> list[float]:
@@ -202,7 +211,7 @@ def _others(by_name: dict[str, Measured]) -> list[str]:
     lines = []
     for name, group in by_name.items():
         model, _, what = name.partition(": ")
-        if what == "engines":
+        if what == "engines" and group.turns:
             first = next(iter(group.turns))
             lines += ["", f"## Engines, {model}", "", f"| engine | a step | 391 steps | step / {first}'s |"]
             lines.append("| --- | --- | --- | --- |")
@@ -222,7 +231,8 @@ def _others(by_name: dict[str, Measured]) -> list[str]:
             for count in group.turns:
                 speed = 128 * int(count) / statistics.median(group.seconds(count))
                 lines.append(f"| {count} | {_milliseconds(group.seconds(count))} | {speed:,.0f} |")
-    scaling = {name: group for name, group in by_name.items() if re.search(r": (batch \d+|width)$", name)}
+    scaled = {name: group for name, group in by_name.items() if re.search(r": (batch \d+|width)$", name)}
+    scaling = {name: group for name, group in scaled.items() if group.has("limit", "sam")}
     if scaling:
         lines += ["", "## Batch size and width", "", "| | SAM's step | images/s | step / two bare passes |"]
         lines.append("| --- | --- | --- | --- |")

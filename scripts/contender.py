@@ -213,7 +213,7 @@ def main(arguments: list[str]) -> None:
         for _ in range(int(given["warmup"])):
             contender.step()
         facts = contender.facts()
-    except UserError as error:
+    except (UserError, ModuleNotFoundError) as error:
         answer(error=str(error))
         sys.exit(1)
     answer(**facts, **timed(contender, contender.step, 1), threads=torch.get_num_threads(), torch=torch.__version__)

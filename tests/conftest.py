@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,35 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def has_ended(pid: int, within: float = 10.0) -> bool:
+    """Whether a process has ended, reaped or not, or does so within as many seconds: a signal takes its time."""
+    until = time.monotonic() + within
+    while time.monotonic() < until:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "ZX":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def everything_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+def found(*modules: str) -> bool:
+    """Whether all these modules are installed."""
+    try:
+        return all(map(importlib.util.find_spec, modules))
+    except ModuleNotFoundError:  # of the package that one would be in
+        return False
+
+
 ABSENT = {
     "cuda": "" if torch.cuda.is_available() else "there is no CUDA device",
-    "ray": "" if importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") else "Ray's launcher is not installed",
-    "slurm": "" if shutil.which("sbatch") and importlib.util.find_spec("submitit") else "there is no SLURM",
+    "ray": "" if found("ray", "hydra_plugins.hydra_ray_launcher") else "Ray's launcher is not installed",
+    "slurm": "" if shutil.which("sbatch") and found("submitit") else "there is no SLURM",
 }
 """By marker, why its tests cannot run here."""
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from sam_bench.errors import ConfigError
 from sam_bench.hardware import Hardware
-from tests.conftest import ROOT, everything_below
+from tests.conftest import ROOT, everything_below, has_ended
 
 SCRIPTS = ROOT / "scripts"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -147,9 +148,9 @@ def test_the_report_gives_ratios_of_the_same_round(benchmark, measured, row):
 def test_results_are_on_the_disk_after_every_group_and_earlier_ones_are_kept(benchmark, measured, folder):
     hardware = Hardware(torch.device("cpu"), "bf16")
     for _ in range(2):
-        results = benchmark.Results(folder / "out", hardware)
+        results = benchmark.Results(folder / "out", hardware, 0.0)
         for count, (name, group) in enumerate(measured["groups"].items(), start=1):
-            results.add(name, group, 60.0)
+            results.add(name, group)
             assert len(json.loads(results.path.read_text())["groups"]) == count
     assert sorted(path.suffix for path in (folder / "out").iterdir()) == [".json", ".json", ".md", ".md"]
 
@@ -166,16 +167,33 @@ def test_what_is_missing_leaves_the_rest_of_the_report(benchmark, measured):
     assert rows == [row for row in whole if row.startswith("| LookSAM")] != []
 
 
+def test_an_evaluation_that_was_not_timed_leaves_the_rest_of_the_report(benchmark, measured):
+    whole = benchmark.report(measured).splitlines()
+    measured["groups"]["resnet8: limit"]["evaluation_seconds"] = None
+    left_out = [row for row in whole if row not in benchmark.report(measured).splitlines()]
+    assert [row.split()[1] for row in left_out] == ["evaluating"] * 3
+
+
+@pytest.mark.parametrize("name", ["resnet8: engines", "resnet20: batch 64"])
+def test_a_group_of_which_nobody_got_warm_leaves_the_rest_of_the_report(benchmark, measured, name):
+    measured["groups"][name]["turns"] = {}
+    assert "| ours, eager | 2500 ms (2500 – 2500) |" in benchmark.report(measured).splitlines()
+
+
 STAND_IN = """
-import json, sys, time
+import json, subprocess, sys, time
 what = dict(a.split("=") for a in sys.argv[1:])["what"]
 if what == "not warm":
     sys.exit("no compiler")
+if what == "never warm":
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], start_new_session=True)
+    open("child", "w").write(str(child.pid))
+    time.sleep(100)
 print(json.dumps({"seconds": 0.01, "threads": 1}), flush=True)
 for number, line in enumerate(sys.stdin):
     if number == 3 and what == "dies":
         sys.exit(1)
-    if number == 3 and what == "hangs":
+    if number == 3 and what == "hangs" or number == 5 and what == "hangs late":
         time.sleep(100)
     print(json.dumps({"seconds": 0.01, "passes": 1}), flush=True)
 """
@@ -188,23 +206,73 @@ def stand_in(benchmark, folder, monkeypatch):
     monkeypatch.setattr(benchmark, "PATIENCE", 2.0)
 
     def group(*kinds: str):
-        return benchmark.Group("a group", {kind: {"what": kind} for kind in kinds}, evaluates=kinds[0])
+        return benchmark.Group(" and ".join(kinds), {kind: {"what": kind} for kind in kinds}, evaluates=kinds[0])
 
     return group
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_contenders_take_turns_and_who_does_not_get_warm_is_left_out(stand_in, together):
-    measured, failed = stand_in("works", "not warm", "works too").measure(5, 0.02, float("inf"), together)
+FOREVER = float("inf")
+
+
+def test_contenders_take_turns_and_who_does_not_get_warm_is_left_out(stand_in):
+    measured, failed = stand_in("works", "not warm", "works too").measure(5, 0.02, FOREVER)
     assert {name: len(turns) for name, turns in measured["turns"].items()} == {"works": 5, "works too": 5}
     assert measured["evaluation_seconds"] == 0.01
-    assert failed == ["a group, not warm (it ended, or did not answer)"]
+    assert failed == ["works and not warm and works too, not warm (it ended, or did not answer)"]
+
+
+def test_contenders_get_warm_one_after_the_other(benchmark, stand_in, monkeypatch):
+    """Convolutions and compiled kernels are chosen by timing them, alone on the device."""
+    events, contender = [], benchmark.Contender
+
+    class Told(contender):
+        def __init__(self, *arguments, **options):
+            events.append("begins")
+            super().__init__(*arguments, **options)
+
+        def ready(self):
+            facts = super().ready()
+            events.append("is warm")
+            return facts
+
+    monkeypatch.setattr(benchmark, "Contender", Told)
+    stand_in("works", "works too").measure(3, 0.02, FOREVER)
+    assert events == ["begins", "is warm"] * 2
 
 
 @pytest.mark.parametrize("what", ["dies", "hangs"])
 def test_one_that_fails_later_fails_its_group(stand_in, what):
     with pytest.raises(ConfigError, match="did not answer"):
-        stand_in("works", what).measure(5, 0.02, float("inf"), False)
+        stand_in("works", what).measure(5, 0.02, FOREVER)
+
+
+def test_the_deadline_is_kept_and_no_process_is_left(benchmark, stand_in, monkeypatch):
+    monkeypatch.setattr(benchmark, "PATIENCE", 60.0)
+    began = time.monotonic()
+    with pytest.raises(benchmark.OutOfTime, match="no time"):
+        stand_in("works", "never warm").measure(5, 0.02, began + 3)
+    assert 3 <= time.monotonic() - began < 7
+    assert has_ended(int(Path("child").read_text()))
+
+
+def test_rounds_that_were_done_before_the_deadline_are_kept(benchmark, stand_in, monkeypatch):
+    monkeypatch.setattr(benchmark, "PATIENCE", 60.0)
+    measured, failed = stand_in("works", "hangs late").measure(9, 0.01, time.monotonic() + 3)
+    assert {name: len(turns) for name, turns in measured["turns"].items()} == {"works": 4, "hangs late": 4}
+    assert measured["evaluation_seconds"] is None
+    assert failed == ["works and hangs late, evaluation (no time)"]
+
+
+def test_what_there_was_no_time_for_is_named_in_what_is_written(benchmark, stand_in, monkeypatch):
+    monkeypatch.setattr(benchmark, "PATIENCE", 60.0)
+    found = [stand_in("works"), stand_in("never warm"), stand_in("works too")]
+    monkeypatch.setattr(benchmark, "groups", lambda *_: found)
+    began = time.monotonic()
+    benchmark.main(["device=cpu", "minutes=0.05", "seconds=0.01", "out=out"])
+    assert time.monotonic() - began < 7
+    data = json.loads(next(Path("out").glob("*.json")).read_text())
+    assert list(data["groups"]) == ["works"]
+    assert data["not_measured"] == ["never warm (no time)", "works too (no time)"]
 
 
 def test_a_group_that_fails_is_named_and_the_others_are_measured(benchmark, monkeypatch, folder, capsys):
@@ -253,6 +321,7 @@ def test_every_required_comparison_is_among_the_groups(benchmark, monkeypatch, c
         ("rounds=x", "python"),
         ("rounds=2", "no quartiles"),
         ("minutes=soon", "python"),
+        ("minutes=0", "python"),
         ("device=gpu", "python"),
         ("precision=foo", "python"),
     ],

@@ -1,0 +1,39 @@
+"""Processes and what they have started, which outlives them if nobody ends it."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def tree(pid: int) -> list[int]:
+    """Return a process and all that descend from it, itself first; without Linux's /proc only itself."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            _, parent, *_ = path.read_text(errors="replace").rpartition(")")[2].split()
+            children.setdefault(int(parent), []).append(int(path.parent.name))
+    found = [pid]
+    for each in found:
+        found += children.get(each, [])
+    return found
+
+
+def kill_trees(pids: Iterable[int]) -> None:
+    """Kill processes and all that descend from them; those that have ended are left out.
+
+    Each is halted first, so that none starts another meanwhile.
+    """
+    roots, halted = list(pids), set()
+    while found := {each for root in roots for each in tree(root)} - halted:
+        for pid in found:
+            _send(pid, signal.SIGSTOP)
+        halted |= found
+    for pid in halted:
+        _send(pid, signal.SIGKILL)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

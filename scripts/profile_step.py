@@ -1,0 +1,236 @@
+"""Where the time of a training step goes, and how much a GPU is asked to launch for it.
+
+python scripts/profile_step.py [model=wrn16_8] [optimizer=sam] [engine=auto] [device=auto] [precision=auto] [batch=128]
+                               [steps=3] [top=15]
+python scripts/profile_step.py launches=resnet20,wrn16_8,pyramidnet110 [optimizer=sam] [precision=bf16]
+
+Steps are those of a run on generated images, warm: the first form prints seconds a step, launches a step, the share of
+convolutions and the kernels that take longest, on CUDA as the device ran them, on the CPU torch's operations in their
+place. The second prints, for each network, how many operations that compute something a step consists of when it is
+taken one by one on the CPU: about what a GPU has to launch then, but that one operation may be several kernels there.
+"""
+
+import json
+import math
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmark import PERIOD
+from contender import Ours, timed
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sam_bench.data import synthetic
+from sam_bench.errors import ResourceError, UserError
+from sam_bench.lookup import lookup
+from sam_bench.models.registry import MODELS
+from sam_bench.optim.registry import METHODS
+
+DEFAULTS = {
+    "model": "wrn16_8",
+    "optimizer": "sam",
+    "engine": "auto",
+    "device": "auto",
+    "precision": "auto",
+    "batch": "128",
+    "steps": "3",
+    "top": "15",
+    "launches": "",
+}
+WARMUP = {"cuda": 10, "cpu": 2}
+"""Steps of each kind; on CUDA a captured one is replayed by then."""
+LONGEST, MOST = 90, 8
+"""Letters of a kernel's name that are shown, and operations of the rest."""
+CONVOLUTION = re.compile("conv|fprop|dgrad|wgrad|winograd|implicit_gemm")
+FUSED = re.compile("triton_(?!tem)|cpp_fused")
+"""Kernels that were compiled for what is around convolutions, and are named after these too."""
+ALLOCATES = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
+"""Operations that return a tensor and compute nothing, besides those that return views."""
+
+
+class _Launches(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.counter: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        schema, name = operation._schema, operation.overloadpacket.__name__
+        makes = any(returned.alias_info is None and "Tensor" in str(returned.type) for returned in schema.returns)
+        writes = schema.is_mutable and torch.Tag.inplace_view not in operation.tags
+        if (makes or writes) and name not in ALLOCATES:
+            self.counter[name] += 1
+        return operation(*arguments, **(options or {}))
+
+
+def launches(work: Callable[[], Any]) -> Counter[str]:
+    """Do the work, and return how often it called which of torch's operations that compute something.
+
+    What only reserves, views or describes memory does not count; an operation on a list of tensors counts once.
+    """
+    with _Launches() as found:
+        work()
+    return found.counter
+
+
+@dataclass(frozen=True)
+class StepLaunches:
+    """The operations of some steps: all of them, those of forward and backward passes, those that make the batches."""
+
+    whole: Counter[str]
+    passes: Counter[str]
+    batches: Counter[str]
+
+    @property
+    def rest(self) -> Counter[str]:
+        """Those of the method, the base optimizer and the totals."""
+        return self.whole - self.passes - self.batches
+
+
+def count(ours: Ours, steps: int) -> StepLaunches:
+    """Take as many steps, and count what they launch."""
+    optimizer = ours.training.optimizer
+    take = optimizer.step
+    passes: Counter[str] = Counter()
+
+    def counted(closure: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            returned = []
+            passes.update(launches(lambda: returned.append(closure(*arguments))))
+            return returned[0]
+
+        return call
+
+    def step(closure: Any, *arguments: Any, **options: Any) -> Any:
+        closures = counted(closure) if callable(closure) else [counted(each) for each in closure]
+        return take(closures, *arguments, **options)
+
+    optimizer.step = step
+    whole = launches(lambda: [ours.step() for _ in range(steps)])
+    optimizer.step = take
+    batches = ours.training.train.epoch(0)
+    next(batches)  # draws for the whole epoch
+    return StepLaunches(whole, passes, launches(lambda: [next(batches) for _ in range(steps)]))
+
+
+def warm(given: dict[str, str]) -> tuple[Ours, int]:
+    """A run that takes steps as it will go on to do, and after how many steps it repeats itself."""
+    period, batch = PERIOD.get(given["optimizer"], 1), int(given["batch"])
+    synthetic.TRAIN, synthetic.TEST = max(100 * batch, 5_000), 1_000
+    ours = Ours(given | {"method": given["optimizer"]})
+    for _ in range(period * WARMUP[ours.hardware.device.type]):
+        ours.step()
+    return ours, period
+
+
+def kernels(ours: Ours, steps: int) -> list[tuple[str, int, float]]:
+    """Name, calls and seconds of what as many steps ran, the longest first: CUDA's kernels, or torch's operations.
+
+    Raises:
+        ResourceError: the device cannot be profiled.
+    """
+    on_cuda = ours.hardware.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]) as profiler:
+        for _ in range(steps):
+            ours.step()
+        ours.hardware.synchronize()
+    found = of_device(profiler) if on_cuda else of_host(profiler)
+    if not found:
+        raise ResourceError("torch's profiler saw nothing of what the device did")
+    return sorted(found, key=lambda kernel: -kernel[2])
+
+
+def of_device(profiler: profile) -> list[tuple[str, int, float]]:
+    """What the device ran, by name: kernels, copies and fillings of memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    calls, seconds = Counter(), Counter()
+    for event in events:
+        if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset"):
+            calls[event["name"]] += 1
+            seconds[event["name"]] += event["dur"] / 1e6
+    return [(name, calls[name], seconds[name]) for name in calls]
+
+
+def of_host(profiler: profile) -> list[tuple[str, int, float]]:
+    """Torch's operations, each without those that it calls."""
+    events = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
+    return [(event.key, event.count, event.self_cpu_time_total / 1e6) for event in events]
+
+
+def is_convolution(name: str) -> bool:
+    """Whether a kernel or an operation is one, forward or backward."""
+    return bool(CONVOLUTION.search(name)) and not FUSED.search(name)
+
+
+def show_profile(given: dict[str, str]) -> None:
+    """Print where the time of a step goes."""
+    ours, period = warm(given)
+    steps = period * math.ceil(int(given["steps"]) / period)
+    on_cuda, hardware = ours.hardware.device.type == "cuda", ours.hardware
+    seconds = timed(ours, ours.step, steps)["seconds"]
+    found = kernels(ours, steps)
+    total = sum(spent for _, _, spent in found)
+    convolutions = sum(spent for name, _, spent in found if is_convolution(name))
+    launched = (
+        f"{sum(calls for _, calls, _ in found) / steps:,.0f}" if on_cuda else described(count(ours, steps), steps)
+    )
+    print(f"{given['model']}, {given['optimizer']}, batches of {given['batch']}, {ours.facts()['engine']}, "
+          f"{hardware.precision}, {hardware.name}; {steps} steps\n\n"
+          f"a step: {1000 * seconds:.4g} ms\n"
+          f"launches a step{'' if on_cuda else ', taken one by one'}: {launched}\n"
+          f"{'kernels' if on_cuda else 'operations'}: {1000 * total / steps:.4g} ms a step while they are profiled, "
+          f"convolutions {convolutions / total:.1%} of it\n\n"
+          f"| {'kernel' if on_cuda else 'operation'} | calls a step | ms a step | share |\n"
+          "| --- | --- | --- | --- |")  # fmt: skip
+    for name, calls, spent in found[: int(given["top"])]:
+        print(f"| {name[:LONGEST]} | {calls / steps:.4g} | {1000 * spent / steps:.4g} | {spent / total:.1%} |")
+
+
+def described(found: StepLaunches, steps: int) -> str:
+    """Return the numbers a step, with the operations of the rest by name."""
+    whole, passes, batch, rest = numbers(found, steps)
+    names = ", ".join(f"{name} {calls / steps:.4g}" for name, calls in found.rest.most_common(MOST))
+    return f"{whole} (passes {passes}, the batch {batch}, the rest {rest}: {names}, …)"
+
+
+def numbers(found: StepLaunches, steps: int) -> list[str]:
+    """Return the launches a step: all, of the passes, of the batch, of the rest."""
+    return [f"{each.total() / steps:,.0f}" for each in (found.whole, found.passes, found.batches, found.rest)]
+
+
+def show_launches(given: dict[str, str]) -> None:
+    """Print how many operations a step of each network consists of."""
+    own = {"device": "cpu", "engine": "eager", "batch": "2", "precision": given["precision"].replace("auto", "bf16")}
+    print(f"Operations a step, {given['optimizer']}, {own['precision']}\n")
+    print("| network | whole step | its passes | the batch | the rest |\n| --- | --- | --- | --- | --- |")
+    for model in given["launches"].split(","):
+        ours, steps = warm(given | own | {"model": model})
+        print(f"| {model} | {' | '.join(numbers(count(ours, steps), steps))} |", flush=True)
+
+
+def main(arguments: list[str]) -> None:
+    given = DEFAULTS | dict(argument.partition("=")[::2] for argument in arguments)
+    numeric = all(given[name].isdecimal() and int(given[name]) for name in ("batch", "steps", "top"))
+    if len(given) > len(DEFAULTS) or not numeric:
+        sys.exit(__doc__.strip())
+    try:
+        for name in given["launches"].split(",") if given["launches"] else [given["model"]]:
+            lookup(MODELS, name, "model")
+        lookup(METHODS, given["optimizer"], "optimizer")
+        show_launches(given) if given["launches"] else show_profile(given)
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
