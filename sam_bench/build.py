@@ -56,7 +56,7 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, processes: Pro
         parallel = in_parallel(model)
         torch.manual_seed(generator_for(config.seed, "dropout", processes.rank).initial_seed())
     optimizer = build_optimizer(config, parallel)
-    augment = Augment(data.crop, data.flip, data.normalise, data.cutout, hardware.device)
+    augment = Augment(data.crop, data.flip, data.normalise, data.cutout, hardware.device, data.padding)
     train, test = (
         Batches(
             images.to(hardware.device),

@@ -183,7 +183,9 @@ class DataConfig(Settings):
     train_subset: int | None = setting(least=10)
     """Train on so many images only, equally many of each class."""
     crop: bool = setting()
-    """A random crop after 4 pixels of zero padding."""
+    """A random crop after 4 pixels of padding."""
+    padding: str = setting(choices=("zeros", "reflect"), usual="zeros")
+    """What the padding of the crop is: zeros, or the image mirrored at its edge."""
     flip: bool = setting()
     """A horizontal flip with probability 1/2."""
     normalise: bool = setting()
@@ -231,8 +233,10 @@ class ScheduleConfig(Settings):
     name: str = setting(choices=("step", "cosine", "linear", "constant"))
     warmup_epochs: float = setting(least=0)
     """The rate first rises linearly for so many epochs."""
+    warmup_start: float = setting(least=0, most=1, usual=0.0)
+    """The fraction of the rate from which it rises."""
     every: str = setting(choices=("step", "epoch"))
-    """How often the rate changes."""
+    """How often the rate changes, in the warm-up too."""
     lr_min: float = setting(least=0)
     """Where cosine and linear end; η_min of a radius proportional to the learning rate."""
     milestones: tuple[float, ...] | None = setting(above=0, below=1)

@@ -22,6 +22,7 @@ def setting(
     below: float | None = None,
     choices: tuple[str, ...] | None = None,
     identity: bool = True,
+    usual: Any = None,
 ) -> Any:
     """A field of a `Settings` class, with the rule for its value; None is always allowed where the type allows it.
 
@@ -29,9 +30,10 @@ def setting(
         least, above, most, below: bounds, inclusive and exclusive; for a tuple, of each of its numbers.
         choices: the only values.
         identity: whether the value can change a run's result, and so belongs to the run's identity.
+        usual: a value that identities leave out: runs from before there was the setting keep theirs.
     """
     bounds = {"at least": least, "above": above, "at most": most, "below": below}
-    return field(metadata={"bounds": bounds, "choices": choices, "identity": identity})
+    return field(metadata={"bounds": bounds, "choices": choices, "identity": identity, "usual": usual})
 
 
 _HOLDS = {
@@ -93,14 +95,14 @@ class Settings:
                 _check(self.key(f.name), number, f.metadata)
 
     def identity(self) -> dict[str, Any]:
-        """The values that can change a run's result, nested as the settings are; without those that are None."""
+        """The values that can change a run's result, nested as the settings are; without what is None or usual."""
         found = {}
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Settings):
                 if inner := value.identity():
                     found[f.name] = inner
-            elif value is not None and f.metadata.get("identity", True):
+            elif value is not None and value != f.metadata.get("usual") and f.metadata.get("identity", True):
                 found[f.name] = list(value) if isinstance(value, tuple) else value
         return found
 

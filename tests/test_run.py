@@ -262,7 +262,8 @@ def run_id(*overrides: str, device: str = "cpu", precision: str = "fp32") -> str
     ["seed=1", "optimizer.rho=0.1", "optimizer=gsam", "model=resnet20", "trainer.epochs=3", "data.flip=false",
      "schedule=cosine", "optimizer.base.lr=0.2", "optimizer.batchnorm=both", "trainer.smoothing_over=all",
      "optimizer.m=2", "optimizer.clip_norm=1.0", "trainer.max_skipped=1",
-     "trainer.micro_batch_size=2", "averaging=swa", "trainer.last_batch=drop"],
+     "trainer.micro_batch_size=2", "averaging=swa", "trainer.last_batch=drop", "data.padding=reflect",
+     "schedule.warmup_start=0.25"],
 )  # fmt: skip
 def test_what_can_change_the_result_changes_the_run(override):
     assert run_id(override) != run_id()
@@ -273,10 +274,29 @@ def test_what_can_change_the_result_changes_the_run(override):
     ["paths.runs=elsewhere", "paths.results=elsewhere", "data.root=elsewhere", "data.timeout=5", "logger=wandb",
      "trainer.progress=bar", "trainer.rerun=true", "trainer.max_minutes=5", "trainer.checkpoint_every=3",
      "trainer.checkpoint_minutes=null", "trainer.deterministic=true", "trainer.engine=eager",
-     "trainer.last_batch=keep"],
+     "trainer.last_batch=keep", "data.padding=zeros", "schedule.warmup_start=0"],
 )  # fmt: skip
 def test_what_cannot_change_the_result_does_not_change_the_run(folder, override):
     assert run_id(override) == run_id()
+
+
+@pytest.mark.parametrize("name", ["usam-resnet8-seed0-61b127b89e", "vasso-resnet8-seed0-4d8dba9f18"])
+def test_a_setting_that_came_later_leaves_the_names_of_earlier_runs_as_they_are(name):
+    """Two of those whose records are committed."""
+    overrides = ["experiment=quick", f"optimizer={name.partition('-')[0]}", "data.split=tune", "seed=0"]
+    chosen = composition.compose(overrides)
+    assert identity.name_of(chosen, identity.identify(chosen, Hardware(torch.device("cpu"), "bf16"))) == name
+
+
+def test_a_run_warms_up_from_where_it_is_told_and_by_the_epoch(tiny_run):
+    protocol = ["model=resnet8", "schedule.warmup_epochs=2", "schedule.every=epoch", "trainer.epochs=3"]
+    assert tiny_run(*protocol)["history"]["lr"][:2] == pytest.approx([0.05, 0.1])
+    assert tiny_run(*protocol, "schedule.warmup_start=0.25")["history"]["lr"][:2] == pytest.approx([0.025, 0.0625])
+
+
+def test_the_padding_of_the_crop_makes_a_difference(tiny_run):
+    zeros, reflect = (tiny_run("model=resnet8", f"data.padding={padding}") for padding in ("zeros", "reflect"))
+    assert zeros["train_loss"] != reflect["train_loss"]
 
 
 def test_device_and_precision_in_fact_used_are_part_of_the_run():

@@ -58,14 +58,19 @@ class Draws:
 class Augment:
     """Turns uint8 pixels into what a network is given, in channels_last memory.
 
-    In this order: 4 pixels of zero padding and a random 32×32 crop; horizontal flip with probability 1/2;
+    In this order: 4 pixels of padding and a random 32×32 crop; horizontal flip with probability 1/2;
     normalisation with the training set's mean and standard deviation; cutout with probability 1/2, a 16×16 box of zeros
     whose corner is uniform in [−8, 24) on each axis, clipped to the image (DeVries & Taylor, 2017, arXiv:1708.04552, as
     the SAM example has it). Each can be switched off.
+
+    Args:
+        padding: "zeros", or "reflect" for the image mirrored at its outermost pixels, which are not repeated.
     """
 
-    def __init__(self, crop: bool, flip: bool, normalise: bool, cutout: bool, device: torch.device):
-        self.crop, self.flip, self.cutout = crop, flip, cutout
+    def __init__(
+        self, crop: bool, flip: bool, normalise: bool, cutout: bool, device: torch.device, padding: str = "zeros"
+    ):
+        self.crop, self.flip, self.cutout, self.padding = crop, flip, cutout, padding
         mean, std = (MEAN, STD) if normalise else ((0.0,) * 3, (1.0,) * 3)
         self.mean = 255 * torch.tensor(mean, device=device)
         self.scale = 1 / (255 * torch.tensor(std, device=device))
@@ -73,7 +78,12 @@ class Augment:
 
     def prepare(self, pixels: Tensor) -> Tensor:
         """N × 3 × 32 × 32 to padded N × 40 × 40 × 3, done once for a whole set; both uint8."""
-        padded = torch.nn.functional.pad(pixels, (PADDING,) * 4)
+        if self.padding == "reflect":  # torch's own does not mirror uint8 on CUDA
+            line = torch.arange(-PADDING, 32 + PADDING, device=pixels.device)
+            mirrored = 31 - (31 - line.abs()).abs()
+            padded = pixels[:, :, mirrored][:, :, :, mirrored]
+        else:
+            padded = torch.nn.functional.pad(pixels, (PADDING,) * 4)
         return padded.permute(0, 2, 3, 1).contiguous()
 
     def train(self, padded: Tensor, index: Tensor, draws: Draws) -> Tensor:

@@ -1,4 +1,8 @@
-"""Learning rate and radius as pure functions of the step, which counts from 0."""
+"""Learning rate and radius as pure functions of the step, which counts from 0.
+
+A value holds from the very step on at which it is due. The examples of SAM and GSAM set theirs after a step, for the
+next one: SAM's learning rate changes a batch late there, GSAM's learning rate and radius a step late.
+"""
 
 import math
 from collections.abc import Callable
@@ -24,6 +28,7 @@ def learning_rate(
     steps_per_epoch: int,
     epochs: int,
     warmup_epochs: float = 0.0,
+    warmup_start: float = 0.0,
     lr_min: float = 0.0,
     milestones: tuple[float, ...] = (),
     factor: float = 1.0,
@@ -35,16 +40,22 @@ def learning_rate(
         name: "constant"; "linear" or "cosine", from `lr` after the warm-up towards `lr_min` at the end; "step", `lr`
             times `factor` for every milestone that is reached.
         milestones: for "step", fractions of the whole run.
-        warmup_epochs: at first the rate rises linearly to `lr`, starting from `lr` over the number of warm-up steps.
-        every: "step", or "epoch" to hold the rate of an epoch's first step throughout (but for the warm-up).
+        warmup_epochs: for so long the rate first rises linearly to `lr`.
+        warmup_start: the fraction of `lr` at which the first step is; `lr` is reached with the first step after the
+            warm-up. A rate of 0 would train nothing: from 0 the rise is a step ahead, the first step at `lr` over the
+            number of warm-up steps, the last of them at `lr`.
+        every: "step", or "epoch" to hold the rate of an epoch's first step throughout; the warm-up, too, then rises
+            from epoch to epoch as it otherwise does from step to step.
     """
     steps, warmup = epochs * steps_per_epoch, round(warmup_epochs * steps_per_epoch)
+    unit = steps_per_epoch if every == "epoch" else 1
+    start = warmup_start * lr
 
     def eta(t: int) -> float:
+        t -= t % unit
         if t < warmup:
-            return lr * (t + 1) / warmup
-        if every == "epoch":
-            t = max(warmup, t - t % steps_per_epoch)
+            risen = t // unit + (warmup_start == 0)
+            return start + (lr - start) * min(risen, warmup / unit) / (warmup / unit)
         if name == "step":
             return lr * factor ** sum(t >= round(milestone * steps, 9) for milestone in milestones)
         return lr_min + (lr - lr_min) * _decay(name, (t - warmup) / (steps - warmup))

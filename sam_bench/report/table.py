@@ -224,7 +224,10 @@ def _peers(row: dict[str, Any], key: str, rows: list[dict[str, Any]]) -> list[di
 def _protocol(config: Mapping[str, Any]) -> list[str]:
     model, data, trainer, base = config["model"], config["data"], config["trainer"], config["optimizer"]["base"]
     images = f"{data['train_subset']:,} training images" if data.get("train_subset") else "all training images"
-    augmentation = [name for name in ("crop", "flip", "cutout") if data[name]]
+    crop = f"crop ({data['padding']} padding)" if "padding" in data else "crop"
+    names = {"crop": crop, "flip": "flip", "cutout": "cutout"}
+    augmentation = [name for key, name in names.items() if data[key]]
+    start = config["schedule"].get("warmup_start", 0)
     return [
         model.get("arch") or model["name"],
         data["name"],
@@ -235,7 +238,7 @@ def _protocol(config: Mapping[str, Any]) -> list[str]:
         f"{trainer['epochs']} epoch{'s' if trainer['epochs'] > 1 else ''}",
         f"batch {trainer['batch_size']}",
         f"{config['schedule']['name']} schedule by the {config['schedule']['every']}",
-        f"warm-up {config['schedule']['warmup_epochs']:g}",
+        f"warm-up {config['schedule']['warmup_epochs']:g}" + (f" from {start:g} of the rate" if start else ""),
         f"base optimizer {base['name']}",
         *(f"{key} {value}" for key, value in base.items() if key != "name"),
         f"label smoothing {trainer['label_smoothing']:g} over {trainer['smoothing_over']}",

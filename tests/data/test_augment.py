@@ -23,12 +23,13 @@ def draws(count: int, seed: int = 0) -> Draws:
     return Draws.of(count, torch.Generator().manual_seed(seed))
 
 
-def slowly(pixels: Tensor, chance: Draws, i: int, crop, flip, normalise, cutout) -> Tensor:
+def slowly(pixels: Tensor, chance: Draws, i: int, padding: str, crop, flip, normalise, cutout) -> Tensor:
     """One image, by torchvision's functions and a loop over the box."""
     functional = pytest.importorskip("torchvision.transforms.functional")
     image = pixels.float() / 255
     if crop:
-        padded = functional.pad(image, [PADDING] * 4)
+        mode = {"zeros": "constant", "reflect": "reflect"}[padding]
+        padded = functional.pad(image, [PADDING] * 4, padding_mode=mode)
         image = functional.crop(padded, int(chance.crop_row[i]), int(chance.crop_column[i]), 32, 32)
     if flip and chance.flip[i]:
         image = functional.hflip(image)
@@ -42,21 +43,23 @@ def slowly(pixels: Tensor, chance: Draws, i: int, crop, flip, normalise, cutout)
     return image
 
 
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
-def test_each_image_is_what_torchvisions_operations_make_of_it(switches):
-    augment = Augment(*map(bool, switches), CPU)
+def test_each_image_is_what_torchvisions_operations_make_of_it(switches, padding):
+    augment = Augment(*map(bool, switches), CPU, padding)
     pixels, chance = images(40), draws(40)
     index = torch.randperm(40, generator=torch.Generator().manual_seed(1))
     batch = augment.train(augment.prepare(pixels), index, chance)
     assert batch.dtype == torch.float32
     assert batch.is_contiguous(memory_format=torch.channels_last)
     for i, image in enumerate(batch):
-        torch.testing.assert_close(image, slowly(pixels[index[i]], chance, i, *switches), rtol=0, atol=2e-6)
+        torch.testing.assert_close(image, slowly(pixels[index[i]], chance, i, padding, *switches), rtol=0, atol=2e-6)
 
 
-def test_evaluation_only_normalises():
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+def test_evaluation_only_normalises(padding):
     functional = pytest.importorskip("torchvision.transforms.functional")
-    augment, pixels = Augment(True, True, True, True, CPU), images(10)
+    augment, pixels = Augment(True, True, True, True, CPU, padding), images(10)
     expected = functional.normalize(pixels.float() / 255, MEAN, STD)
     torch.testing.assert_close(augment.evaluate(augment.prepare(pixels)), expected, rtol=0, atol=2e-6)
 

@@ -1,8 +1,11 @@
 """Learning rate and radius over time, against the plain reference and in their known values."""
 
 import itertools
+import math
 
 import pytest
+import torch
+from torch.optim import lr_scheduler
 
 from sam_bench.optim import schedules
 from tests.optim import reference
@@ -11,13 +14,16 @@ EPOCHS, STEPS_PER_EPOCH = 20, 7
 STEPS = EPOCHS * STEPS_PER_EPOCH
 
 
-def rate(name: str, warmup: float = 0, every: str = "step", lr_min: float = 0.001) -> schedules.Schedule:
+def rate(
+    name: str, warmup: float = 0, every: str = "step", lr_min: float = 0.001, start: float = 0.0
+) -> schedules.Schedule:
     return schedules.learning_rate(
         name,
         lr=0.1,
         steps_per_epoch=STEPS_PER_EPOCH,
         epochs=EPOCHS,
         warmup_epochs=warmup,
+        warmup_start=start,
         lr_min=lr_min,
         milestones=(0.3, 0.6, 0.8),
         factor=0.2,
@@ -61,11 +67,55 @@ def test_the_step_schedule_is_the_sam_examples():
     assert eta(60 * 391 - 1) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("name", ["cosine", "linear"])
-def test_by_the_epoch_the_rate_holds_within_each(name):
-    eta, by_step = rate(name, every="epoch"), rate(name)
+@pytest.mark.parametrize(("warmup", "start"), [(0, 0.0), (4, 0.0), (4, 0.25), (4, 1.0)])
+@pytest.mark.parametrize("name", ["step", "cosine", "linear", "constant"])
+def test_by_the_epoch_the_rate_holds_within_each_and_is_that_of_epochs_of_one_step(name, warmup, start):
+    eta = rate(name, warmup, "epoch", start=start)
+    of_one_step = schedules.learning_rate(
+        name,
+        lr=0.1,
+        steps_per_epoch=1,
+        epochs=EPOCHS,
+        warmup_epochs=warmup,
+        warmup_start=start,
+        lr_min=0.001,
+        milestones=(0.3, 0.6, 0.8),
+        factor=0.2,
+    )
     for epoch, t in itertools.product(range(EPOCHS), range(STEPS_PER_EPOCH)):
-        assert eta(epoch * STEPS_PER_EPOCH + t) == by_step(epoch * STEPS_PER_EPOCH)
+        assert eta(epoch * STEPS_PER_EPOCH + t) == pytest.approx(of_one_step(epoch), rel=1e-12)
+
+
+def test_a_warm_up_that_ends_within_an_epoch_holds_that_epoch_at_the_rate_itself():
+    eta = rate("constant", warmup=18 / STEPS_PER_EPOCH, every="epoch")
+    by_epoch = [0.1 * 7 / 18, 0.1 * 14 / 18, 0.1, 0.1]
+    for t in range(4 * STEPS_PER_EPOCH):
+        assert eta(t) == pytest.approx(by_epoch[t // STEPS_PER_EPOCH])
+
+
+@pytest.mark.parametrize("start", [0.25, 0.5, 1.0])
+def test_a_warm_up_from_a_fraction_is_torchs(start):
+    """`LinearLR`, then `CosineAnnealingLR`, a step of theirs being one of ours."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    warmup = 2 * STEPS_PER_EPOCH
+    rising = lr_scheduler.LinearLR(optimizer, start_factor=start, total_iters=warmup)
+    falling = lr_scheduler.CosineAnnealingLR(optimizer, STEPS - warmup, eta_min=0.001)
+    theirs = lr_scheduler.SequentialLR(optimizer, [rising, falling], [warmup])
+    eta = rate("cosine", warmup=2, start=start)
+    for t in range(STEPS):
+        assert eta(t) == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        theirs.step()
+
+
+def test_the_closure_examples_rate_rises_from_a_quarter_in_five_epochs():
+    eta = schedules.learning_rate(
+        "cosine", lr=0.1, steps_per_epoch=391, epochs=200, warmup_epochs=5, warmup_start=0.25, every="epoch"
+    )
+    values = [eta(epoch * 391) for epoch in range(200)]
+    assert values[:6] == pytest.approx([0.025, 0.04, 0.055, 0.07, 0.085, 0.1])
+    assert values[5:] == pytest.approx([0.05 * (1 + math.cos(math.pi * epoch / 195)) for epoch in range(195)])
+    assert eta(390) == values[0]
 
 
 def test_a_proportional_radius_is_never_under_its_least():

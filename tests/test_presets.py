@@ -1,0 +1,225 @@
+"""The presets: each that bears a publication's name has that publication's settings, and meets its figures."""
+
+import functools
+
+import pytest
+
+from sam_bench import composition
+from sam_bench.config import Config
+from sam_bench.report.published import differences, published
+from tests.conftest import options
+
+OURS = {"quick", "smoke", "wrn16_8", "wrn16_8_short"}
+"""Presets that claim nobody's protocol as a whole."""
+
+SHARED = {
+    "data.name": "cifar10",
+    "data.split": "test",
+    "data.train_subset": None,
+    "data.crop": True,
+    "data.padding": "zeros",
+    "data.flip": True,
+    "data.normalise": True,
+    "optimizer.base.name": "sgd",
+    "optimizer.base.lr": 0.1,
+    "optimizer.base.momentum": 0.9,
+    "optimizer.base.weight_decay": 0.0005,
+    "optimizer.base.nesterov": False,
+    "optimizer.clip_norm": None,
+    "optimizer.m": None,
+    "schedule.warmup_epochs": 0.0,
+    "schedule.lr_min": 0.0,
+    "trainer.epochs": 200,
+    "trainer.batch_size": 128,
+    "trainer.last_batch": "keep",
+    "averaging.name": "none",
+}
+"""What all the sources agree in, but for what is said of one of them below."""
+
+SOURCES = {
+    "sam_example": {
+        "model.name": "wrn22_8",
+        "data.cutout": True,
+        "optimizer.name": "sam",
+        "optimizer.rho": 0.05,
+        "optimizer.rho_schedule": "constant",
+        "optimizer.batchnorm": "clean",
+        "schedule.name": "step",
+        "schedule.milestones": (0.3, 0.6, 0.8),
+        "schedule.factor": 0.2,
+        "trainer.label_smoothing": 0.1,
+        "trainer.smoothing_over": "others",
+    },
+    "gsam_example": {
+        "model.name": "wrn22_8",
+        "data.cutout": True,
+        "optimizer.name": "gsam",
+        "optimizer.rho": 2.0,
+        "optimizer.rho_min": 2.0,
+        "optimizer.rho_schedule": "proportional",
+        "optimizer.alpha": 0.4,
+        "optimizer.adaptive": True,
+        "optimizer.batchnorm": "clean",
+        "schedule.name": "cosine",
+        "schedule.every": "step",
+        "trainer.label_smoothing": 0.1,
+        "trainer.smoothing_over": "others",
+    },
+    "asam_official": {
+        "model.name": "wrn28_10",
+        "data.cutout": False,
+        "optimizer.name": "asam_official",
+        "optimizer.rho": 0.5,
+        "optimizer.rho_schedule": "constant",
+        "optimizer.eta": 0.0,
+        "optimizer.batchnorm": "both",
+        "schedule.name": "cosine",
+        "schedule.every": "epoch",
+        "trainer.label_smoothing": 0.1,
+        "trainer.smoothing_over": "all",
+    },
+    "wsam_example": {
+        "model.name": "resnet18",
+        "data.cutout": False,
+        "optimizer.name": "wsam",
+        "optimizer.rho": 0.2,
+        "optimizer.rho_schedule": "constant",
+        "optimizer.gamma": 0.9,
+        "optimizer.decouple": True,
+        "optimizer.adaptive": False,
+        "optimizer.max_norm": None,
+        "optimizer.batchnorm": "clean",
+        "schedule.name": "cosine",
+        "schedule.every": "step",
+        "trainer.label_smoothing": 0.0,
+    },
+    "wasam_cifar10": {
+        "model.name": "torchvision",
+        "model.arch": "resnet18",
+        "data.cutout": True,
+        "optimizer.name": "wasam",
+        "optimizer.rho": 0.1,
+        "optimizer.rho_schedule": "constant",
+        "optimizer.batchnorm": "clean",
+        "schedule.name": "cosine",
+        "schedule.every": "epoch",
+        "trainer.epochs": 400,
+        "trainer.batch_size": 256,
+        "trainer.label_smoothing": 0.0,
+        "averaging.name": "swa",
+        "averaging.starts": (0.5, 0.6, 0.75, 0.9),
+    },
+    "closure_example": {
+        "model.name": "resnet20",
+        "data.padding": "reflect",
+        "data.cutout": False,
+        "optimizer.name": "sam",
+        "optimizer.rho": 0.05,
+        "optimizer.rho_schedule": "constant",
+        "optimizer.batchnorm": "both",
+        "schedule.name": "cosine",
+        "schedule.every": "epoch",
+        "schedule.warmup_epochs": 5.0,
+        "schedule.warmup_start": 0.25,
+        "trainer.label_smoothing": 0.0,
+    },
+}
+"""As read in their public code; of WASAM's all but the data, which are CIFAR-100."""
+
+FIGURES = {
+    "sam_example": ["optimizer=sgd", "optimizer=sam", "optimizer=asam", "optimizer=asam_official"],
+    "gsam_example": ["optimizer=gsam"],
+    "closure_example": [
+        f"optimizer={method} model={model}"
+        for method in ("sgd", "sam")
+        for model in ("resnet20", "wrn28_2", "resnext29_32x4d")
+    ],
+}
+"""By preset, the runs that have a published figure of its protocol."""
+
+DECISIVE = {
+    "sam_example": [
+        "data.cutout=false",
+        "data.padding=reflect",
+        "data.flip=false",
+        "optimizer.base.weight_decay=0.001",
+        "optimizer.clip_norm=5.0",
+        "optimizer.m=32",
+        "optimizer.rho=0.1",
+        "optimizer.rho_schedule=linear",
+        "schedule.warmup_epochs=5",
+        "schedule.factor=0.1",
+        "schedule=cosine",
+        "trainer.batch_size=256",
+        "trainer.label_smoothing=0.0",
+        "trainer.smoothing_over=all",
+    ],
+    "gsam_example": [
+        "data.cutout=false",
+        "data.padding=reflect",
+        "optimizer.adaptive=false",
+        "optimizer.batchnorm=both",
+        "trainer.epochs=100",
+        "trainer.label_smoothing=0.0",
+    ],
+    "closure_example": [
+        "data.cutout=true",
+        "data.padding=zeros",
+        "optimizer.batchnorm=clean",
+        "optimizer.rho=0.1",
+        "schedule.every=step",
+        "schedule.lr_min=0.001",
+        "schedule.warmup_epochs=0",
+        "schedule.warmup_start=0",
+        "schedule=linear",
+        "trainer.label_smoothing=0.1",
+    ],
+}
+"""By preset, changes after which a run of its own method is not one of the figure's protocol any more."""
+
+
+def value(config: Config, key: str) -> object:
+    return functools.reduce(getattr, key.split("."), config)
+
+
+def reasons(*overrides: str) -> list[str]:
+    """Why a run cannot be compared with its published figure."""
+    config = composition.compose(list(overrides))
+    return differences(config.identity(), published(config.optimizer.name, config.model.name))
+
+
+def test_every_preset_is_known_as_a_publications_or_as_our_own():
+    assert set(options("experiment")) == OURS | SOURCES.keys()
+    assert not OURS & SOURCES.keys()
+
+
+@pytest.mark.parametrize("preset", SOURCES)
+def test_a_publications_preset_has_its_settings(preset):
+    config = composition.compose([f"experiment={preset}"])
+    expected = SHARED | SOURCES[preset]
+    assert {key: value(config, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(("preset", "run"), [(preset, run) for preset, runs in FIGURES.items() for run in runs])
+def test_a_presets_run_is_comparable_with_its_figure(preset, run):
+    config = composition.compose([f"experiment={preset}", *run.split()])
+    assert published(config.optimizer.name, config.model.name).model == config.model.name
+    assert reasons(f"experiment={preset}", *run.split()) == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "change"), [(preset, change) for preset, changes in DECISIVE.items() for change in changes]
+)
+def test_a_decisive_change_is_said(preset, change):
+    key = change.partition("=")[0]
+    found = reasons(f"experiment={preset}", change)
+    assert any(text.startswith(f"{'schedule.name' if key == 'schedule' else key} is ") for text in found)
+
+
+@pytest.mark.parametrize("change", ["schedule=step", "optimizer.rho=6", "optimizer.alpha=0.2", "schedule.lr_min=0.001"])
+def test_what_is_unknown_of_gsams_figure_is_not_asked_for(change):
+    assert reasons("experiment=gsam_example", change) == []
+
+
+def test_batchnorms_statistics_are_nothing_that_sgd_could_differ_in():
+    assert reasons("experiment=closure_example", "optimizer=sgd", "optimizer.batchnorm=clean") == []
