@@ -9,7 +9,7 @@ from sam_bench.optim.registry import METHODS
 from tests.optim.problem import assert_equal, batch, closure_for, network, state, train, wrap
 from tests.optim.test_stepping import by_hand
 
-STEPS = 4
+STEPS = 3
 """Before saving, and again after loading."""
 
 
