@@ -81,6 +81,7 @@ class Training:
             steps_per_epoch=len(self.train),
             epochs=trainer.epochs,
             warmup_epochs=schedule.warmup_epochs,
+            warmup_start=schedule.warmup_start,
             lr_min=schedule.lr_min,
             milestones=schedule.milestones or (),
             factor=schedule.factor or 1.0,
