@@ -18,7 +18,7 @@ from sam_bench.optim.flat import FlatCopy
 from sam_bench.optim.gradients import Gradients, add, like, loss_scale, real
 from sam_bench.optim.guard import guarded_step
 from sam_bench.optim.method import Closure, Method
-from sam_bench.optim.norms import global_norm, scale_to_norm
+from sam_bench.optim.norms import Direction, global_norm, scale_to_norm
 from sam_bench.optim.progress import Between, Progress, Shared
 from sam_bench.optim.running_stats import RunningStatistics
 
@@ -409,7 +409,7 @@ class SharpnessAware(Method):
         if not chosen:
             return {}
         direction = self.direction([real(p) for p in chosen], list(chosen.values()), **self._recall(chosen))
-        d, factor = direction if isinstance(direction, tuple) else (direction, 1.0)
+        d, factor = direction if isinstance(direction, Direction) else (direction, 1.0)
         e = self._times(list(chosen), d, lambda group: factor * self.radius(group), finite)
         return dict(zip(chosen, e, strict=True))
 

@@ -1,14 +1,19 @@
 """Norms, inner products and unit directions over lists of tensors, all on the device."""
 
 import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sam_bench.optim.flat import FlatCopy
 
-Direction = tuple[list[Tensor], Tensor]
-"""Tensors, and a scalar on their device that each of them is to be multiplied by."""
+
+class Direction(NamedTuple):
+    """Tensors, and a scalar on their device that each of them is to be multiplied by."""
+
+    tensors: list[Tensor]
+    factor: Tensor
 
 
 def global_norm(tensors: list[Tensor]) -> Tensor:
@@ -32,14 +37,14 @@ def _precise(tensors: list[Tensor]) -> torch.dtype:
 
 def unit(d: list[Tensor]) -> Direction:
     """`d / (‖d‖ + 1e-12)`."""
-    return d, 1 / (global_norm(d) + 1e-12)
+    return Direction(d, 1 / (global_norm(d) + 1e-12))
 
 
 def scaled_unit(scale: list[Tensor], g: list[Tensor]) -> Direction:
     """`T² g / (‖T g‖ + 1e-12)`, with `T` given element-wise by `scale`, which is overwritten."""
     scaled = torch._foreach_mul(scale, g)
     torch._foreach_mul_(scale, scaled)
-    return scale, 1 / (global_norm(scaled) + 1e-12)
+    return Direction(scale, 1 / (global_norm(scaled) + 1e-12))
 
 
 def along(a: list[Tensor], b: list[Tensor]) -> Tensor:

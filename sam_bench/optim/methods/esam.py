@@ -77,7 +77,7 @@ class ESAM(SAM):
         d, factor = super().direction(w, g)
         generator = torch.Generator(d[0].device).manual_seed((_MIXING * self.seed + self.steps) % 2**32)
         masks = [torch.rand(x.shape, generator=generator, device=x.device) < self.beta for x in d]
-        return [x * mask for x, mask in zip(d, masks, strict=True)], factor / self.beta
+        return Direction([x * mask for x, mask in zip(d, masks, strict=True)], factor / self.beta)
 
     def choose(self, before: Tensor, after: Tensor) -> Tensor:
         """The indices of the `⌈γ n⌉` examples whose loss rose most, ascending; losses have shape (n,)."""
