@@ -1,4 +1,4 @@
-from sam_bench.app import main
+from sam_bench.cli.main import main
 
 if __name__ == "__main__":
     main()

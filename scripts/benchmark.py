@@ -29,12 +29,12 @@ from benchmark_report import report
 from process_tree import kill_trees, tree
 
 from sam_bench.errors import ConfigError, StateError, UserError
-from sam_bench.hardware import Hardware
 from sam_bench.lookup import lookup
 from sam_bench.models.registry import MODELS
 from sam_bench.optim.registry import METHODS
-from sam_bench.store.files import write_atomically
-from sam_bench.versions import code_versions
+from sam_bench.runs.files import write_atomically
+from sam_bench.runs.provenance import code_versions
+from sam_bench.runtime.device import Hardware
 
 CONTENDER = Path(__file__).with_name("contender.py")
 LEAST_ROUNDS, GROUP_SECONDS = 3, 120.0

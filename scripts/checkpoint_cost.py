@@ -12,14 +12,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from sam_bench.build import load_data, prepare
-from sam_bench.composition import compose
+from sam_bench.cli.compose import compose
 from sam_bench.data import synthetic
 from sam_bench.errors import UserError
-from sam_bench.hardware import Hardware
-from sam_bench.processes import Processes
-from sam_bench.store.checkpoint import Checkpoints
-from sam_bench.training.progress import Reporter
+from sam_bench.loggers.console import Reporter
+from sam_bench.runs.checkpoint import Checkpoints
+from sam_bench.runtime.device import Hardware
+from sam_bench.runtime.distributed import Processes
+from sam_bench.training.build import load_data, prepare
 
 SAVES = 5
 

@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sam_bench import run
-from sam_bench.build import load_data, prepare
-from sam_bench.composition import compose
+from sam_bench.cli.compose import compose
 from sam_bench.data import synthetic
 from sam_bench.errors import UserError
-from sam_bench.hardware import Hardware
+from sam_bench.loggers.console import Reporter
 from sam_bench.models.registry import model as build_model
-from sam_bench.processes import Processes
-from sam_bench.training.capture import CudaGraphs
+from sam_bench.runs import run
+from sam_bench.runtime.device import Hardware
+from sam_bench.runtime.distributed import Processes
+from sam_bench.training.build import load_data, prepare
+from sam_bench.training.cuda_graph import CudaGraphs
 from sam_bench.training.evaluate import evaluate
 from sam_bench.training.loss import cross_entropy, smoothing_for_torch
-from sam_bench.training.progress import Reporter
 from sam_bench.training.step import WARMUP_STEPS
 
 SMOOTHING = smoothing_for_torch(0.1, "others")

@@ -1,6 +1,6 @@
 """The README's table of methods, made from the registry and conf/: python scripts/method_table.py"""
 
-from sam_bench.composition import compose
+from sam_bench.cli.compose import compose
 from sam_bench.optim.registry import METHODS
 
 HEADINGS = ("`optimizer=`", "class", "what it does", "passes a step", "own settings", "paper")

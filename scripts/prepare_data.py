@@ -4,8 +4,8 @@ import sys
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sam_bench.composition import compose
-from sam_bench.data import cifar10
+from sam_bench.cli.compose import compose
+from sam_bench.data import cifar
 from sam_bench.data.obtain import obtain
 from sam_bench.errors import UserError
 
@@ -18,12 +18,12 @@ def main(arguments: list[str]) -> None:
             task = progress.add_task("CIFAR-10", total=None)
 
             def tell(text: str, ready: int) -> None:
-                total = len(cifar10.SHA256) if ready else None  # a download has no known end: the bar runs to and fro
+                total = len(cifar.SHA256) if ready else None  # a download has no known end: the bar runs to and fro
                 progress.update(task, description=text, total=total, completed=ready)
 
             folder = obtain(data.folder, data.timeout, tell)
             progress.update(task, description="verifying", total=None)
-            cifar10.load(folder)
+            cifar.load(folder)
             progress.update(task, description="verified", total=1, completed=1)
     except UserError as error:
         sys.exit(f"Error: {error}")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from sam_bench.app import EXIT_RUN
-from sam_bench.composition import compose
+from sam_bench.cli.compose import compose
+from sam_bench.cli.main import EXIT_RUN
 from sam_bench.errors import UserError
-from sam_bench.interruption import SIGNALS
 from sam_bench.report.table import protocol
+from sam_bench.runtime.signals import SIGNALS
 
 CPU = {"experiment": "quick", "seeds": "0,1"}
 CUDA = {"experiment": "sam_example", "seeds": "0,1,2"}

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import torch
 
-from sam_bench.composition import compose
+from sam_bench.cli.compose import compose
 from sam_bench.optim.registry import METHODS
-from sam_bench.store.record import MEASURED
+from sam_bench.runs.record import MEASURED
 
 RUN = ["data=synthetic", "data.train_subset=60", "trainer.batch_size=8", "trainer.epochs=3", "trainer.device=cpu",
        "trainer.eval_batch_size=100", "model=resnet8", "trainer.checkpoint_minutes=1e-9"]  # fmt: skip
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     if len(given) > 2 or not all(value.isdigit() for value in given.values()):
         sys.exit(__doc__.strip())
     draw, wanted, kills, rounds = random.Random(int(given["seed"])), int(given["kills"]), 0, 0
-    multiprocessing.set_forkserver_preload(["sam_bench.app", "sam_bench.run", "torch._dynamo"])
+    multiprocessing.set_forkserver_preload(["sam_bench.cli.main", "sam_bench.runs.run", "torch._dynamo"])
     warm = multiprocessing.get_context("forkserver").Process(target=int)  # the imports, which are no part of a run
     warm.start()
     warm.join()
@@ -92,8 +92,8 @@ def temporary(folder: Path) -> set[Path]:
 
 def go(folder: Path, overrides: list[str]) -> None:
     """One start of the run, in a process of its own."""
-    from sam_bench import run
     from sam_bench.data import synthetic
+    from sam_bench.runs import run
 
     torch.set_num_threads(1)
     synthetic.TRAIN, synthetic.TEST = 100, 100

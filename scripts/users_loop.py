@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from sam_bench.data import cifar10
+from sam_bench.data import cifar
 from sam_bench.data.augment import MEAN, STD
 from sam_bench.data.images import Images
 from sam_bench.data.obtain import obtain
 from sam_bench.errors import UserError
 from sam_bench.models.registry import model as build_model
-from sam_bench.optim.schedules import learning_rate
 from sam_bench.training.loss import smoothing_for_torch
+from sam_bench.training.schedules import learning_rate
 
 
 class Pictures(Dataset):
@@ -131,7 +131,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(__doc__.strip())
     device = given["device"] if given["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        train, test = cifar10.load(obtain(Path(given["root"]), timeout=60))
+        train, test = cifar.load(obtain(Path(given["root"]), timeout=60))
         torch.manual_seed(int(given["seed"]))
         model = build_model(given["model"])
     except UserError as error:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sam_bench import app, composition, run
+from sam_bench.cli import compose, main
 from sam_bench.data import synthetic
-from sam_bench.store.record import MEASURED
+from sam_bench.runs import run
+from sam_bench.runs.record import MEASURED
 from sam_bench.training import step
 from sam_bench.training.averages import Averages
 
@@ -92,7 +93,7 @@ def tiny_run(folder, small_synthetic):
     """Runs two steps with the given overrides in the current folder; returns the record."""
 
     def execute(*overrides: str) -> dict:
-        return run.execute(composition.compose([*TINY, "trainer.device=cpu", *overrides]))
+        return run.execute(compose.compose([*TINY, "trainer.device=cpu", *overrides]))
 
     return execute
 
@@ -172,7 +173,7 @@ def command(folder, monkeypatch, capfd):
         capfd.readouterr()
         code = 0
         try:
-            app.main()
+            main.main()
         except SystemExit as stop:
             code = stop.code
         return code, *capfd.readouterr()

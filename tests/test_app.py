@@ -5,12 +5,13 @@ import sys
 
 import pytest
 
-from sam_bench import app, composition, run
-from sam_bench.config import Config
-from sam_bench.data import cifar10
+from sam_bench.cli import compose, main
+from sam_bench.config.schema import Config
+from sam_bench.data import cifar
 from sam_bench.errors import ConfigError
 from sam_bench.models.registry import MODELS
 from sam_bench.optim.registry import METHODS
+from sam_bench.runs import run
 from tests.conftest import CONF, ROOT, TINY, everything_below, options
 
 GROUPS = ["optimizer", "optimizer/base", "averaging", "model", "data", "schedule", "trainer", "logger", "experiment"]
@@ -179,7 +180,7 @@ def test_bad_input_is_one_message_that_names_key_and_rule_and_creates_nothing(ca
     monkeypatch.setattr(run, "execute", lambda config: pytest.fail("it was begun"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     code, out, error = command(*arguments)
-    assert code == app.EXIT_CONFIG
+    assert code == main.EXIT_CONFIG
     assert error.startswith("Error: ")
     assert key in error
     assert rule in error
@@ -190,7 +191,7 @@ def test_bad_input_is_one_message_that_names_key_and_rule_and_creates_nothing(ca
 
 @pytest.mark.parametrize(("group", "option"), CHOICES)
 def test_every_file_composes_to_a_valid_config(group, option):
-    config = composition.compose([f"{group}={option}"])
+    config = compose.compose([f"{group}={option}"])
     assert isinstance(config, Config)
     if group in ("optimizer", "averaging", "model", "schedule", "data"):
         assert getattr(config, group).name == option
@@ -201,7 +202,7 @@ def test_every_file_composes_to_a_valid_config(group, option):
 @pytest.mark.parametrize("experiment", options("experiment"))
 @pytest.mark.parametrize("optimizer", options("optimizer"))
 def test_every_experiment_takes_every_optimizer(experiment, optimizer):
-    assert composition.compose([f"experiment={experiment}", f"optimizer={optimizer}"]).optimizer.name == optimizer
+    assert compose.compose([f"experiment={experiment}", f"optimizer={optimizer}"]).optimizer.name == optimizer
 
 
 def test_every_registered_name_has_a_file():
@@ -215,21 +216,21 @@ def test_values_tuned_for_a_preset_belong_to_what_exists():
 
 
 def test_a_value_on_the_command_line_wins_over_the_preset():
-    config = composition.compose(
+    config = compose.compose(
         ["experiment=quick", "optimizer=asam", "optimizer.rho=0.7", "trainer.epochs=9", "model=resnet20"]
     )
     assert (config.optimizer.rho, config.trainer.epochs, config.model.name) == (0.7, 9, "resnet20")
 
 
 def test_gsams_least_radius_follows_its_radius():
-    config = composition.compose(["optimizer=gsam", "optimizer.rho=0.3"])
+    config = compose.compose(["optimizer=gsam", "optimizer.rho=0.3"])
     assert config.optimizer.rho_min == 0.3
 
 
 @pytest.mark.parametrize("sweep", options("sweep"))
 def test_a_sweep_file_runs_a_grid_on_the_tune_split(sweep):
-    arguments = app.get_args_parser().parse_args([f"sweep={sweep}", "experiment=quick"])
-    configs = composition.requested(arguments).configs
+    arguments = main.get_args_parser().parse_args([f"sweep={sweep}", "experiment=quick"])
+    configs = compose.requested(arguments).configs
     assert len({config.optimizer.rho for config in configs}) == len(configs) > 3
     assert {config.data.split for config in configs} == {"tune"}
 
@@ -247,7 +248,7 @@ def test_a_preset_that_would_not_work_is_refused(text, said, command, folder):
     (folder / "mine" / "experiment" / "my_study.yaml").write_text(text)
     before = everything_below(folder)
     code, _, error = command("--config-dir", "mine", "experiment=my_study")
-    assert code == app.EXIT_CONFIG
+    assert code == main.EXIT_CONFIG
     assert error.startswith("Error: ")
     assert said in error
     assert everything_below(folder) == before
@@ -288,11 +289,11 @@ def test_a_sweep_shares_runs_with_single_ones_and_repeats_nothing(command, folde
 @pytest.mark.parametrize("arguments", [["seed=1"], ["-m", "seed=1,2"]], ids=["run", "sweep"])
 def test_damaged_data_are_refused_before_anything_is_created(arguments, command, folder):
     (folder / "data" / "cifar-10-batches-bin").mkdir(parents=True)
-    for name in cifar10.SHA256:
-        (folder / "data" / "cifar-10-batches-bin" / name).write_bytes(bytes(cifar10.RECORD))
+    for name in cifar.SHA256:
+        (folder / "data" / "cifar-10-batches-bin" / name).write_bytes(bytes(cifar.RECORD))
     before = everything_below(folder)
     code, _, error = command(*arguments, "experiment=quick")
-    assert code == app.EXIT_CONFIG
+    assert code == main.EXIT_CONFIG
     assert error.startswith("Error: data_batch_1.bin of data/cifar-10-batches-bin")
     assert len(error.splitlines()) == 1
     assert everything_below(folder) == before
@@ -308,7 +309,7 @@ def test_a_home_folder_is_expanded_for_runs_and_sweeps_alike(command, folder, sm
 
 
 def test_a_configuration_is_checked_without_torch():
-    program = "from sam_bench.composition import compose; compose(['optimizer=gsam']); import sys; "
+    program = "from sam_bench.cli.compose import compose; compose(['optimizer=gsam']); import sys; "
     program += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
@@ -322,10 +323,10 @@ def test_own_presets_can_lie_anywhere(command, folder, small_synthetic, records)
 
 
 def test_the_checkouts_own_files_are_used():
-    assert composition.CONF == CONF
-    assert composition.CONF.is_absolute()
+    assert compose.CONF == CONF
+    assert compose.CONF.is_absolute()
 
 
 def test_a_bad_config_is_an_error_for_python_too():
     with pytest.raises(ConfigError, match="did you mean rho"):
-        composition.compose(["optimizer.rh=1"])
+        compose.compose(["optimizer.rh=1"])

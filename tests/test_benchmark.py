@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sam_bench.errors import ConfigError
-from sam_bench.hardware import Hardware
+from sam_bench.runtime.device import Hardware
 from tests.conftest import ROOT, everything_below, has_ended
 
 SCRIPTS = ROOT / "scripts"

@@ -16,16 +16,17 @@ import time
 import pytest
 import torch
 
-from sam_bench import app, composition, run
+from sam_bench.cli import compose, main
 from sam_bench.data.batches import Batches
 from sam_bench.errors import Interrupted, StateError
-from sam_bench.interruption import SIGNALS, Interruption
+from sam_bench.loggers import wandb as mirror
 from sam_bench.optim.engine import SharpnessAware
 from sam_bench.report.table import make_table
-from sam_bench.store import checkpoint, files, mirror
-from sam_bench.store.checkpoint import Checkpoints
-from sam_bench.store.lock import Busy, RunLock
-from sam_bench.store.record import RunFiles
+from sam_bench.runs import checkpoint, files, run
+from sam_bench.runs.checkpoint import Checkpoints
+from sam_bench.runs.lock import Busy, RunLock
+from sam_bench.runs.record import RunFiles
+from sam_bench.runtime.signals import SIGNALS, Interruption
 from sam_bench.training import loop, step
 from tests.conftest import ROOT, differences, everything_below, last_checkpoint, lasting
 
@@ -44,7 +45,7 @@ def test_a_signal_saves_after_the_step_and_ends_with_a_code_that_says_so(
 ):
     interrupted({5}, number)
     code, out, error = command(*COMMAND)
-    assert code == app.EXIT_RESUMABLE == 75
+    assert code == main.EXIT_RESUMABLE == 75
     assert f"{number.name}: " in error
     assert "is saved after 6 of 12 steps; the same command goes on from there" in error
     assert "epoch 2/3" not in out
@@ -77,7 +78,7 @@ def test_a_handler_from_before_is_called_once_all_is_saved(tiny_run, folder, int
 def test_a_second_signal_ends_at_once(pause, ends, second):
     program = f"""
 import os, signal, time
-from sam_bench.interruption import Interruption
+from sam_bench.runtime.signals import Interruption
 with Interruption(None) as interruption:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep({pause})
@@ -101,7 +102,7 @@ def test_the_clock_ends_a_run_as_a_signal_does(command, folder, small_synthetic,
         code, _, error = command(*COMMAND, "trainer.max_minutes=1e-9")
         if code == 0:
             break
-        assert code == app.EXIT_RESUMABLE
+        assert code == main.EXIT_RESUMABLE
         assert "trainer.max_minutes=1e-09: " in error
     assert code == 0
     assert len(records("smoke")) == 1
@@ -111,7 +112,7 @@ def test_a_signal_in_the_last_moment_leaves_a_finished_run(command, folder, smal
     finish = RunFiles.finish
     monkeypatch.setattr(RunFiles, "finish", lambda *of: os.kill(os.getpid(), signal.SIGTERM) or finish(*of))
     code, _, error = command(*COMMAND)
-    assert code == app.EXIT_RESUMABLE
+    assert code == main.EXIT_RESUMABLE
     assert "is finished" in error
     assert len(records("smoke")) == 1
     assert command(*COMMAND)[0] == 0
@@ -221,9 +222,10 @@ def killed_while(writing: str, folder, *overrides: str) -> None:
     program = f"""
 import os, signal, sys
 import torch
-from sam_bench import composition, run
+from sam_bench.cli import compose
+from sam_bench.runs import run
 from sam_bench.data import synthetic
-from sam_bench.store import files
+from sam_bench.runs import files
 torch.set_num_threads(1)
 synthetic.TRAIN, synthetic.TEST = 200, 20
 place, calls = files.{writing}, [0]
@@ -233,7 +235,7 @@ def killed(*of):
         os.kill(os.getpid(), signal.SIGKILL)
     return place(*of)
 files.{writing} = killed
-run.execute(composition.compose(sys.argv[1:]))
+run.execute(compose.compose(sys.argv[1:]))
 """
     everywhere = ["data=synthetic", "trainer.progress=none", "trainer.device=cpu", *overrides]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -274,7 +276,7 @@ def test_a_full_or_failing_disk_is_one_line_and_leaves_the_old_checkpoint(
     with monkeypatch.context() as patch:
         failing_disk(patch, number, after=4)
         code, _, error = command(*COMMAND, "trainer.checkpoint_minutes=1e-9")
-    assert code == app.EXIT_RUN
+    assert code == main.EXIT_RUN
     assert len(error.splitlines()) == 1
     assert os.strerror(number) in error
     kept = [name for name in everything_below(folder) if "checkpoint" in name]
@@ -293,7 +295,7 @@ def test_a_limit_on_file_sizes_does_so_too(command, folder, small_synthetic, mon
         code, _, error = command(*COMMAND)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert code == app.EXIT_RUN
+    assert code == main.EXIT_RUN
     assert [line for line in error.splitlines() if line] == [error.strip()]
     assert os.strerror(errno.EFBIG) in error
     assert [name for name in everything_below(folder) if "checkpoint" in name] == []
@@ -311,7 +313,7 @@ def test_a_folder_that_takes_no_more_files_does_so_too(command, folder, small_sy
 
     monkeypatch.setattr(Checkpoints, "save", gone)
     code, _, error = command(*COMMAND, "trainer.checkpoint_minutes=1e-9")
-    assert code == app.EXIT_RUN
+    assert code == main.EXIT_RUN
     assert len(error.splitlines()) == 1
     assert "cannot be written" in error
     assert len(list((folder / "runs" / "smoke" / "kept").glob("*.pt"))) == 2
@@ -321,7 +323,7 @@ def test_a_folder_that_takes_no_more_files_does_so_too(command, folder, small_sy
 def test_a_read_only_folder_is_refused_before_anything_is_begun(command, folder, small_synthetic):
     (folder / "runs").mkdir(mode=0o555)
     code, _, error = command(*COMMAND)
-    assert code == app.EXIT_CONFIG
+    assert code == main.EXIT_CONFIG
     assert "takes no files" in error
 
 
@@ -400,7 +402,7 @@ def test_no_memory_in_the_second_pass_restores_the_weights_and_says_what_to_chan
     monkeypatch.setattr(step, "cross_entropy", hungry)
     monkeypatch.setattr(SharpnessAware, "step", watched)
     code, _, said = command(*COMMAND, "trainer.checkpoint_minutes=1e-9")
-    assert code == app.EXIT_RUN
+    assert code == main.EXIT_RUN
     assert len(said.splitlines()) == 1
     assert "not enough memory for trainer.batch_size=6" in said
     assert "trainer.micro_batch_size=3" in said
@@ -413,7 +415,7 @@ def test_no_memory_to_evaluate_names_what_can_be_changed_there(command, folder, 
 
     monkeypatch.setattr(loop, "evaluate", hungry)
     code, _, said = command(*COMMAND)
-    assert code == app.EXIT_RUN
+    assert code == main.EXIT_RUN
     assert "not enough memory to evaluate trainer.eval_batch_size=1000 images at once" in said
 
 
@@ -421,11 +423,11 @@ def test_no_memory_to_evaluate_names_what_can_be_changed_there(command, folder, 
 
 
 def test_of_two_processes_on_one_run_the_second_says_whose_it_is(command, folder, small_synthetic, tiny_run):
-    run_id = run.located(composition.compose([*COMMAND]))[1].run_id
+    run_id = run.located(compose.compose([*COMMAND]))[1].run_id
     with multiprocessing.get_context("spawn").Pool(1) as other:
         pid = other.apply(_hold, (str(folder / "runs" / "smoke" / f"{run_id}.lock"),))
         code, _, error = command(*COMMAND)
-        assert code == app.EXIT_RUN
+        assert code == main.EXIT_RUN
         assert f"Error: {run_id} is being run by process {pid} on {os.uname().nodename}" in error
         assert not (folder / "results").exists()
     code, _, _ = command(*COMMAND)  # the owner was killed
@@ -446,7 +448,7 @@ def test_a_lock_is_free_again_when_its_owner_is_killed(tmp_path):
     program = f"""
 import time
 from pathlib import Path
-from sam_bench.store.lock import RunLock
+from sam_bench.runs.lock import RunLock
 lock = RunLock(Path({str(tmp_path / "a.lock")!r}))
 print("held", flush=True)
 time.sleep(100)

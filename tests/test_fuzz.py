@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sam_bench import app, composition, run
-from sam_bench.config import Config
+from sam_bench.cli import compose, main
+from sam_bench.config.schema import Config
 from sam_bench.errors import ConfigError, UserError
+from sam_bench.runs import run
 from tests.conftest import everything_below, options
 
 KEYS = sorted({*Config.all_keys(), *(key.rpartition(".")[2] for key in Config.all_keys())})
@@ -79,11 +80,11 @@ def somewhere(tmp_path_factory):
 def test_whatever_is_typed_is_refused_with_a_reason_or_can_be_run(somewhere, words, multirun):
     arguments = ["data=synthetic", *(["-m"] if multirun else []), *words]
     try:
-        parsed = app.get_args_parser().parse_args(arguments)
+        parsed = main.get_args_parser().parse_args(arguments)
     except SystemExit:  # argparse's own usage, for what begins with a dash
         return
     try:
-        asked = composition.requested(parsed)
+        asked = compose.requested(parsed)
     except ConfigError as error:
         assert str(error).strip(), "no reason"
         assert "Traceback" not in str(error)
@@ -112,7 +113,7 @@ NAMES = ["optimizer.rho", "trainer.epochs", "trainer.batch_size", "data.train_su
 @given(key=st.sampled_from(NAMES), value=st.one_of(NUMBERS, STRANGE))
 def test_a_number_is_taken_or_its_key_is_named(key, value):
     try:
-        config = composition.compose(["data=synthetic", f"{key}={value}"])
+        config = compose.compose(["data=synthetic", f"{key}={value}"])
     except ConfigError as error:
         assert key.rpartition(".")[2] in str(error)
     else:
@@ -136,7 +137,7 @@ def test_a_program_that_is_only_named_is_not_called(somewhere, monkeypatch):
                  "hydra.launcher._target_=hydra_plugins.hydra_joblib_launcher.payload.run"):  # fmt: skip
         monkeypatch.setattr("sys.argv", ["sam_bench", "-m", word, "seed=0,1"])
         with pytest.raises(SystemExit) as stopped:
-            app.main()
-        assert stopped.value.code == app.EXIT_CONFIG
+            main.main()
+        assert stopped.value.code == main.EXIT_CONFIG
     assert called == []
     assert everything_below(somewhere) == []

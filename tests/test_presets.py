@@ -4,8 +4,8 @@ import functools
 
 import pytest
 
-from sam_bench import composition
-from sam_bench.config import Config
+from sam_bench.cli import compose
+from sam_bench.config.schema import Config
 from sam_bench.report.published import differences, published
 from tests.conftest import options
 
@@ -184,7 +184,7 @@ def value(config: Config, key: str) -> object:
 
 def reasons(*overrides: str) -> list[str]:
     """Why a run cannot be compared with its published figure."""
-    config = composition.compose(list(overrides))
+    config = compose.compose(list(overrides))
     return differences(config.identity(), published(config.optimizer.name, config.model.name))
 
 
@@ -195,14 +195,14 @@ def test_every_preset_is_known_as_a_publications_or_as_our_own():
 
 @pytest.mark.parametrize("preset", SOURCES)
 def test_a_publications_preset_has_its_settings(preset):
-    config = composition.compose([f"experiment={preset}"])
+    config = compose.compose([f"experiment={preset}"])
     expected = SHARED | SOURCES[preset]
     assert {key: value(config, key) for key in expected} == expected
 
 
 @pytest.mark.parametrize(("preset", "run"), [(preset, run) for preset, runs in FIGURES.items() for run in runs])
 def test_a_presets_run_is_comparable_with_its_figure(preset, run):
-    config = composition.compose([f"experiment={preset}", *run.split()])
+    config = compose.compose([f"experiment={preset}", *run.split()])
     assert published(config.optimizer.name, config.model.name).model == config.model.name
     assert reasons(f"experiment={preset}", *run.split()) == []
 

@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 
-from sam_bench import app, composition
+from sam_bench.cli import compose, main
 from sam_bench.errors import ConfigError
 from sam_bench.report.table import read_records, write_table
 from tests.conftest import ROOT, TINY, options
@@ -90,9 +90,9 @@ def test_the_table_of_costs_is_made_from_the_committed_measurements(monkeypatch)
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_asks_for_runs_that_are_valid(command, folder):
-    arguments = app.get_args_parser().parse_args(shlex.split(command.partition("-m sam_bench")[2]))
+    arguments = main.get_args_parser().parse_args(shlex.split(command.partition("-m sam_bench")[2]))
     try:
-        assert composition.requested(arguments).configs
+        assert compose.requested(arguments).configs
     except ConfigError as error:  # of an extra
         launcher = re.search("hydra/launcher=(ray|slurm)", command)[1]
         assert f"pip install '.[{launcher}]'" in str(error)

@@ -8,8 +8,9 @@ from importlib import metadata
 import pytest
 import torch
 
-from sam_bench import composition, run
+from sam_bench.cli import compose
 from sam_bench.errors import Interrupted
+from sam_bench.runs import run
 from sam_bench.training.averages import Averages
 from sam_bench.training.loop import Training
 from sam_bench.training.step import Step
@@ -111,7 +112,7 @@ def test_what_ends_outside_of_a_step_is_done_again(tiny_run, folder, monkeypatch
 
 
 def test_checkpoints_come_by_epochs_and_by_minutes_and_two_are_kept(tiny_run, folder, monkeypatch):
-    from sam_bench.store.checkpoint import Checkpoints
+    from sam_bench.runs.checkpoint import Checkpoints
 
     save, saved = Checkpoints.save, []
     monkeypatch.setattr(Checkpoints, "save", lambda self, *of: saved.append(of[:2]) or save(self, *of))
@@ -131,7 +132,7 @@ def test_checkpoints_come_by_epochs_and_by_minutes_and_two_are_kept(tiny_run, fo
 def test_a_pause_to_save_does_not_count_as_training(tiny_run, monkeypatch):
     import time
 
-    from sam_bench.store.checkpoint import Checkpoints
+    from sam_bench.runs.checkpoint import Checkpoints
 
     save = Checkpoints.save
     monkeypatch.setattr(Checkpoints, "save", lambda self, *of: time.sleep(0.2) or save(self, *of))
@@ -196,9 +197,10 @@ def test_an_interruption_in_a_later_epoch_needs_no_replay(tiny_run, interrupted,
 
 TOGETHER = """
 import os, signal, sys, time
-from sam_bench import app, composition, run
+from sam_bench.cli import compose, main
+from sam_bench.runs import run
 from sam_bench.errors import Interrupted, UserError
-from sam_bench.store.checkpoint import Checkpoints
+from sam_bench.runs.checkpoint import Checkpoints
 from sam_bench.training.step import Step
 
 how, at = sys.argv[1], int(sys.argv[2])
@@ -232,10 +234,10 @@ if how == "full disk":
 if how == "last moment":
     run.make_record = at_the_end
 try:
-    run.execute(composition.compose(sys.argv[3:]))
+    run.execute(compose.compose(sys.argv[3:]))
 except Interrupted as error:
     print("stopped:", error)
-    sys.exit(app.EXIT_RESUMABLE)
+    sys.exit(main.EXIT_RESUMABLE)
 except UserError as error:
     print("failed:", type(error).__name__, error)
 """
@@ -294,10 +296,10 @@ def test_a_deterministic_run_on_the_gpu_does_so_too(folder, small_synthetic, int
 
     overrides = [*TINY, *overrides_for(optimizer), "trainer.device=cuda", "trainer.deterministic=true"]
     overrides += [f"trainer.precision={precision}"]
-    whole = run.execute(composition.compose(overrides))
+    whole = run.execute(compose.compose(overrides))
     expected = last_checkpoint(folder, whole["run_id"])
     put_away(folder)
     interrupted({0, 3, 7})
-    record, _ = run_to_the_end(lambda *of: run.execute(composition.compose(list(of))), *overrides)
+    record, _ = run_to_the_end(lambda *of: run.execute(compose.compose(list(of))), *overrides)
     assert lasting(record) == lasting(whole)
     assert differences(lasting(last_checkpoint(folder, record["run_id"])), lasting(expected)) == []

@@ -10,12 +10,14 @@ import sys
 import pytest
 import torch
 
-from sam_bench import build, composition, identity, run
-from sam_bench.config import AveragingConfig
+from sam_bench.cli import compose
+from sam_bench.config.schema import AveragingConfig
 from sam_bench.data.batches import Batches
 from sam_bench.errors import ConfigError, StateError
-from sam_bench.hardware import Hardware
-from sam_bench.processes import Processes
+from sam_bench.runs import run, spec
+from sam_bench.runtime.device import Hardware
+from sam_bench.runtime.distributed import Processes
+from sam_bench.training import build
 from sam_bench.training.averages import Averages
 from tests.conftest import ROOT, TINY, everything_below, last_checkpoint, lasting, options
 
@@ -51,7 +53,7 @@ REQUIRED = {
 
 
 def config(*overrides: str):
-    return composition.compose([*SMALL, *overrides])
+    return compose.compose([*SMALL, *overrides])
 
 
 @pytest.mark.parametrize("model", options("model"))
@@ -254,7 +256,7 @@ def test_tuning_does_not_touch_the_test_set(tiny_run, small_synthetic):
 
 def run_id(*overrides: str, device: str = "cpu", precision: str = "fp32") -> str:
     chosen = config(*overrides)
-    return identity.name_of(chosen, identity.identify(chosen, Hardware(torch.device(device), precision)))
+    return spec.name_of(chosen, spec.identify(chosen, Hardware(torch.device(device), precision)))
 
 
 @pytest.mark.parametrize(
@@ -284,8 +286,8 @@ def test_what_cannot_change_the_result_does_not_change_the_run(folder, override)
 def test_a_setting_that_came_later_leaves_the_names_of_earlier_runs_as_they_are(name):
     """Two of those whose records are committed."""
     overrides = ["experiment=quick", f"optimizer={name.partition('-')[0]}", "data.split=tune", "seed=0"]
-    chosen = composition.compose(overrides)
-    assert identity.name_of(chosen, identity.identify(chosen, Hardware(torch.device("cpu"), "bf16"))) == name
+    chosen = compose.compose(overrides)
+    assert spec.name_of(chosen, spec.identify(chosen, Hardware(torch.device("cpu"), "bf16"))) == name
 
 
 def test_a_run_warms_up_from_where_it_is_told_and_by_the_epoch(tiny_run):
@@ -325,7 +327,7 @@ def test_a_long_run_on_the_cpu_says_how_long_and_what_to_do_instead(tiny_run, mo
 @pytest.mark.cuda
 @pytest.mark.parametrize("optimizer", options("optimizer"))
 def test_every_method_trains_on_the_gpu(folder, small_synthetic, optimizer):
-    record = run.execute(composition.compose([*TINY, "model=resnet8", f"optimizer={optimizer}", "trainer.device=cuda"]))
+    record = run.execute(compose.compose([*TINY, "model=resnet8", f"optimizer={optimizer}", "trainer.device=cuda"]))
     assert record["status"] == "finished"
     assert record["precision"] == "bf16"
     assert record["config"]["trainer"]["device"] == "cuda"
@@ -373,7 +375,7 @@ def test_two_processes_make_one_run_which_equals_that_of_one_with_half_the_batch
     assert again.returncode == 0
     assert again.stdout.count("finished before") == 1
 
-    alone = run.execute(composition.compose([*overrides, "optimizer.m=10", "trainer.progress=none"]))
+    alone = run.execute(compose.compose([*overrides, "optimizer.m=10", "trainer.progress=none"]))
     assert (alone["m"], alone["processes"]) == (10, 1)
     assert together["history"]["train_loss"] == pytest.approx(alone["history"]["train_loss"], rel=1e-4)
     states = [last_checkpoint(folder, run_id, "smoke")["training"]["model"] for run_id in (name, alone["run_id"])]
@@ -385,12 +387,12 @@ def test_two_processes_make_one_run_which_equals_that_of_one_with_half_the_batch
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_created(folder, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ConfigError, match=r"trainer\.batch_size=128 .* 3 processes"):
-        run.check([composition.compose(["experiment=smoke"])])
+        run.check([compose.compose(["experiment=smoke"])])
     with pytest.raises(ConfigError, match="last batch of an epoch=20"):
-        run.check([composition.compose(["experiment=smoke", "trainer.batch_size=120"])])
+        run.check([compose.compose(["experiment=smoke", "trainer.batch_size=120"])])
     with pytest.raises(ConfigError, match=r"optimizer\.m=65 .* 50 examples"):
         overrides = ["experiment=smoke", "trainer.batch_size=150", "data.train_subset=450", "optimizer.m=65"]
-        run.check([composition.compose(overrides)])
+        run.check([compose.compose(overrides)])
     assert everything_below(folder) == []
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from sam_bench import app, build, composition, run
+from sam_bench.cli import compose, main
+from sam_bench.cli.sweep import Outcome, Sweep, summary
 from sam_bench.errors import ConfigError, Interrupted, StateError
-from sam_bench.store.lock import RunLock
-from sam_bench.store.record import RunFiles
-from sam_bench.sweep import Outcome, Sweep, summary
+from sam_bench.runs import run
+from sam_bench.runs.lock import RunLock
+from sam_bench.runs.record import RunFiles
+from sam_bench.training import build
 from tests.conftest import ROOT, TINY, everything_below, lasting, options
 
 SWEEP = ["-m", *TINY, "experiment=smoke"]
@@ -43,7 +45,7 @@ def test_one_failure_stops_no_other_and_is_told_at_the_end(command, folder, smal
     with monkeypatch.context() as patch:
         failing(patch, 1)
         code, out, error = command(*SWEEP, "seed=0,1,2")
-    assert code == app.EXIT_RUN
+    assert code == main.EXIT_RUN
     assert sorted(record["seed"] for record in records("smoke").values()) == [0, 2]
     assert "Traceback" in error
     lines = out.splitlines()
@@ -64,7 +66,7 @@ def test_a_repeated_sweep_runs_what_is_missing_and_resumes_what_is_broken(
     arguments = [*SWEEP, "trainer.epochs=2", "seed=0,1,2", "trainer.progress=plain"]
     interrupted({6})  # the third step of the second run
     code, out, error = command(*arguments)
-    assert code == app.EXIT_RESUMABLE
+    assert code == main.EXIT_RESUMABLE
     assert "3 runs: 1 finished, 0 skipped, 0 diverged, 0 failed, 1 interrupted, 1 unfinished" in out
     assert "saved after 3 of 4 steps" in error
     code, out, _ = command(*arguments)
@@ -82,11 +84,11 @@ def test_a_diverged_run_is_a_record_and_no_failure(command, small_synthetic, rec
 
 
 def test_a_run_that_another_process_has_is_left_to_it(command, folder, small_synthetic, records):
-    _, files = run.located(composition.compose([*TINY, "experiment=smoke", "seed=1"]))
+    _, files = run.located(compose.compose([*TINY, "experiment=smoke", "seed=1"]))
     lock = RunLock(files.lock)
     code, out, _ = command(*SWEEP, "seed=0,1,2")
     lock.release()
-    assert code == app.EXIT_RUN
+    assert code == main.EXIT_RUN
     assert "2 finished, 0 skipped, 0 diverged, 0 failed, 1 busy" in out
     assert f"Busy: {files.run_id} is being run by process {os.getpid()}" in out
 
@@ -128,12 +130,12 @@ LAUNCHERS = options("hydra/launcher")
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_launcher_is_chosen_or_its_package_is_named(command, folder, launcher, monkeypatch):
     plugin = {"slurm": "submitit"}.get(launcher, launcher)
-    arguments = app.get_args_parser().parse_args([*SWEEP, f"hydra/launcher={launcher}", "seed=0,1"])
+    arguments = main.get_args_parser().parse_args([*SWEEP, f"hydra/launcher={launcher}", "seed=0,1"])
     if importlib.util.find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
         with pytest.raises(ConfigError, match=rf"hydra/launcher={launcher}.*pip install '\.\[{launcher}\]'"):
-            composition.requested(arguments)
+            compose.requested(arguments)
     else:
-        asked = composition.requested(arguments)
+        asked = compose.requested(arguments)
         assert (asked.launcher, len(asked.configs)) == (launcher, 2)
     assert everything_below(folder) == []
 
@@ -165,7 +167,7 @@ LONG = ["data.train_subset=200", "trainer.batch_size=50", "trainer.epochs=8", "t
 def test_joblib_runs_side_by_side_and_one_failure_is_told(folder, records):
     done = sweep(folder, *TINY, "hydra/launcher=joblib", "seed=0,1,2", "+optimizer.m=3,null", "trainer.batch_size=2,5")
     out, _ = done.communicate(timeout=300)
-    assert done.returncode == app.EXIT_CONFIG, out  # m=3 of 2 examples: refused before anything was begun
+    assert done.returncode == main.EXIT_CONFIG, out  # m=3 of 2 examples: refused before anything was begun
     assert everything_below(folder) == []
     done = sweep(folder, *TINY, "hydra/launcher=joblib", "seed=0,1,2,3")
     out, _ = done.communicate(timeout=300)
@@ -189,14 +191,14 @@ def test_a_joblib_sweep_that_is_asked_to_end_saves_what_trains(folder, records, 
     else:
         going.send_signal(getattr(signal, how))
     out, _ = going.communicate(timeout=120)
-    assert going.returncode == app.EXIT_RESUMABLE, out
+    assert going.returncode == main.EXIT_RESUMABLE, out
     assert "Traceback" not in out
     assert f"0 failed, {count} interrupted" in out
     assert out.count("the same command goes on from there") == count
     assert records("smoke") == {}
     again = sweep(folder, *arguments, "trainer.max_minutes=0.02")
     out, _ = again.communicate(timeout=120)
-    assert again.returncode == app.EXIT_RESUMABLE, out
+    assert again.returncode == main.EXIT_RESUMABLE, out
     assert out.count(", on from epoch") == count, out
 
 
@@ -218,7 +220,7 @@ def test_workers_of_a_joblib_sweep_that_was_killed_save_and_end(folder, records)
 def test_ray_without_a_gpu_is_refused_before_it_waits_for_one(command, folder, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     code, _, error = command(*SWEEP, "hydra/launcher=ray", "seed=0,1")
-    assert code == app.EXIT_CONFIG
+    assert code == main.EXIT_CONFIG
     assert "hydra.launcher.ray.remote.num_gpus=0" in error
     assert everything_below(folder) == []
 
@@ -234,7 +236,7 @@ def test_a_ray_sweep_that_is_asked_to_end_saves_what_trains(folder, records):
             owner(folder, seed)
     os.killpg(going.pid, signal.SIGINT)
     out, _ = going.communicate(timeout=120)
-    assert going.returncode == app.EXIT_RESUMABLE, out
+    assert going.returncode == main.EXIT_RESUMABLE, out
     assert "interrupted" in out
     assert records("smoke") == {}
 
@@ -244,21 +246,21 @@ def test_a_launcher_that_begins_jobs_again_gets_no_result_from_one_that_a_signal
     def interrupted(*_):
         raise Interrupted("asked", by_signal=by_signal)
 
-    monkeypatch.setattr(app, "attempt", interrupted)
+    monkeypatch.setattr(main, "attempt", interrupted)
     choices = {"runtime": {"choices": {"hydra/launcher": "ray"}}, "sweep": {"dir": "sweep"}}
     hydra_config = OmegaConf.create(choices | {"overrides": {"task": ["seed=1"]}, "job": {"num": 0}})
     if by_signal:
-        with pytest.raises(SystemExit, match=str(app.EXIT_RESUMABLE)):
-            app._run_of_sweep(None, hydra_config)
+        with pytest.raises(SystemExit, match=str(main.EXIT_RESUMABLE)):
+            main._run_of_sweep(None, hydra_config)
         assert Sweep(folder / "sweep").outcomes(["a"]) == [Outcome("a", "unfinished")]
     else:
-        app._run_of_sweep(None, hydra_config)
+        main._run_of_sweep(None, hydra_config)
         assert [outcome.status for outcome in Sweep(folder / "sweep").outcomes(["a"])] == ["interrupted"]
 
 
 def test_a_run_that_cannot_even_be_named_is_a_failure_of_its_own(folder, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    outcome = app.attempt(composition.compose(["trainer.device=cuda"]), "seed=1 trainer.device=cuda")
+    outcome = main.attempt(compose.compose(["trainer.device=cuda"]), "seed=1 trainer.device=cuda")
     assert (outcome.title, outcome.status) == ("seed=1 trainer.device=cuda", "failed")
     assert "no CUDA device" in outcome.message
     assert capsys.readouterr().err.startswith("Error: ")
@@ -270,7 +272,7 @@ def test_a_sweep_whose_folder_is_full_goes_on(command, folder, small_synthetic, 
 
     monkeypatch.setattr(Sweep, "note", full)
     code, out, error = command(*SWEEP, "seed=0,1")
-    assert (code, len(records("smoke"))) == (app.EXIT_RUN, 2)
+    assert (code, len(records("smoke"))) == (main.EXIT_RUN, 2)
     assert "2 unfinished" in out
     assert error.count("No space left on device") == 2
 
@@ -281,7 +283,7 @@ def test_a_run_that_was_just_finished_when_a_signal_came_counts_as_finished(
     finish = RunFiles.finish
     monkeypatch.setattr(RunFiles, "finish", lambda *of: os.kill(os.getpid(), signal.SIGTERM) or finish(*of))
     code, out, _ = command(*SWEEP, "seed=0,1")
-    assert code == app.EXIT_RESUMABLE
+    assert code == main.EXIT_RESUMABLE
     assert "1 finished" in out
     assert "1 unfinished" in out
 
@@ -298,7 +300,7 @@ def test_a_folder_chosen_for_sweeps_keeps_nothing_of_the_last_one(command, folde
 def test_a_sweep_under_torchrun_is_refused(command, folder, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, _, error = command(*SWEEP, "seed=0,1")
-    assert code == app.EXIT_CONFIG
+    assert code == main.EXIT_CONFIG
     assert "without -m" in error
     assert everything_below(folder) == []
 
@@ -314,7 +316,7 @@ def test_a_ray_sweep_of_twelve_whose_worker_is_killed_leaves_twelve_records(fold
     assert "12 runs: 12 finished, 0 skipped, 0 diverged, 0 failed" in out
     assert sorted(record["seed"] for record in records("smoke").values()) == list(range(12))
     assert out.count("on from epoch") >= 2 or "repeated" in out
-    alone = run.execute(composition.compose(["experiment=smoke", "trainer.progress=none", *LONG, "trainer.device=cpu",
+    alone = run.execute(compose.compose(["experiment=smoke", "trainer.progress=none", *LONG, "trainer.device=cpu",
                                      "seed=1", "paths.runs=alone", "paths.results=alone"]))  # fmt: skip
     assert lasting(next(r for r in records("smoke").values() if r["seed"] == 1)) == lasting(alone)
     print(out[-2000:])
@@ -352,7 +354,7 @@ def test_a_slurm_sweep_of_twelve_that_is_requeued_and_preempted_leaves_twelve_re
         text = logs[number].read_text() + logs[number].with_suffix(".err").read_text()
         assert "the same command goes on from there" in text or "Requeued job" in text
         assert text.count("on from epoch") == 1, text
-    alone = run.execute(composition.compose(["experiment=smoke", "trainer.progress=none", *longer, "trainer.device=cpu",
+    alone = run.execute(compose.compose(["experiment=smoke", "trainer.progress=none", *longer, "trainer.device=cpu",
                                      "seed=1", "paths.runs=alone", "paths.results=alone"]))  # fmt: skip
     assert lasting(next(r for r in records("smoke").values() if r["seed"] == 1)) == lasting(alone)
     print(out[-500:], *(path.read_text() for path in sorted(logs.values())[:2]), sep="\n")

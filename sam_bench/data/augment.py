@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sam_bench.hardware import to_device
+from sam_bench.runtime.device import to_device
 
 PADDING = 4
 CUTOUT = 16

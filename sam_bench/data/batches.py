@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sam_bench.data.augment import Augment, Draws
 from sam_bench.data.images import Images
-from sam_bench.hardware import to_device
+from sam_bench.runtime.device import to_device
 
 
 def generator_for(seed: int, *purpose: object) -> torch.Generator:

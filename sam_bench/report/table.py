@@ -12,8 +12,8 @@ from sam_bench.errors import StateError
 from sam_bench.optim.registry import METHODS
 from sam_bench.report.published import differences, flat, published
 from sam_bench.report.stats import t_interval
-from sam_bench.store.files import write_atomically
-from sam_bench.store.record import read_record
+from sam_bench.runs.files import write_atomically
+from sam_bench.runs.record import read_record
 
 MIB = 2**20
 LAST = "last"

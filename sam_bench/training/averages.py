@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import nn
 
-from sam_bench.config import AveragingConfig
+from sam_bench.config.schema import AveragingConfig
 from sam_bench.data.batches import Batches
-from sam_bench.hardware import Hardware
 from sam_bench.optim.averaging import WeightAverage
 from sam_bench.optim.running_stats import frozen_statistics
-from sam_bench.processes import Processes
+from sam_bench.runtime.device import Hardware
+from sam_bench.runtime.distributed import Processes
 from sam_bench.training.evaluate import estimate_on_training_images
 
 

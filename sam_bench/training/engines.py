@@ -4,11 +4,11 @@ import importlib.util
 import os
 import shutil
 
-from sam_bench.config import Config
+from sam_bench.config.schema import Config
 from sam_bench.errors import ConfigError
-from sam_bench.hardware import Hardware
 from sam_bench.optim.registry import BASES, METHODS
-from sam_bench.processes import world_size
+from sam_bench.runtime.device import Hardware
+from sam_bench.runtime.distributed import world_size
 
 
 def choose_engine(config: Config, hardware: Hardware) -> tuple[str, str]:

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from sam_bench.data.batches import Batches
-from sam_bench.hardware import Hardware
 from sam_bench.optim.running_stats import reestimate_statistics
-from sam_bench.processes import Processes
+from sam_bench.runtime.device import Hardware
+from sam_bench.runtime.distributed import Processes
 from sam_bench.training.loss import cross_entropy
 
 

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from sam_bench.config import Config
+from sam_bench.config.schema import Config
 from sam_bench.data.batches import Batches
-from sam_bench.hardware import Hardware
-from sam_bench.optim import schedules
+from sam_bench.loggers.console import Reporter
 from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.registry import BASES
-from sam_bench.processes import Processes
+from sam_bench.runtime.device import Hardware
+from sam_bench.runtime.distributed import Processes
+from sam_bench.training import schedules
 from sam_bench.training.averages import Averages
 from sam_bench.training.evaluate import estimate_on_training_images, evaluate
 from sam_bench.training.loss import smoothing_for_torch
-from sam_bench.training.progress import Reporter
 from sam_bench.training.step import CapturedStep, Step, compile_for
 from sam_bench.training.stopwatch import Stopwatch
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from sam_bench.hardware import Hardware, is_out_of_memory
 from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.progress import Progress
-from sam_bench.processes import Processes
-from sam_bench.training.capture import CudaGraphs
+from sam_bench.runtime.device import Hardware, is_out_of_memory
+from sam_bench.runtime.distributed import Processes
+from sam_bench.training.cuda_graph import CudaGraphs
 from sam_bench.training.loss import cross_entropy
 
 T = TypeVar("T")

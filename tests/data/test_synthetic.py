@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from sam_bench import composition, run
+from sam_bench.cli import compose
 from sam_bench.data import synthetic
+from sam_bench.runs import run
 
 
 def test_it_is_always_the_same_and_balanced():
@@ -17,7 +18,7 @@ def test_it_is_always_the_same_and_balanced():
 
 def test_it_can_be_learned(folder):
     record = run.execute(
-        composition.compose(
+        compose.compose(
             [
                 "experiment=smoke",
                 "optimizer=sgd",

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sam_bench import composition
+from sam_bench.cli import compose
 from sam_bench.errors import StateError
 from sam_bench.report.published import LEFT_OUT, PUBLISHED, differences, published
 from sam_bench.report.stats import t_interval
@@ -22,7 +22,7 @@ ERRORS = {"sgd": [3.3, 3.1, 3.2], "sam": [2.9, 2.8, 3.0], "gsam": [2.5]}
 
 
 def record(method: str, seed: int, error: float, **changes) -> dict:
-    config = composition.compose(["experiment=sam_example", f"optimizer={method}", f"seed={seed}"]).identity()
+    config = compose.compose(["experiment=sam_example", f"optimizer={method}", f"seed={seed}"]).identity()
     made = {
         "schema_version": 1,
         "run_id": f"{method}-{seed}",
@@ -228,14 +228,14 @@ def test_newer_and_broken_records_are_errors(tmp_path):
     ],
 )
 def test_what_cannot_be_compared_with_published_figures_is_said(overrides, reason):
-    config = composition.compose(overrides)
+    config = compose.compose(overrides)
     found = differences(config.identity(), published(config.optimizer.name, config.model.name))
     assert any(reason in text for text in found) if reason else found == []
 
 
 def test_what_a_record_leaves_out_is_as_it_was_before_there_was_the_setting():
     """Otherwise a run of zero padding could pass for one of the closure example, which mirrors."""
-    default, left_out = composition.compose([]), {}
+    default, left_out = compose.compose([]), {}
     for group in (f.name for f in fields(default) if hasattr(getattr(default, f.name), "key")):
         for f in fields(getattr(default, group)):
             if "usual" in f.metadata and f.metadata["usual"] is not None:
@@ -243,7 +243,7 @@ def test_what_a_record_leaves_out_is_as_it_was_before_there_was_the_setting():
                 assert getattr(getattr(default, group), f.name) == f.metadata["usual"]
                 assert f.name not in default.identity()[group]
     assert left_out | {"trainer.last_batch": "keep"} == LEFT_OUT
-    config = composition.compose(["experiment=closure_example"]).identity()
+    config = compose.compose(["experiment=closure_example"]).identity()
     for key in left_out:
         group, _, name = key.partition(".")
         del config[group][name]
@@ -258,7 +258,7 @@ def test_what_a_record_leaves_out_is_as_it_was_before_there_was_the_setting():
 
 
 def test_the_protocol_says_how_the_crop_is_padded_and_where_the_warm_up_begins():
-    config = composition.compose(["experiment=closure_example"]).identity()
+    config = compose.compose(["experiment=closure_example"]).identity()
     (line,) = protocol([config], "closure_example")
     assert "augmentation crop (reflect padding) + flip, normalised" in line
     assert "cosine schedule by the epoch, warm-up 5 from 0.25 of the rate, base" in line

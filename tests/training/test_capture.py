@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam_bench.hardware import Hardware
 from sam_bench.models.registry import model as build_model
 from sam_bench.optim.registry import METHODS, method
-from sam_bench.processes import Processes
-from sam_bench.training.capture import CudaGraphs
+from sam_bench.runtime.device import Hardware
+from sam_bench.runtime.distributed import Processes
+from sam_bench.training.cuda_graph import CudaGraphs
 from sam_bench.training.step import WARMUP_STEPS, CapturedStep, Step
 from tests.conftest import differences
 from tests.training.stand_in import install

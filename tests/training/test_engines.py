@@ -6,10 +6,11 @@ import shutil
 import pytest
 import torch
 
-from sam_bench import composition, identity, run
+from sam_bench.cli import compose
 from sam_bench.errors import ConfigError
-from sam_bench.hardware import Hardware
 from sam_bench.optim.registry import BASES, METHODS
+from sam_bench.runs import run, spec
+from sam_bench.runtime.device import Hardware
 from sam_bench.training import engines
 from sam_bench.training.engines import choose_engine
 from sam_bench.training.step import Step
@@ -18,7 +19,7 @@ from tests.training.test_capture import trained
 
 
 def chosen(device: str, *overrides: str) -> tuple[str, str]:
-    return choose_engine(composition.compose([*TINY, *overrides]), Hardware(torch.device(device), "bf16"))
+    return choose_engine(compose.compose([*TINY, *overrides]), Hardware(torch.device(device), "bf16"))
 
 
 @pytest.fixture
@@ -91,15 +92,15 @@ def test_on_the_cpu_auto_is_eager():
 @pytest.mark.parametrize(("engine", "same"), [("auto", True), ("eager", True), ("compile", False)])
 def test_compiled_kernels_are_part_of_what_a_run_is(folder, engine, same):
     ids = {
-        run.located(composition.compose([*TINY, "trainer.device=cpu", *own]))[1].run_id
+        run.located(compose.compose([*TINY, "trainer.device=cpu", *own]))[1].run_id
         for own in ([], [f"trainer.engine={engine}"])
     }
     assert (len(ids) == 1) == same
 
 
 def test_a_captured_run_is_that_of_the_same_compiled_kernels():
-    config = composition.compose(TINY)
-    identities = [identity.identify(config, Hardware(torch.device("cuda"), "bf16", e)) for e in ("compile", "graph")]
+    config = compose.compose(TINY)
+    identities = [spec.identify(config, Hardware(torch.device("cuda"), "bf16", e)) for e in ("compile", "graph")]
     assert identities[0] == identities[1]
 
 
@@ -210,6 +211,6 @@ def test_every_engine_trains_on_the_gpu(folder, small_synthetic, engine):
         "data.train_subset=50",
         f"trainer.engine={engine}",
     ]
-    record = run.execute(composition.compose([*TINY, *own]))
+    record = run.execute(compose.compose([*TINY, *own]))
     assert record["status"] == "finished"
     assert record["engine"] == ("graph" if engine == "auto" else engine)

@@ -8,8 +8,8 @@ import torch
 from sam_bench.data.augment import Augment
 from sam_bench.data.batches import Batches
 from sam_bench.data.images import Images
-from sam_bench.hardware import Hardware
-from sam_bench.processes import Processes
+from sam_bench.runtime.device import Hardware
+from sam_bench.runtime.distributed import Processes
 from sam_bench.training.evaluate import evaluate
 from sam_bench.training.loss import cross_entropy, smoothing_for_torch
 

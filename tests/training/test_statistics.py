@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from sam_bench import run
-from sam_bench.build import load_data, prepare
-from sam_bench.composition import compose
+from sam_bench.cli.compose import compose
 from sam_bench.optim.registry import METHODS
-from sam_bench.processes import Processes
 from sam_bench.report.table import notes
+from sam_bench.runs import run
+from sam_bench.runtime.distributed import Processes
+from sam_bench.training.build import load_data, prepare
 from sam_bench.training.evaluate import evaluate
 from tests.conftest import TINY, last_checkpoint
 

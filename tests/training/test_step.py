@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from sam_bench.hardware import Hardware
 from sam_bench.optim.registry import METHODS, method
-from sam_bench.processes import Processes
+from sam_bench.runtime.device import Hardware
+from sam_bench.runtime.distributed import Processes
 from sam_bench.training.step import Step
 
 HARDWARE, ALONE = Hardware(torch.device("cpu"), "fp32"), Processes("cpu")

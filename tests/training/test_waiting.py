@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from sam_bench import run
-from sam_bench.build import load_data, prepare
-from sam_bench.composition import compose
-from sam_bench.hardware import Hardware
+from sam_bench.cli.compose import compose
+from sam_bench.loggers.console import Reporter
 from sam_bench.optim.registry import METHODS, method
-from sam_bench.processes import Processes
-from sam_bench.training.progress import Reporter
+from sam_bench.runs import run
+from sam_bench.runtime.device import Hardware
+from sam_bench.runtime.distributed import Processes
+from sam_bench.training.build import load_data, prepare
 from sam_bench.training.step import Step
 from tests.training.tape import Counting
 

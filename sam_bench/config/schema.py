@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from sam_bench.config.fields import Settings, setting
 from sam_bench.errors import ConfigError
 from sam_bench.models.registry import MODELS
 from sam_bench.optim.registry import BASES, METHODS
-from sam_bench.settings import Settings, setting
 
 
 @dataclass(frozen=True)

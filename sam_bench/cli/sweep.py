@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sam_bench.store.files import write_atomically
+from sam_bench.runs.files import write_atomically
 
 STATUSES = ("finished", "skipped", "diverged", "failed", "busy", "interrupted", "unfinished")
 """Finished now; finished before; diverged; ended in an error; another process has it; saved on request; without an

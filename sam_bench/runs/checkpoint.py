@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sam_bench.errors import StateError
-from sam_bench.store.files import sweep_temporary, write_atomically
+from sam_bench.runs.files import sweep_temporary, write_atomically
 
 FORMAT = 1
 """Counts changes after which an older sam_bench cannot read a checkpoint."""

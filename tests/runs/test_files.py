@@ -5,8 +5,8 @@ import json
 import pytest
 
 from sam_bench.errors import StateError
-from sam_bench.store import files
-from sam_bench.store.record import RunFiles, without_nan
+from sam_bench.runs import files
+from sam_bench.runs.record import RunFiles, without_nan
 
 
 def test_a_write_that_fails_leaves_the_old_content_and_no_traces(tmp_path, monkeypatch):

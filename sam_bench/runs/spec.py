@@ -4,12 +4,12 @@ import hashlib
 import json
 from typing import Any
 
-from sam_bench.config import Config
+from sam_bench.config.schema import Config
 from sam_bench.errors import ConfigError
-from sam_bench.hardware import Hardware
 from sam_bench.optim.registry import METHODS
-from sam_bench.processes import world_size
-from sam_bench.store.record import RunFiles
+from sam_bench.runs.record import RunFiles
+from sam_bench.runtime.device import Hardware
+from sam_bench.runtime.distributed import world_size
 
 PROTOCOL = 1
 """Counts changes of the code after which the same settings give another result; part of every run's identity."""

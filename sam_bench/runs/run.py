@@ -10,23 +10,23 @@ from typing import Any
 
 import torch
 
-from sam_bench.build import build_network, build_optimizer, load_data, obtain_data, prepare
-from sam_bench.config import Config
-from sam_bench.data import cifar10
+from sam_bench.config.schema import Config
+from sam_bench.data import cifar
 from sam_bench.data.images import Dataset
 from sam_bench.errors import Interrupted, ResourceError, StateError
-from sam_bench.hardware import Hardware, is_out_of_memory
-from sam_bench.identity import batchnorm_policy, check_shares, describe, files_of, identify, shared_examples
-from sam_bench.interruption import Interruption
-from sam_bench.processes import Processes
-from sam_bench.store.checkpoint import Checkpoints
-from sam_bench.store.lock import RunLock
-from sam_bench.store.mirror import Mirror, NoMirror
-from sam_bench.store.record import SCHEMA_VERSION, RunFiles
+from sam_bench.loggers.console import Reporter
+from sam_bench.loggers.wandb import Mirror, NoMirror
+from sam_bench.runs.checkpoint import Checkpoints
+from sam_bench.runs.lock import RunLock
+from sam_bench.runs.provenance import code_versions
+from sam_bench.runs.record import SCHEMA_VERSION, RunFiles
+from sam_bench.runs.spec import batchnorm_policy, check_shares, describe, files_of, identify, shared_examples
+from sam_bench.runtime.device import Hardware, is_out_of_memory
+from sam_bench.runtime.distributed import Processes
+from sam_bench.runtime.signals import Interruption
+from sam_bench.training.build import build_network, build_optimizer, load_data, obtain_data, prepare
 from sam_bench.training.engines import choose_engine
 from sam_bench.training.loop import Training
-from sam_bench.training.progress import Reporter
-from sam_bench.versions import code_versions
 
 ELSEWHERE = "Another process of the run was asked to end"
 
@@ -54,7 +54,7 @@ def check(configs: list[Config], here: bool = True) -> None:
                 build_optimizer(config, build_network(config))
             built.add((config.model, config.optimizer))
         if config.data.name == "cifar10" and config.data.folder not in verified:
-            cifar10.load(obtain_data(config.data))
+            cifar.load(obtain_data(config.data))
             verified.add(config.data.folder)
 
 

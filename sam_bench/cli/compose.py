@@ -25,13 +25,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sam_bench.config import Config
+from sam_bench.cli.sweep import Sweep
+from sam_bench.config.fields import Settings
+from sam_bench.config.schema import Config
 from sam_bench.errors import ConfigError
 from sam_bench.lookup import no_such, suggestion
-from sam_bench.settings import Settings
-from sam_bench.sweep import Sweep
 
-_PACKAGED = Path(__file__).resolve().parent / "conf"
+_PACKAGED = Path(__file__).resolve().parents[1] / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "conf"
 """The folder of the configuration files: in a wheel inside the package, in a checkout at the top."""
 

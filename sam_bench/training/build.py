@@ -4,19 +4,19 @@ from pathlib import Path
 
 import torch
 
-from sam_bench.config import Config, DataConfig
-from sam_bench.data import cifar10, synthetic
+from sam_bench.config.schema import Config, DataConfig
+from sam_bench.data import cifar, synthetic
 from sam_bench.data.augment import Augment
 from sam_bench.data.batches import Batches, generator_for
 from sam_bench.data.images import Dataset, divide
 from sam_bench.data.obtain import obtain
 from sam_bench.errors import ConfigError
-from sam_bench.hardware import Hardware
 from sam_bench.lookup import load
 from sam_bench.models.registry import model as build_model
 from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.registry import BASES, METHODS, method
-from sam_bench.processes import Processes, in_parallel
+from sam_bench.runtime.device import Hardware
+from sam_bench.runtime.distributed import Processes, in_parallel
 from sam_bench.training.loop import Training
 
 
@@ -29,7 +29,7 @@ def load_data(config: DataConfig) -> Dataset:
     if config.name == "synthetic":
         train, test = synthetic.load()
     else:
-        train, test = cifar10.load(obtain_data(config))
+        train, test = cifar.load(obtain_data(config))
     return divide(config.name, train, test, config.split, config.train_subset)
 
 
@@ -41,7 +41,7 @@ def obtain_data(config: DataConfig) -> Path:
     """
 
     def tell(text: str, ready: int) -> None:
-        print(f"{text}: {ready} of {len(cifar10.SHA256)} files", flush=True)
+        print(f"{text}: {ready} of {len(cifar.SHA256)} files", flush=True)
 
     return obtain(config.folder, config.timeout, tell)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from sam_bench.optim import schedules
+from sam_bench.training import schedules
 from tests.optim import reference
 
 EPOCHS, STEPS_PER_EPOCH = 20, 7

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_bench.errors import StateError
-from sam_bench.store.files import sweep_temporary, write_atomically
+from sam_bench.runs.files import sweep_temporary, write_atomically
 
 SCHEMA_VERSION = 1
 

@@ -15,11 +15,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sam_bench.composition import CONF, CONFIG_NAME, Asked, composing, new_command, read, requested
-from sam_bench.config import Config
+from sam_bench.cli.compose import CONF, CONFIG_NAME, Asked, composing, new_command, read, requested
+from sam_bench.cli.sweep import Outcome, Sweep, summary
+from sam_bench.config.schema import Config
 from sam_bench.errors import Busy, ConfigError, Interrupted, LeaderFailed, StateError, UserError
-from sam_bench.interruption import SIGNALS, Interruption
-from sam_bench.sweep import Outcome, Sweep, summary
+from sam_bench.runtime.signals import SIGNALS, Interruption
 
 EXIT_RUN, EXIT_CONFIG, EXIT_RESUMABLE, EXIT_INTERRUPTED = 1, 2, 75, 130
 """A run failed; nothing was begun; runs were asked to end, and the same command goes on; Ctrl-C outside of a run."""
@@ -43,7 +43,7 @@ def main() -> None:
     try:
         asked = requested(get_args_parser().parse_args())
         if asked.configs:
-            from sam_bench import run  # imports torch, which is worth its seconds only now
+            from sam_bench.runs import run  # imports torch, which is worth its seconds only now
 
             if asked.needs_gpu and not run.has_gpu():
                 raise ConfigError(
@@ -94,7 +94,7 @@ def attempt(config: Config, words: str = "", asked_to_end: Callable[[], bool] = 
     Raises:
         Interrupted: it was asked to end.
     """
-    from sam_bench import run
+    from sam_bench.runs import run
 
     title = words
     try:

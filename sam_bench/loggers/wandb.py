@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sam_bench.config import Config
+from sam_bench.config.schema import Config
 
 PATIENCE = 10.0
 """Seconds that a run waits, at its end, for the mirror."""
