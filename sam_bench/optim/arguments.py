@@ -15,7 +15,7 @@ def check_number(least: float = -math.inf, most: float = math.inf, **values: Any
         ValueError: a number is out of range, or NaN.
     """
     for name, value in values.items():
-        scalar = isinstance(value, Tensor) and value.numel() == 1
+        scalar = isinstance(value, Tensor) and value.dim() == 0 and value.dtype.is_floating_point
         if isinstance(value, bool) or not (scalar or isinstance(value, Real)):
             raise _wrong_type(name, value, "a number")
         if not least <= value <= most:

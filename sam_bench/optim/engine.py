@@ -226,6 +226,7 @@ class SharpnessAware(Method):
         Raises:
             RuntimeError: `first_step` was not called.
             ValueError: no parameter has a gradient, or `first_step` was given another scaler; the step is given up.
+            RuntimeError: the scaler has unscaled the gradients already; the step is given up.
         """
         if self._between is None:
             raise RuntimeError("second_step() came first: it ends what first_step() begins")
@@ -245,7 +246,12 @@ class SharpnessAware(Method):
         self._between = None
         if not fresh:
             h = self._averaged(h)  # whether this step had a second pass was not known when its gradients were computed
-        self._update(held.g if held.two else h, h, held.finite, self._before(held), scaler)
+        before = self._before(held)
+        try:
+            self._update(held.g if held.two else h, h, held.finite, before, scaler)
+        except BaseException:
+            self.statistics.write(before)
+            raise
         self._opt_called = True
         if zero_grad:
             self.zero_grad()
@@ -295,10 +301,13 @@ class SharpnessAware(Method):
             RuntimeError: between `first_step` and `second_step`, where the weights are not the model's own.
         """
         self._be_at_rest("state_dict()")
-        memory = {i: dict(self.memory[p]) for i, p in enumerate(self._parameters()) if p in self.memory}
-        own = {"steps": self.steps, "passes": self.passes, "skipped": self.skipped.clone(), "memory": memory}
-        own["method"] = self.method_name
-        return self.base.state_dict() | {"sharpness_aware": own}
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
+        state_dict = self._collect_state()
+        for hook in self._optimizer_state_dict_post_hooks.values():
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a `state_dict()`. A step between its halves is forgotten: load the model's weights too.
@@ -306,12 +315,26 @@ class SharpnessAware(Method):
         Raises:
             ValueError: the groups do not match, or the state was not saved by this class.
         """
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        self._apply_state(state_dict)
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+
+    def _collect_state(self) -> dict[str, Any]:
+        memory = {i: dict(self.memory[p]) for i, p in enumerate(self._parameters()) if p in self.memory}
+        own = {"steps": self.steps, "passes": self.passes, "skipped": self.skipped.clone(), "memory": memory}
+        own["method"] = self.method_name
+        return self.base.state_dict() | {"sharpness_aware": own}
+
+    def _apply_state(self, state_dict: dict[str, Any]) -> None:
         if "sharpness_aware" not in state_dict:
             raise ValueError("this is another optimizer's state: it has no entry 'sharpness_aware'")
         if (owner := state_dict["sharpness_aware"]["method"]) != self.method_name:
             raise ValueError(f"this is the state of {owner}, not of {self.method_name}")
-        self._between, self._away, self._resting, self.settled = None, [], None, False
         load_in_place(self.base, {key: state_dict[key] for key in ("state", "param_groups")})
+        self._between, self._away, self._resting, self.settled = None, [], None, False
         own, parameters = state_dict["sharpness_aware"], self._parameters()
         for i, saved in state_dict["state"].items():
             present = self.base.state[parameters[i]]
@@ -435,7 +458,8 @@ class SharpnessAware(Method):
         if not e:
             return
         for p in e:
-            if p not in self._saved:
+            kept = self._saved.get(p)
+            if kept is None or (kept.dtype, kept.device) != (p.dtype, p.device):  # a model may be moved or widened
                 self._saved[p] = torch.empty_like(p)
         torch._foreach_copy_([self._saved[p] for p in e], list(e))
         self._away = list(e)
@@ -459,8 +483,9 @@ class SharpnessAware(Method):
         if scaler is not None:
             for p, x in h.items():
                 p.grad = like(p, x)
-            next(iter(h.values())).add_(torch.where(finite, 0.0, math.nan))  # the scaler is to hear of the first pass
-            scaler.unscale_(self)
+            told = next(x for x in h.values() if x.numel())  # the scaler is to hear of the first pass
+            told.add_(torch.where(finite, 0.0, math.nan))
+            _unscale(self, scaler)
         used = [p for p in self._parameters() if p in h or p in g]
         w = [real(p) for p in used]
         whole_h = [h[p] if p in h else torch.zeros_like(x) for p, x in zip(used, w, strict=True)]
@@ -529,6 +554,16 @@ class SharpnessAware(Method):
                 f"{caller} came between first_step() and second_step(), where the weights are perturbed: "
                 "call second_step() to end the step, or restore() to give it up"
             )
+
+
+def _unscale(optimizer: Optimizer, scaler: GradScaler) -> None:
+    try:
+        scaler.unscale_(optimizer)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{error} Call scaler.update() after every step, and leave scaler.unscale_(optimizer) out: the optimizer "
+            "does that itself, and clips with clip_norm="
+        ) from error
 
 
 def _parts(closure: Closure | Sequence[Closure] | None, weights: Sequence[float] | None) -> list[tuple[Closure, float]]:

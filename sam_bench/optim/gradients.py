@@ -29,5 +29,5 @@ def real(x: Tensor) -> Tensor:
 
 
 def like(p: Tensor, x: Tensor) -> Tensor:
-    """What `real` gave, as the gradient of its parameter."""
-    return torch.view_as_complex(x) if p.is_complex() else x
+    """What `real` gave, as the gradient of its parameter: of its type, which scalars of another may have changed."""
+    return torch.view_as_complex(x) if p.is_complex() else x.to(p.dtype)

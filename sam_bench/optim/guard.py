@@ -19,7 +19,8 @@ def guarded_step(base: Optimizer, finite: Tensor) -> bool:
         Whether this step created state, which may have been removed again.
     """
     known = {p for p, state in base.state.items() if state}
-    if all(group.get("fused") for group in base.param_groups):
+    skips_itself = getattr(base, "_step_supports_amp_scaling", False)  # torch's own mark of such a kernel
+    if skips_itself and all(group.get("fused") for group in base.param_groups):
         base.found_inf = (~finite).float()
         try:
             base.step()

@@ -41,7 +41,7 @@ class Method(Optimizer):
         raise NotImplementedError
 
     def direction(self, w: list[Tensor], g: list[Tensor], **memory: list[Tensor]) -> list[Tensor] | Direction:
-        """The perturbation at radius one, `e / ρ`: tensors, or tensors and a scalar that all are to be multiplied by.
+        """The perturbation at radius one, `e / ρ`: tensors, or a `Direction`, with a scalar to multiply them by.
 
         The tensors may be those of `g`: the engine copies them before it scales them.
         """

@@ -1,10 +1,11 @@
 """The running statistics of a model's normalisation layers: read, written back, chosen, all on the device."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from sam_bench.optim.flat import FlatCopy
 
@@ -67,38 +68,56 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) -> None:
     """Make the model's running statistics the means of those of its batches, weighted by their numbers of examples.
 
-    A forward pass for each batch, in training mode. A model without running statistics is left alone, and so are the
-    batches. Afterwards each module is in the mode, and each layer has the momentum, that it had before.
+    A forward pass for each batch, in training mode, without compiled code: layers frozen in evaluation mode are
+    estimated too. A model without running statistics is left alone, and so are the batches. Afterwards each module is
+    in the mode, and each layer has the momentum, that it had before.
 
     Args:
-        batches: inputs of the model, on its device, their first dimension the examples.
+        batches: inputs of the model, on its device, their first dimension the examples; or tuples or lists that begin
+            with them, as a loader of inputs and labels gives.
 
     Raises:
-        ValueError: there is no batch; the statistics are then as before.
+        ValueError: there is no batch.
+        Exception: whatever a batch or the model raises; the statistics are, in any such case, as before.
     """
-    layers = RunningStatistics(model).layers
+    statistics = RunningStatistics(model)
+    layers = [layer for layer in statistics.layers if isinstance(layer, _NormBase)]  # others keep what they were given
     if not layers:
         return
+    before = statistics.read()
     modes = {module: module.training for module in model.modules()}
     momenta = [layer.momentum for layer in layers]
-    examples = 0
     model.train()
     try:
-        for batch in batches:
-            if not examples:
-                for layer in layers:
-                    layer.reset_running_stats()
-            examples += len(batch)
-            for layer in layers:
-                layer.momentum = len(batch) / examples
-            model(batch)
+        with torch.compiler.set_stance("force_eager"):  # compiled code would be made anew for every momentum
+            _estimate(model, layers, batches)
+    except BaseException:
+        statistics.write(before)
+        raise
     finally:
         for module, training in modes.items():
             module.training = training
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+
+
+def _estimate(model: nn.Module, layers: list[_NormBase], batches: Iterable[Tensor | Sequence[Tensor]]) -> None:
+    number = examples = 0
+    for layer in layers:
+        layer.reset_running_stats()
+    for batch in batches:
+        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+        if not len(inputs):
+            continue
+        number += 1
+        examples += len(inputs)
+        for layer in layers:
+            layer.momentum = len(inputs) / examples
+        model(inputs)
     if not examples:
         raise ValueError("there are no batches to estimate the running statistics from")
+    for layer in layers:
+        layer.num_batches_tracked.fill_(number)

@@ -56,10 +56,11 @@ class Hardware:
         """
         if self.device.type == "cpu":
             _keep_freed_memory()
+        torch.set_float32_matmul_precision("highest")  # Inductor reads this and the next: torch lets it only where they
+        torch.backends.cudnn.allow_tf32 = False  # agree with those below, and come first, since they reset those
         torch.backends.cudnn.conv.fp32_precision = "ieee"
         torch.backends.cudnn.rnn.fp32_precision = "ieee"
         torch.backends.cuda.matmul.fp32_precision = "ieee"
-        torch.backends.cudnn.allow_tf32 = False  # the same again: Inductor reads it, and torch must find both agree
         deterministic = deterministic and self.device.type == "cuda"
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS sums in any order

@@ -49,6 +49,8 @@ def test_a_module_where_a_number_or_a_flag_belongs_is_refused_by_name(name, opti
         (lambda p: ESAM(p, torch.optim.SGD, seed=0.5, lr=0.1), TypeError, "seed=0.5 must be an integer"),
         (lambda p: ESAM(p, torch.optim.SGD, seed=2**32, lr=0.1), ValueError, "seed=4294967296"),
         (lambda p: SAM(p, torch.optim.SGD, True, lr=0.1), TypeError, "rho=True must be a number"),
+        (lambda p: SAM(p, torch.optim.SGD, torch.tensor([0.05]), lr=0.1), TypeError, "rho=tensor.* must be a number"),
+        (lambda p: SAM(p, torch.optim.SGD, torch.tensor(True), lr=0.1), TypeError, "rho=tensor.* must be a number"),
         (lambda p: SAM(p, torch.optim.SGD, "0.05", lr=0.1), TypeError, "rho='0.05' must be a number"),
         (lambda p: SAM([{"params": p, "rho": "x"}], torch.optim.SGD, lr=0.1), TypeError, "rho='x' must be a number"),
         (lambda p: SAM(p, torch.optim.SGD, adaptive=1, lr=0.1), TypeError, "adaptive=1 must be True or False"),

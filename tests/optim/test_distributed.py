@@ -8,8 +8,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
+from torch.distributed.tensor import distribute_tensor, init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
+from sam_bench import SAM
 from sam_bench.optim.registry import METHODS
 from tests.optim.problem import TWICE, Plain, closure_for, flat, network, wrap
 
@@ -226,3 +228,14 @@ def test_gradients_that_are_views_of_buckets_are_kept(found):
 def test_parts_that_use_different_parameters_are_averaged_parameter_by_parameter(found, name, pattern):
     for of_rank in found:
         torch.testing.assert_close(of_rank[name, pattern], branches(None, name, pattern), rtol=0, atol=1e-12)
+
+
+def test_sharded_parameters_are_refused_by_name():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        p = nn.Parameter(distribute_tensor(torch.ones(4), mesh))
+        with pytest.raises(ValueError, match=r"sharded .* use DistributedDataParallel"):
+            SAM([p], torch.optim.SGD, lr=0.1)
+    finally:
+        dist.destroy_process_group()

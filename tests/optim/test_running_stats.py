@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from sam_bench.models.batchnorm import BatchNorm2d
 from sam_bench.optim.flat import FlatCopy
 from sam_bench.optim.running_stats import reestimate_statistics
 from tests.optim.problem import assert_equal, batch, network, train, wrap
@@ -59,6 +60,69 @@ def test_without_batches_the_statistics_stay():
     with pytest.raises(ValueError, match="no batches"):
         reestimate_statistics(model, [])
     assert_equal(before, dict(model.state_dict()))
+
+
+def test_a_loader_of_inputs_and_labels_is_one_of_inputs():
+    model = network()
+    reestimate_statistics(model, [(images, None) for images in batches()])
+    assert_estimated(model)
+
+
+@pytest.mark.parametrize("wrong", ["a batch", torch.zeros(12, 5, 8, 8, dtype=torch.float64)], ids=["text", "channels"])
+def test_after_a_batch_that_cannot_be_taken_the_statistics_are_as_before(wrong):
+    model = network()
+    model(batch(7)[0])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises((TypeError, RuntimeError)):
+        reestimate_statistics(model, [*batches(), wrong])
+    assert_equal(before, dict(model.state_dict()))
+
+
+def test_empty_batches_count_for_nothing():
+    model = network()
+    reestimate_statistics(model, [batches()[0][:0], *batches()])
+    assert_estimated(model)
+
+
+class Fixed(nn.Module):
+    """Normalises by statistics that are part of the pretrained network, as detection backbones do."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("running_mean", torch.full((6,), 0.5, dtype=torch.float64))
+
+    def forward(self, x):
+        return x - self.running_mean[None, :, None, None]
+
+
+def test_statistics_that_no_layer_estimates_stay():
+    model = network()
+    model.insert(2, Fixed())
+    reestimate_statistics(model, batches())
+    assert torch.equal(model[2].running_mean, torch.full((6,), 0.5, dtype=torch.float64))
+    assert_estimated(model)
+
+
+def test_a_compiled_model_is_not_compiled_for_every_batch():
+    model, compiled = network(), []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    reestimate_statistics(torch.compile(model, backend=backend), batches())
+    assert not compiled
+    assert_estimated(model)
+
+
+def test_a_layer_that_averages_all_batches_goes_on_from_the_estimate():
+    torch.manual_seed(0)
+    layer = BatchNorm2d(3, momentum=None).double()
+    reestimate_statistics(layer, batches())
+    estimate = layer.running_mean.clone()
+    layer(batch(9)[0])
+    expected = estimate + (batch(9)[0].mean((0, 2, 3)) - estimate) / (len(SIZES) + 1)
+    torch.testing.assert_close(layer.running_mean, expected, rtol=0, atol=1e-12)
 
 
 def test_a_model_without_statistics_takes_no_pass():

@@ -791,3 +791,127 @@ def test_inner_products_of_half_precision_are_those_of_single_precision(dtype):
         assert inner_product(a, a).item() == pytest.approx(expected, rel=1e-5)
     mixed = [torch.ones(3), torch.ones(4, dtype=torch.float64)]
     assert global_norm(mixed).item() == pytest.approx(7**0.5)
+
+
+def test_a_model_that_is_widened_on_the_way_keeps_its_weights_whole():
+    model = network(dtype=torch.bfloat16)
+    optimizer = wrap(model, "sam", fused=None, lr=0.0, momentum=0.0, weight_decay=0.0)
+    train(model, optimizer, 1)
+    for p in model.parameters():
+        p.data = p.data.float() + 1e-3
+    for buffer in (model[1].running_mean, model[1].running_var):
+        buffer.data = buffer.data.float()
+    before = flat(model)
+    train(model, optimizer, 1)
+    assert torch.equal(flat(model), before)
+
+
+class Scaled(nn.Module):
+    """With a parameter that is a scalar, as CLIP's temperature is."""
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.scale = nn.Linear(192, 10), nn.Parameter(torch.tensor(1.5))
+        self.to(dtype)
+
+    def forward(self, images):
+        return self.scale * self.layer(images.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("gsam", {}), ("looksam", {"k": 2}), ("sam", {"clip_norm": 0.1}), ("wsam", {"max_norm": 0.1})],
+)
+def test_scalars_in_half_precision_get_gradients_of_their_type(name, options):
+    model = Scaled(torch.bfloat16)
+    optimizer = wrap(model, name, fused=None, **options)
+    before = flat(model)
+    train(model, optimizer, 3)
+    assert not torch.equal(flat(model), before)
+    assert optimizer.skipped.item() == 0
+
+
+class Foreign(torch.optim.SGD):
+    """Somebody's optimizer with a setting called fused, of which a scaler knows nothing."""
+
+    def __init__(self, params, lr: float):
+        super().__init__(params, lr)
+        self.param_groups[0]["fused"] = True
+
+    def step(self, closure=None):
+        with torch.no_grad():
+            for p in self.param_groups[0]["params"]:
+                p -= self.param_groups[0]["lr"] * p.grad
+
+
+def test_a_foreign_fused_base_is_undone_too_where_a_gradient_is_not_finite():
+    model = network()
+    optimizer = SAM(model.parameters(), Foreign(model.parameters(), lr=0.1), model=model)
+    before = flat(model)
+    optimizer.step(closure_for(model, optimizer, backward=lambda loss: (loss * float("nan")).backward()))
+    assert torch.equal(flat(model), before)
+    assert optimizer.skipped.item() == 1
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the first half", "before the second half"])
+def test_gradients_that_a_user_unscales_are_an_error_that_names_the_way_out(before):
+    model = network()
+    optimizer = wrap(model, "sam")
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    backward = closure_for(model, optimizer, backward=scaled(scaler))
+    train(model, optimizer, 1)
+    found = state(model, optimizer)
+    backward()
+    if before:
+        scaler.unscale_(optimizer)
+    optimizer.first_step(zero_grad=True, scaler=scaler)
+    backward()
+    if not before:
+        scaler.unscale_(optimizer)
+    with pytest.raises(RuntimeError, match="clips with clip_norm="):
+        optimizer.second_step(scaler=scaler)
+    assert_equal(state(model, optimizer), found)
+
+
+def test_a_state_that_cannot_be_loaded_leaves_a_half_step_to_be_given_up():
+    model, other = network(), Plain()
+    optimizer = wrap(model, "sam")
+    before = flat(model)
+    closure_for(model, optimizer)()
+    optimizer.first_step()
+    with pytest.raises(ValueError, match="group"):
+        optimizer.load_state_dict(wrap(other, "sam", params=[next(other.parameters())]).state_dict())
+    optimizer.restore()
+    assert torch.equal(flat(model), before)
+
+
+@pytest.mark.parametrize("name", ["sam", "wasam"])
+def test_hooks_on_saving_and_loading_are_called_as_torchs_are(name):
+    model = network()
+    optimizer = wrap(model, name)
+    called = []
+    optimizer.register_state_dict_pre_hook(lambda optimizer: called.append("saving"))
+    optimizer.register_state_dict_post_hook(lambda optimizer, state: called.append(len(state)) or state | {"mine": 1})
+    optimizer.register_load_state_dict_pre_hook(lambda optimizer, state: called.append(state.pop("mine")))
+    optimizer.register_load_state_dict_post_hook(lambda optimizer: called.append("loaded"))
+    found = optimizer.state_dict()
+    optimizer.load_state_dict(found)
+    assert called == ["saving", 4 if name == "wasam" else 3, 1, "loaded"]
+
+
+def test_the_scaler_hears_of_the_first_pass_although_the_first_parameter_is_empty():
+    model = Plain()
+    model.register_parameter("none", nn.Parameter(torch.zeros(0, dtype=torch.float64)))
+    params = [model.none, *(p for p in model.parameters() if p is not model.none)]
+    optimizer = wrap(model, "sam", params=params, fused=None)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    passes = []
+
+    def backward(loss):
+        passes.append(scaler.scale(loss + model.none.sum()) * (1 if passes else float("inf")))
+        passes[-1].backward()
+
+    optimizer.step(closure_for(model, optimizer, backward=backward), scaler=scaler)
+    scaler.update()
+    assert (scaler.get_scale(), optimizer.skipped.item()) == (512, 1)

@@ -77,8 +77,11 @@ def test_a_graph_that_cannot_be_is_refused(device, overrides, reason):
         chosen(device, *overrides, "trainer.engine=graph")
 
 
-def test_single_precision_is_single_precision_and_what_compilers_ask_can_be_read():
+@pytest.mark.parametrize("elsewhere", ["none", "tf32"])
+def test_single_precision_is_single_precision_and_what_compilers_ask_can_be_read(elsewhere, monkeypatch):
+    monkeypatch.setattr(torch.backends, "fp32_precision", elsewhere)
     Hardware(torch.device("cpu"), "fp32").configure(deterministic=False)
+    assert (torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.rnn.fp32_precision) == ("ieee", "ieee")
     assert torch.backends.cudnn.allow_tf32 is False
     assert torch.backends.cuda.matmul.allow_tf32 is False
     assert torch.get_float32_matmul_precision() == "highest"

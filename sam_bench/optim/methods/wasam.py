@@ -84,9 +84,9 @@ class WASAM(SAM):
         inputs = (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in loader)
         reestimate_statistics(model, inputs if device is None else (x.to(device) for x in inputs))
 
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"average": self.average.state_dict()}
+    def _collect_state(self) -> dict[str, Any]:
+        return super()._collect_state() | {"average": self.average.state_dict()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
+    def _apply_state(self, state_dict: dict[str, Any]) -> None:
+        super()._apply_state(state_dict)
         self.average.load_state_dict(state_dict["average"])
