@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from sam_bench.cli import compose, main
+from sam_bench.config.schema import Config
 from sam_bench.data import synthetic
 from sam_bench.runs import run
 from sam_bench.runs.record import MEASURED
+from sam_bench.runs.spec import RunSpec
 from sam_bench.training import step
 from sam_bench.training.averages import Averages
 
@@ -92,10 +94,15 @@ def small_synthetic(monkeypatch):
 def tiny_run(folder, small_synthetic):
     """Runs two steps with the given overrides in the current folder; returns the record."""
 
-    def execute(*overrides: str) -> dict:
-        return run.execute(compose.compose([*TINY, "trainer.device=cpu", *overrides]))
+    def tiny(*overrides: str) -> dict:
+        return execute(compose.compose([*TINY, "trainer.device=cpu", *overrides]))
 
-    return execute
+    return tiny
+
+
+def execute(config: Config) -> dict:
+    """The record of a run."""
+    return run.run(RunSpec.resolve(config))[0]
 
 
 @pytest.fixture

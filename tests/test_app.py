@@ -170,14 +170,15 @@ REFUSED = {
     "a folder that cannot be made": (["data=synthetic", "paths.runs=/proc/runs"], "/proc", "paths.runs"),
     "one bad run of a sweep": (["-m", "optimizer.rho=0.1,-1"], "optimizer.rho=-1", "at least 0"),
     "one bad run of a sweep's file": (["sweep=rho", "optimizer=sgd"], "optimizer.rho", "no meaning"),
-    "wandb without a project": (["logger=wandb", "logger.project=''"], "logger.project", "logger=wandb"),
+    "wandb without a project": (["logger=wandb", "logger.wandb.project=''"], "logger.wandb.project", "empty"),
+    "a logger that is not": (["logger=[wandb,tensorboard]"], "tensorboard", "wandb"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_input_is_one_message_that_names_key_and_rule_and_creates_nothing(case, command, folder, monkeypatch):
     arguments, key, rule = REFUSED[case]
-    monkeypatch.setattr(run, "execute", lambda config: pytest.fail("it was begun"))
+    monkeypatch.setattr(run, "run", lambda *of: pytest.fail("it was begun"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     code, out, error = command(*arguments)
     assert code == main.EXIT_CONFIG

@@ -19,13 +19,14 @@ import torch
 from sam_bench.cli import compose, main
 from sam_bench.data.batches import Batches
 from sam_bench.errors import Interrupted, StateError
-from sam_bench.loggers import wandb as mirror
+from sam_bench.loggers import wandb as wandb_logger
 from sam_bench.optim.engine import SharpnessAware
 from sam_bench.report.table import make_table
 from sam_bench.runs import checkpoint, files, run
 from sam_bench.runs.checkpoint import Checkpoints
 from sam_bench.runs.lock import Busy, RunLock
 from sam_bench.runs.record import RunFiles
+from sam_bench.runs.spec import RunSpec
 from sam_bench.runtime.signals import SIGNALS, Interruption
 from sam_bench.training import loop, step
 from tests.conftest import ROOT, differences, everything_below, last_checkpoint, lasting
@@ -223,9 +224,9 @@ def killed_while(writing: str, folder, *overrides: str) -> None:
 import os, signal, sys
 import torch
 from sam_bench.cli import compose
-from sam_bench.runs import run
+from sam_bench.runs import files, run
+from sam_bench.runs.spec import RunSpec
 from sam_bench.data import synthetic
-from sam_bench.runs import files
 torch.set_num_threads(1)
 synthetic.TRAIN, synthetic.TEST = 200, 20
 place, calls = files.{writing}, [0]
@@ -235,7 +236,7 @@ def killed(*of):
         os.kill(os.getpid(), signal.SIGKILL)
     return place(*of)
 files.{writing} = killed
-run.execute(compose.compose(sys.argv[1:]))
+run.run(RunSpec.resolve(compose.compose(sys.argv[1:])))
 """
     everywhere = ["data=synthetic", "trainer.progress=none", "trainer.device=cpu", *overrides]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -423,7 +424,7 @@ def test_no_memory_to_evaluate_names_what_can_be_changed_there(command, folder, 
 
 
 def test_of_two_processes_on_one_run_the_second_says_whose_it_is(command, folder, small_synthetic, tiny_run):
-    run_id = run.located(compose.compose([*COMMAND]))[1].run_id
+    run_id = RunSpec.resolve(compose.compose([*COMMAND])).run_id
     with multiprocessing.get_context("spawn").Pool(1) as other:
         pid = other.apply(_hold, (str(folder / "runs" / "smoke" / f"{run_id}.lock"),))
         code, _, error = command(*COMMAND)
@@ -555,7 +556,7 @@ def test_a_run_is_mirrored_in_its_experiments_group(tiny_run, wandb):
 @pytest.mark.parametrize("place", ["init", "log", "finish"])
 @pytest.mark.parametrize("kind", ["refuses", "dies", "hangs"])
 def test_wandb_costs_a_warning_and_seconds_never_the_run(tiny_run, wandb, monkeypatch, capfd, kind, place):
-    monkeypatch.setattr(mirror, "PATIENCE", 3.0)
+    monkeypatch.setattr(wandb_logger, "PATIENCE", 3.0)
     monkeypatch.setenv("WANDB_FAULT", f"{kind} {place}")
     alone = tiny_run(*RUN, "optimizer=sgd", "paths.runs=alone", "paths.results=alone")
     began = time.monotonic()
@@ -576,8 +577,8 @@ def test_a_wandb_without_a_key_costs_a_warning(tiny_run, monkeypatch, capfd, fol
     monkeypatch.setenv("WANDB_API_KEY", "")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     began = time.monotonic()
-    assert tiny_run(*MIRRORED, "logger.mode=online")["status"] == "finished"
-    assert time.monotonic() - began < mirror.PATIENCE + 5
+    assert tiny_run(*MIRRORED, "logger.wandb.mode=online")["status"] == "finished"
+    assert time.monotonic() - began < wandb_logger.PATIENCE + 5
     assert "W&B failed" in capfd.readouterr().err
 
 
@@ -594,9 +595,9 @@ def test_a_run_that_fails_is_marked_as_failed_there(tiny_run, wandb, monkeypatch
     assert wandb()[-1] == ["finish", 1]
 
 
-def test_no_logger_starts_no_mirror(tiny_run, monkeypatch):
-    monkeypatch.setattr(run, "Mirror", lambda *of: pytest.fail("it was started"))
+def test_without_a_logger_nothing_is_mirrored(tiny_run, wandb, folder):
     assert tiny_run(*RUN)["status"] == "finished"
+    assert not (folder / "told.jsonl").exists()
 
 
 def test_it_all_ends_in_the_same_weights(tiny_run, folder, interrupted):

@@ -14,7 +14,7 @@ from sam_bench.runs import run
 from sam_bench.training.averages import Averages
 from sam_bench.training.loop import Training
 from sam_bench.training.step import Step
-from tests.conftest import ROOT, differences, last_checkpoint, lasting, options
+from tests.conftest import ROOT, differences, execute, last_checkpoint, lasting, options
 
 BASE = ["model=resnet8", "data.train_subset=20", "trainer.batch_size=6", "trainer.epochs=3"]
 """Three epochs of four steps, the last of which is smaller."""
@@ -199,6 +199,7 @@ TOGETHER = """
 import os, signal, sys, time
 from sam_bench.cli import compose, main
 from sam_bench.runs import run
+from sam_bench.runs.spec import RunSpec
 from sam_bench.errors import Interrupted, UserError
 from sam_bench.runs.checkpoint import Checkpoints
 from sam_bench.training.step import Step
@@ -234,7 +235,7 @@ if how == "full disk":
 if how == "last moment":
     run.make_record = at_the_end
 try:
-    run.execute(compose.compose(sys.argv[3:]))
+    run.run(RunSpec.resolve(compose.compose(sys.argv[3:])))
 except Interrupted as error:
     print("stopped:", error)
     sys.exit(main.EXIT_RESUMABLE)
@@ -296,10 +297,10 @@ def test_a_deterministic_run_on_the_gpu_does_so_too(folder, small_synthetic, int
 
     overrides = [*TINY, *overrides_for(optimizer), "trainer.device=cuda", "trainer.deterministic=true"]
     overrides += [f"trainer.precision={precision}"]
-    whole = run.execute(compose.compose(overrides))
+    whole = execute(compose.compose(overrides))
     expected = last_checkpoint(folder, whole["run_id"])
     put_away(folder)
     interrupted({0, 3, 7})
-    record, _ = run_to_the_end(lambda *of: run.execute(compose.compose(list(of))), *overrides)
+    record, _ = run_to_the_end(lambda *of: execute(compose.compose(list(of))), *overrides)
     assert lasting(record) == lasting(whole)
     assert differences(lasting(last_checkpoint(folder, record["run_id"])), lasting(expected)) == []

@@ -14,12 +14,13 @@ from sam_bench.cli import compose
 from sam_bench.config.schema import AveragingConfig
 from sam_bench.data.batches import Batches
 from sam_bench.errors import ConfigError, StateError
-from sam_bench.runs import run, spec
+from sam_bench.runs import run
+from sam_bench.runs.spec import RunSpec
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes
 from sam_bench.training import build
 from sam_bench.training.averages import Averages
-from tests.conftest import ROOT, TINY, everything_below, last_checkpoint, lasting, options
+from tests.conftest import ROOT, TINY, everything_below, execute, last_checkpoint, lasting, options
 
 SMALL = ["model=resnet8", *TINY, "trainer.device=cpu"]
 REQUIRED = {
@@ -256,7 +257,7 @@ def test_tuning_does_not_touch_the_test_set(tiny_run, small_synthetic):
 
 def run_id(*overrides: str, device: str = "cpu", precision: str = "fp32") -> str:
     chosen = config(*overrides)
-    return spec.name_of(chosen, spec.identify(chosen, Hardware(torch.device(device), precision)))
+    return RunSpec.on(chosen, Hardware(torch.device(device), precision)).run_id
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_a_setting_that_came_later_leaves_the_names_of_earlier_runs_as_they_are(
     """Two of those whose records are committed."""
     overrides = ["experiment=quick", f"optimizer={name.partition('-')[0]}", "data.split=tune", "seed=0"]
     chosen = compose.compose(overrides)
-    assert spec.name_of(chosen, spec.identify(chosen, Hardware(torch.device("cpu"), "bf16"))) == name
+    assert RunSpec.on(chosen, Hardware(torch.device("cpu"), "bf16")).run_id == name
 
 
 def test_a_run_warms_up_from_where_it_is_told_and_by_the_epoch(tiny_run):
@@ -327,7 +328,7 @@ def test_a_long_run_on_the_cpu_says_how_long_and_what_to_do_instead(tiny_run, mo
 @pytest.mark.cuda
 @pytest.mark.parametrize("optimizer", options("optimizer"))
 def test_every_method_trains_on_the_gpu(folder, small_synthetic, optimizer):
-    record = run.execute(compose.compose([*TINY, "model=resnet8", f"optimizer={optimizer}", "trainer.device=cuda"]))
+    record = execute(compose.compose([*TINY, "model=resnet8", f"optimizer={optimizer}", "trainer.device=cuda"]))
     assert record["status"] == "finished"
     assert record["precision"] == "bf16"
     assert record["config"]["trainer"]["device"] == "cuda"
@@ -375,7 +376,7 @@ def test_two_processes_make_one_run_which_equals_that_of_one_with_half_the_batch
     assert again.returncode == 0
     assert again.stdout.count("finished before") == 1
 
-    alone = run.execute(compose.compose([*overrides, "optimizer.m=10", "trainer.progress=none"]))
+    alone = execute(compose.compose([*overrides, "optimizer.m=10", "trainer.progress=none"]))
     assert (alone["m"], alone["processes"]) == (10, 1)
     assert together["history"]["train_loss"] == pytest.approx(alone["history"]["train_loss"], rel=1e-4)
     states = [last_checkpoint(folder, run_id, "smoke")["training"]["model"] for run_id in (name, alone["run_id"])]

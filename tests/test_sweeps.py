@@ -18,8 +18,9 @@ from sam_bench.errors import ConfigError, Interrupted, StateError
 from sam_bench.runs import run
 from sam_bench.runs.lock import RunLock
 from sam_bench.runs.record import RunFiles
+from sam_bench.runs.spec import RunSpec
 from sam_bench.training import build
-from tests.conftest import ROOT, TINY, everything_below, lasting, options
+from tests.conftest import ROOT, TINY, everything_below, execute, lasting, options
 
 SWEEP = ["-m", *TINY, "experiment=smoke"]
 
@@ -84,7 +85,7 @@ def test_a_diverged_run_is_a_record_and_no_failure(command, small_synthetic, rec
 
 
 def test_a_run_that_another_process_has_is_left_to_it(command, folder, small_synthetic, records):
-    _, files = run.located(compose.compose([*TINY, "experiment=smoke", "seed=1"]))
+    files = RunSpec.resolve(compose.compose([*TINY, "experiment=smoke", "seed=1"])).files
     lock = RunLock(files.lock)
     code, out, _ = command(*SWEEP, "seed=0,1,2")
     lock.release()
@@ -316,7 +317,7 @@ def test_a_ray_sweep_of_twelve_whose_worker_is_killed_leaves_twelve_records(fold
     assert "12 runs: 12 finished, 0 skipped, 0 diverged, 0 failed" in out
     assert sorted(record["seed"] for record in records("smoke").values()) == list(range(12))
     assert out.count("on from epoch") >= 2 or "repeated" in out
-    alone = run.execute(compose.compose(["experiment=smoke", "trainer.progress=none", *LONG, "trainer.device=cpu",
+    alone = execute(compose.compose(["experiment=smoke", "trainer.progress=none", *LONG, "trainer.device=cpu",
                                      "seed=1", "paths.runs=alone", "paths.results=alone"]))  # fmt: skip
     assert lasting(next(r for r in records("smoke").values() if r["seed"] == 1)) == lasting(alone)
     print(out[-2000:])
@@ -354,7 +355,7 @@ def test_a_slurm_sweep_of_twelve_that_is_requeued_and_preempted_leaves_twelve_re
         text = logs[number].read_text() + logs[number].with_suffix(".err").read_text()
         assert "the same command goes on from there" in text or "Requeued job" in text
         assert text.count("on from epoch") == 1, text
-    alone = run.execute(compose.compose(["experiment=smoke", "trainer.progress=none", *longer, "trainer.device=cpu",
+    alone = execute(compose.compose(["experiment=smoke", "trainer.progress=none", *longer, "trainer.device=cpu",
                                      "seed=1", "paths.runs=alone", "paths.results=alone"]))  # fmt: skip
     assert lasting(next(r for r in records("smoke").values() if r["seed"] == 1)) == lasting(alone)
     print(out[-500:], *(path.read_text() for path in sorted(logs.values())[:2]), sep="\n")

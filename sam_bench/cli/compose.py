@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sam_bench.cli.sweep import Sweep
-from sam_bench.config.fields import Settings
+from sam_bench.config.fields import Settings, group_of
 from sam_bench.config.schema import Config
 from sam_bench.errors import ConfigError
 from sam_bench.lookup import no_such, suggestion
@@ -51,6 +51,9 @@ NOT_INSTALLED = "hydra/launcher={0} needs a package that is not installed: pip i
 OPTIONAL = ("experiment", "sweep")
 GROUPS = ("optimizer", "optimizer/base", "averaging", "model", "data", "schedule", "trainer", "logger", *OPTIONAL)
 """Of the configuration: groups of which one option is chosen."""
+
+MANY = 20
+"""Runs of a sweep that take long enough to compose to be announced."""
 
 _started = ""
 """A name for the sweep of this command, by time."""
@@ -131,6 +134,8 @@ def requested(arguments: argparse.Namespace) -> Asked:
         params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
         overrides = OverridesParser.create(loader).parse_overrides(params + list(master.hydra.overrides.task))
         runs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+        if len(runs) > MANY:
+            print(f"Composing and checking {len(runs)} runs", flush=True)
         configs = [read(loader.load_sweep_config(master, run)) for run in runs]
         return Asked(configs, [" ".join(run) for run in runs], launcher, sweep, _needs_gpu(launcher, master.hydra))
 
@@ -172,7 +177,7 @@ def _refuse_group_words(overrides: list[str]) -> None:
             raise ConfigError(f"{word}: {group} cannot be left out; choose another, {group}=…")
         if prefix in ("+", "++"):
             raise ConfigError(f"{word}: {group} is chosen already, so that it takes no {prefix}: {group}={value}")
-        if value.startswith(("[", "{")):
+        if value.startswith(("[", "{")) and group != "logger":
             raise ConfigError(f"{word}: {group} takes one name; for a run with each, -m {group}={value.strip('[]{}')}")
 
 
@@ -243,8 +248,8 @@ def _explain_key(key: str) -> str:
     *groups, name = key.split(".")
     place: type[Settings] | None = Config
     for group in groups:
-        place = typing.get_type_hints(place).get(group) if place else None
-    if not (isinstance(place, type) and issubclass(place, Settings)):
+        place = group_of(typing.get_type_hints(place).get(group)) if place else None
+    if place is None:
         return f"{key} is no setting{suggestion(groups[0], typing.get_type_hints(Config))}"
     if name in typing.get_type_hints(place):
         return f"{key} has no meaning with what is chosen for {'.'.join(groups)}; remove it or choose another"

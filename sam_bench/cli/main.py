@@ -16,24 +16,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sam_bench.cli.compose import CONF, CONFIG_NAME, Asked, composing, new_command, read, requested
+from sam_bench.cli.launchers import launcher
 from sam_bench.cli.sweep import Outcome, Sweep, summary
 from sam_bench.config.schema import Config
 from sam_bench.errors import Busy, ConfigError, Interrupted, LeaderFailed, StateError, UserError
 from sam_bench.runtime.signals import SIGNALS, Interruption
 
+if typing.TYPE_CHECKING:
+    from sam_bench.runs.spec import RunSpec
+
 EXIT_RUN, EXIT_CONFIG, EXIT_RESUMABLE, EXIT_INTERRUPTED = 1, 2, 75, 130
 """A run failed; nothing was begun; runs were asked to end, and the same command goes on; Ctrl-C outside of a run."""
 
-HERE = ("basic", "joblib", "submitit_local")
-"""Launchers whose runs are done on this machine: what they need is looked for here."""
-
-STOPPING = ("joblib", "ray")
-"""Launchers whose sweep, when it is asked to end, tells its runs."""
-
 AGAIN = "The same command goes on from the last checkpoints, where there are any."
 
-REQUEUEING = ("ray", "slurm", "submitit_slurm", "submitit_local")
-"""Launchers that may begin a job again whose process ends without a result, which is what a signal makes of it."""
+_specs: dict[Config, "RunSpec"] = {}
+"""What this process has worked out of its runs; a worker elsewhere works it out itself."""
 
 
 def main() -> None:
@@ -43,13 +41,7 @@ def main() -> None:
     try:
         asked = requested(get_args_parser().parse_args())
         if asked.configs:
-            from sam_bench.runs import run  # imports torch, which is worth its seconds only now
-
-            if asked.needs_gpu and not run.has_gpu():
-                raise ConfigError(
-                    "Ray would wait for a GPU, and there is none here: hydra.launcher.ray.remote.num_gpus=0"
-                )
-            run.check(asked.configs, here=asked.launcher in HERE)
+            _check(asked)
         if asked.sweep is None:
             with composing():
                 _hydra_main()
@@ -61,11 +53,26 @@ def main() -> None:
         _stop(EXIT_INTERRUPTED, f"Interrupted. {AGAIN}")
 
 
+def _check(asked: Asked) -> None:
+    """Find out whether all runs can be done, and keep what was worked out of them.
+
+    Raises:
+        UserError: one of them cannot.
+    """
+    from sam_bench.runs import run  # imports torch, which is worth its seconds only now
+
+    if asked.needs_gpu and not run.has_gpu():
+        raise ConfigError("Ray would wait for a GPU, and there is none here: hydra.launcher.ray.remote.num_gpus=0")
+    _specs.clear()
+    _specs.update(run.check(asked.configs, here=launcher(asked.launcher).local))
+
+
 def _sweep(asked: Asked) -> int:
     """Let Hydra launch the runs of a sweep, and say what became of them; returns the exit code."""
     code = 0
     asked.sweep.begin()
-    workers = Interruption(tell=asked.sweep.stop) if asked.launcher in STOPPING else contextlib.nullcontext()
+    told = launcher(asked.launcher).stopped_by_file
+    workers = Interruption(tell=asked.sweep.stop) if told else contextlib.nullcontext()
     try:
         with workers, composing():
             _hydra_main()
@@ -94,16 +101,17 @@ def attempt(config: Config, words: str = "", asked_to_end: Callable[[], bool] = 
     Raises:
         Interrupted: it was asked to end.
     """
-    from sam_bench.runs import run
+    from sam_bench.runs.run import run
+    from sam_bench.runs.spec import RunSpec
 
     title = words
     try:
-        _, files = run.located(config)
-        title = files.run_id
-        record, new = run.attempt(config, asked_to_end)
+        spec = _specs.get(config) or RunSpec.resolve(config)
+        title = spec.run_id
+        record, new = run(spec, asked_to_end)
         status = record["status"]
         if not new and _leads() and config.trainer.progress != "none":
-            print(f"{title}  {status} before, {files.record}; trainer.rerun=true runs it again", flush=True)
+            print(f"{title}  {status} before, {spec.files.record}; trainer.rerun=true runs it again", flush=True)
         return Outcome(title, "skipped" if not new and status == "finished" else status)
     except Interrupted as interrupted:
         interrupted.title = title
@@ -137,18 +145,20 @@ def _task(cfg: DictConfig) -> None:
 
 def _run_of_sweep(config: Config, hydra_config: DictConfig) -> None:
     """One of a sweep's runs. Its outcome is kept in the sweep's folder, whichever machine that is on."""
-    sweep, launcher = Sweep(Path(hydra_config.sweep.dir)), hydra_config.runtime.choices["hydra/launcher"]
-    words, number = " ".join(hydra_config.overrides.task), hydra_config.job.num
+    sweep = Sweep(Path(hydra_config.sweep.dir))
+    launched_by = hydra_config.runtime.choices["hydra/launcher"]
+    words = " ".join(hydra_config.overrides.task)
+    number = hydra_config.job.num
     if sweep.stopped:
         return
     by_signal = False
     of_sweep = os.getppid()
-    if launcher == "joblib":  # signals are for the process of the sweep, which lets its workers know
+    if launched_by == "joblib":  # signals are for the process of the sweep, which lets its workers know
         for number_of_signal in SIGNALS:
             signal.signal(number_of_signal, signal.SIG_IGN)
 
     def asked_to_end() -> bool:
-        return launcher in STOPPING and (sweep.stopped or os.getppid() != of_sweep)
+        return launcher(launched_by).stopped_by_file and (sweep.stopped or os.getppid() != of_sweep)
 
     try:
         outcome = attempt(config, words, asked_to_end)
@@ -157,17 +167,17 @@ def _run_of_sweep(config: Config, hydra_config: DictConfig) -> None:
         status, by_signal = "finished" if interrupted.finished else "interrupted", interrupted.by_signal
         outcome = Outcome(interrupted.title, status)
     ends = outcome.status == "interrupted" or by_signal
-    if ends and by_signal and launcher in REQUEUEING:
+    if ends and by_signal and launcher(launched_by).requeues:
         sys.exit(EXIT_RESUMABLE)
     try:
         sweep.note(number, outcome)
-        if ends and launcher == "joblib":
+        if ends and launched_by == "joblib":
             sweep.stop()
     except StateError as error:
         print(f"Error: {error}", file=sys.stderr, flush=True)
-    if launcher == "joblib" and os.getppid() != of_sweep:  # the sweep was killed: nobody waits for this process
+    if launched_by == "joblib" and os.getppid() != of_sweep:  # the sweep was killed: nobody waits for this process
         os._exit(EXIT_RESUMABLE)
-    if ends and launcher == "basic":
+    if ends and launched_by == "basic":
         sys.exit(EXIT_RESUMABLE)
 
 

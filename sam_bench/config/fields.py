@@ -82,8 +82,8 @@ class Settings:
         """All settings from here on, as the command line has them."""
         found = []
         for name, hint in typing.get_type_hints(cls).items():
-            if isinstance(hint, type) and issubclass(hint, Settings):
-                found += hint.all_keys()
+            if (group := group_of(hint)) is not None:
+                found += group.all_keys()
             elif not name.startswith("_"):
                 found.append(cls.key(name))
         return found
@@ -105,6 +105,12 @@ class Settings:
             elif value is not None and value != f.metadata.get("usual") and f.metadata.get("identity", True):
                 found[f.name] = list(value) if isinstance(value, tuple) else value
         return found
+
+
+def group_of(hint: Any) -> type[Settings] | None:
+    """The class of a field that is a group of settings, be it an optional one; None for any other field."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next((each for each in options if isinstance(each, type) and issubclass(each, Settings)), None)
 
 
 def _names(cls: type) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sam_bench.config.fields import Settings, setting
 from sam_bench.errors import ConfigError
+from sam_bench.loggers.registry import LoggerConfig
 from sam_bench.models.registry import MODELS
 from sam_bench.optim.registry import BASES, METHODS
 
@@ -304,23 +305,6 @@ class TrainerConfig(Settings):
                 f"trainer.label_smoothing={self.label_smoothing} leaves the true class less than each other; "
                 "with trainer.smoothing_over=others it must be at most 0.9"
             )
-
-
-@dataclass(frozen=True)
-class LoggerConfig(Settings):
-    """A mirror of the run beside its local files (`logger=`)."""
-
-    _path = "logger"
-
-    name: str = setting(choices=("none", "wandb"), identity=False)
-    mode: str | None = setting(choices=("offline", "online"), identity=False)
-    project: str | None = setting(identity=False)
-    entity: str | None = setting(identity=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.name == "wandb" and (self.mode is None or not self.project):
-            raise ConfigError("logger=wandb needs logger.mode (offline or online) and logger.project")
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,36 @@
 """What a user sees while a run goes on: a bar in a terminal, a line an epoch elsewhere."""
 
+import logging
 import sys
 from collections.abc import Mapping
 
-from rich.console import Console
+from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sam_bench.loggers.base import Run, Values
 
-class Reporter:
-    """Says how far a run is.
+MESSAGES = logging.getLogger("sam_bench")
+"""What the package has to say goes through this logger: to the user here, and to whatever handlers it has besides."""
+
+SHOWN = ("lr", "train_loss", "train_error", "test_loss", "test_error", "train_seconds")
+"""Of an epoch's values, what a user sees."""
+
+
+class Console(logging.Handler):
+    """A logger for the eyes, which also shows the package's messages: warnings on the standard error.
 
     Args:
-        kind: "bar", "plain", "none", or "auto": a bar where the output is a terminal, else plain lines.
-        title: what the run is called.
-        total: steps of the whole run.
-        done: steps done before, when it goes on from a checkpoint.
+        kind: "bar", "plain", "none" (warnings only), or "auto": a bar where the output is a terminal, else plain lines.
     """
 
-    def __init__(self, kind: str, title: str, total: int, done: int):
-        console = Console()
-        self.kind = kind if kind != "auto" else ("bar" if console.is_terminal else "plain")
-        self.title = title
+    def __init__(self, kind: str):
+        super().__init__()
+        self.terminal = Terminal()
+        self.kind = kind if kind != "auto" else ("bar" if self.terminal.is_terminal else "plain")
+        self.run: Run | None = None
+
+    def start(self, run: Run) -> None:
+        self.run = run
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -28,37 +38,33 @@ class Reporter:
             TextColumn("{task.fields[speed]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=console,
+            console=self.terminal,
             disable=self.kind != "bar",
         )
-        self.task = self.bar.add_task(title, total=total, completed=done, speed="")
-
-    def __enter__(self) -> "Reporter":
+        self.task = self.bar.add_task(run.name, total=run.steps, completed=run.done, speed="")
+        MESSAGES.addHandler(self)
+        MESSAGES.setLevel(logging.INFO)
         self.bar.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.bar.stop()
+        MESSAGES.info(run.description)
 
     def step(self, images_per_second: float) -> None:
         """One more step is done."""
         self.bar.update(self.task, advance=1, speed=f"{images_per_second:,.0f} images/s")
 
-    def epoch(self, number: int, of: int, values: Mapping[str, float | None]) -> None:
-        """One more epoch is done."""
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
-        self.say(f"{self.title}  epoch {number}/{of}  {shown}")
+    def log(self, epoch: int, values: Values) -> None:
+        shown = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if values.get(name) is not None)
+        MESSAGES.info(f"epoch {epoch}/{self.run.epochs}  {shown}")
 
-    def say(self, text: str) -> None:
-        """A line of its own."""
+    def finish(self, summary: Mapping[str, object] | None) -> None:
+        self.bar.stop()
+        MESSAGES.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"{self.run.name}  {record.getMessage()}"
+        warning = record.levelno >= logging.WARNING
         if self.kind == "bar":
-            self.bar.console.print(text, highlight=False, soft_wrap=True)
+            self.terminal.print(text, style="yellow" if warning else None, highlight=False, soft_wrap=True)
+        elif warning:
+            print(text, file=sys.stderr, flush=True)
         elif self.kind == "plain":
             print(text, flush=True)
-
-    def warn(self, text: str) -> None:
-        """A line on the standard error, whatever the kind."""
-        if self.kind == "bar":
-            self.bar.console.print(text, style="yellow", soft_wrap=True)
-        else:
-            print(text, file=sys.stderr, flush=True)

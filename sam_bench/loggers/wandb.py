@@ -5,16 +5,24 @@ that process: it reads a JSON object a line, first the arguments of `wandb.init`
 """
 
 import json
+import logging
 import os
 import queue
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam_bench.config.schema import Config
+from sam_bench.config import fields
+from sam_bench.config.fields import setting
+from sam_bench.errors import ConfigError
+from sam_bench.loggers.base import Run, Values
+
+MESSAGES = logging.getLogger("sam_bench")
 
 PATIENCE = 10.0
 """Seconds that a run waits, at its end, for the mirror."""
@@ -26,25 +34,30 @@ SAID = 3
 """The code with which the mirror's process ends when it has said why."""
 
 
-class NoMirror:
-    """`logger=none`."""
+@dataclass(frozen=True)
+class Settings(fields.Settings):
+    """Weights & Biases (`logger=wandb`)."""
 
-    def log(self, values: dict[str, Any]) -> None:
-        pass
+    _path = "logger.wandb"
 
-    def finish(self, summary: dict[str, Any] | None) -> None:
-        pass
+    mode: str = setting(choices=("offline", "online"), identity=False)
+    project: str = setting(identity=False)
+    entity: str | None = setting(identity=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.project:
+            raise ConfigError("logger.wandb.project is empty; give the project a name")
 
 
-class Mirror(NoMirror):
-    """`logger=wandb`: one W&B run a run, in the experiment's group, resumed under the run's own id.
+class Logger:
+    """One W&B run a run, in the experiment's group, resumed under the run's own id."""
 
-    Args:
-        folder: where W&B keeps its local files.
-    """
+    def __init__(self, settings: Settings):
+        self.settings = settings
 
-    def __init__(self, config: Config, run_id: str, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
+    def start(self, run: Run) -> None:
+        run.folder.mkdir(parents=True, exist_ok=True)
         path = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
         self.process = subprocess.Popen(
             [sys.executable, "-m", __name__],
@@ -55,24 +68,22 @@ class Mirror(NoMirror):
         )
         self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._write, daemon=True).start()
-        logger = config.logger
         self._tell(
-            project=logger.project,
-            entity=logger.entity,
-            mode=logger.mode,
-            group=config.experiment,
-            name=run_id,
-            id=f"{config.experiment}-{run_id}".replace("/", "-"),
+            project=self.settings.project,
+            entity=self.settings.entity,
+            mode=self.settings.mode,
+            group=run.experiment,
+            name=run.name,
+            id=f"{run.experiment}-{run.name}".replace("/", "-"),
             resume="allow",
-            config=config.identity(),
-            dir=str(folder),
+            config=run.settings,
+            dir=str(run.folder),
         )
 
-    def log(self, values: dict[str, Any]) -> None:
-        self._tell(log=values)
+    def log(self, epoch: int, values: Values) -> None:
+        self._tell(log={"epoch": epoch, **values})
 
-    def finish(self, summary: dict[str, Any] | None) -> None:
-        """End the W&B run; without a summary it is marked as failed."""
+    def finish(self, summary: Mapping[str, object] | None) -> None:
         until = time.monotonic() + PATIENCE
         self._tell(finish=summary)
         self.lines.put(None)
@@ -84,7 +95,7 @@ class Mirror(NoMirror):
             self.process.wait()
             reason = f"no answer in {PATIENCE:g} seconds"
         if reason:
-            print(f"{FAILED}: {reason}", file=sys.stderr, flush=True)
+            MESSAGES.warning(f"{FAILED}: {reason}")
 
     def _tell(self, **line: Any) -> None:
         self.lines.put(json.dumps(line) + "\n")

@@ -361,9 +361,14 @@ class SharpnessAware(Method):
         try:
             if self.looks_ahead:
                 self._move(self._perturbation_ahead())
-            losses = self._run(closure, together and (not two or self.sync_perturbation))
+            self.zero_grad()
+            with self._syncing(together and (not two or self.sync_perturbation)), torch.enable_grad():
+                losses = closure()
         finally:
             self._return()
+        if not isinstance(losses, Tensor):
+            raise TypeError(f"the closure returned {losses!r}: it must return the loss, a tensor")
+        losses = losses.detach()
         self.passes += weight
         g = self._take()
         if not two:
@@ -383,14 +388,6 @@ class SharpnessAware(Method):
         if self.batchnorm == "clean":
             self.statistics.write(clean)
         return losses.mean(), g, self._take(), finite
-
-    def _run(self, closure: Closure, synced: bool) -> Tensor:
-        self.zero_grad()
-        with self._syncing(synced), torch.enable_grad():
-            losses = closure()
-        if not isinstance(losses, Tensor):
-            raise TypeError(f"the closure returned {losses!r}: it must return the loss, a tensor")
-        return losses.detach()
 
     def _syncing(self, wanted: bool) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext() if wanted or self.parallel is None else self.parallel.no_sync()
@@ -476,26 +473,17 @@ class SharpnessAware(Method):
         self, g: Gradients, h: Gradients, finite: Tensor, statistics: FlatCopy, scaler: GradScaler | None
     ) -> None:
         """From the whole batch's gradients to the next weights, or to the same ones where something is not finite."""
-        if self.parallel is not None:
-            finite = everywhere(finite, self.parallel.process_group)
-            if g is not h and self.keeps_gradient and not self.sync_perturbation:
-                g = {p: x for p, x in self._averaged(g).items() if p in h}
+        g, finite = self._agreed(g, h, finite)
         if scaler is not None:
-            for p, x in h.items():
-                p.grad = like(p, x)
-            told = next(x for x in h.values() if x.numel())  # the scaler is to hear of the first pass
-            told.add_(torch.where(finite, 0.0, math.nan))
-            _unscale(self, scaler)
+            self._unscale_last(h, finite, scaler)
         used = [p for p in self._parameters() if p in h or p in g]
         w = [real(p) for p in used]
-        whole_h = [h[p] if p in h else torch.zeros_like(x) for p, x in zip(used, w, strict=True)]
-        whole_g = whole_h
-        if g is not h and self.keeps_gradient:
-            whole_g = [g[p] if p in g else torch.zeros_like(x) for p, x in zip(used, w, strict=True)]
-        memory, two = self._recall(used), self.looks_twice(self.steps)
+        whole_h = _filled(used, h)
+        whole_g = whole_h if g is h or not self.keeps_gradient else _filled(used, g)
+        memory = self._recall(used)
         v = self.combine(whole_g, whole_h, **memory)
         added = self.correction(whole_g, whole_h)
-        learnt = self.remember(whole_g, whole_h, **memory) if two else {}
+        learnt = self.remember(whole_g, whole_h, **memory) if self.looks_twice(self.steps) else {}
         if v is not whole_h:
             finite = finite & torch.isfinite(global_norm(whole_h))
         norm = global_norm(v)
@@ -506,20 +494,49 @@ class SharpnessAware(Method):
         for p, x in zip(used, v, strict=True):
             if v is not whole_h or p in h:  # where v is h, what has no h is left alone
                 p.grad = like(p, x)
-
         self.settled = not guarded_step(self.base, finite)
         if added is not None:
             torch._foreach_add_(w, self._times(used, added, lambda group: group["lr"], finite))
-        for name, values in learnt.items():
-            old = [self.memory[p][name] for p in used]
-            before = FlatCopy(old)
-            torch._foreach_copy_(old, values)
-            before.keep_if(finite, old)
+        self._learn(used, learnt, finite)
         self._resting = self.statistics.keep_if(finite, otherwise=statistics)
         self.skipped = self.skipped.to(finite.device)
         self.skipped += ~finite
         self.steps += 1
         torch.clear_autocast_cache()
+
+    def _agreed(self, g: Gradients, h: Gradients, finite: Tensor) -> tuple[Gradients, Tensor]:
+        """With several processes: `g` averaged as `h` is, and whether it is finite everywhere."""
+        if self.parallel is None:
+            return g, finite
+        if g is not h and self.keeps_gradient and not self.sync_perturbation:
+            g = {p: x for p, x in self._averaged(g).items() if p in h}
+        return g, everywhere(finite, self.parallel.process_group)
+
+    def _unscale_last(self, h: Gradients, finite: Tensor, scaler: GradScaler) -> None:
+        """Take the loss scaling out of the last pass's gradients, by the scaler itself, which so learns of both passes.
+
+        Raises:
+            RuntimeError: it has done so already.
+        """
+        for p, x in h.items():
+            p.grad = like(p, x)
+        told = next(x for x in h.values() if x.numel())
+        told.add_(torch.where(finite, 0.0, math.nan))
+        try:
+            scaler.unscale_(self)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{error} Call scaler.update() after every step, and leave scaler.unscale_(optimizer) out: the "
+                "optimizer does that itself, and clips with clip_norm="
+            ) from error
+
+    def _learn(self, parameters: list[Tensor], learnt: dict[str, list[Tensor]], finite: Tensor) -> None:
+        """Keep what the method wants to remember, where `finite` holds."""
+        for name, values in learnt.items():
+            old = [self.memory[p][name] for p in parameters]
+            before = FlatCopy(old)
+            torch._foreach_copy_(old, values)
+            before.keep_if(finite, old)
 
     def _before(self, held: Between) -> FlatCopy:
         """The running statistics to come back to by hand, where the first pass ran before the engine was called."""
@@ -556,14 +573,9 @@ class SharpnessAware(Method):
             )
 
 
-def _unscale(optimizer: Optimizer, scaler: GradScaler) -> None:
-    try:
-        scaler.unscale_(optimizer)
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"{error} Call scaler.update() after every step, and leave scaler.unscale_(optimizer) out: the optimizer "
-            "does that itself, and clips with clip_norm="
-        ) from error
+def _filled(parameters: list[Tensor], gradients: Gradients) -> list[Tensor]:
+    """A gradient for each parameter, 0 for those that have none."""
+    return [gradients[p] if p in gradients else torch.zeros_like(real(p)) for p in parameters]
 
 
 def _parts(closure: Closure | Sequence[Closure] | None, weights: Sequence[float] | None) -> list[tuple[Closure, float]]:

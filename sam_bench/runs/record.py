@@ -12,6 +12,8 @@ from sam_bench.runs.files import sweep_temporary, write_atomically
 
 SCHEMA_VERSION = 1
 
+Record = dict[str, Any]
+
 MEASURED = ("train_seconds", "eval_seconds", "seconds", "images_per_second", "peak_memory", "peak_memory_bytes")
 """Of records and checkpoints, what differs between two runs that are otherwise equal."""
 
@@ -29,14 +31,19 @@ class RunFiles:
         self.lock = runs / f"{run_id}.lock"
         self.failure = self.folder / "failure.txt"
         self.record = results / "records" / f"{run_id}.json"
+        self._finished: Record | None = None
 
-    def finished(self) -> dict[str, Any] | None:
-        """The run's record, if it has one.
+    def finished(self) -> Record | None:
+        """The run's record, if it has one. A record does not change: it is read once.
 
         Raises:
             StateError: the record cannot be read.
         """
-        return read_record(self.record) if self.record.exists() else None
+        if not self.record.exists():
+            return None
+        if self._finished is None:
+            self._finished = read_record(self.record)
+        return self._finished
 
     def check(self) -> None:
         """Find out whether the run's files can be made; nothing stays.
@@ -56,8 +63,11 @@ class RunFiles:
                     f"{folder} cannot be made: {reason}; choose other paths.runs and paths.results"
                 ) from error
 
-    def finish(self, record: dict[str, Any]) -> None:
+    def finish(self, record: Record) -> Record:
         """Write the record; where another process was faster, its record stays.
+
+        Returns:
+            The record as it stands in its file.
 
         Raises:
             StateError: it cannot be written.
@@ -67,6 +77,7 @@ class RunFiles:
             content = json.dumps(without_nan(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
             write_atomically(self.record, content.encode())
         self.failure.unlink(missing_ok=True)
+        return self.finished()
 
     def fail(self, text: str) -> None:
         """Keep what is to be said of a failure in the run's folder, as far as that can be written to."""
@@ -84,9 +95,10 @@ class RunFiles:
             if path.exists():
                 (path.parent / "superseded").mkdir(exist_ok=True)
                 path.rename(path.parent / "superseded" / f"{number}-{path.name}")
+        self._finished = None
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> Record:
     """A record from its file.
 
     Raises:

@@ -1,72 +1,66 @@
-"""One run, from a config to a finished record."""
+"""One run, from its spec to a finished record."""
 
 import contextlib
-import dataclasses
-import functools
+import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from sam_bench.config.schema import Config
-from sam_bench.data import cifar
 from sam_bench.data.images import Dataset
 from sam_bench.errors import Interrupted, ResourceError, StateError
-from sam_bench.loggers.console import Reporter
-from sam_bench.loggers.wandb import Mirror, NoMirror
+from sam_bench.loggers.base import Logger, Run
+from sam_bench.loggers.console import Console
+from sam_bench.loggers.registry import make_loggers
 from sam_bench.runs.checkpoint import Checkpoints
 from sam_bench.runs.lock import RunLock
 from sam_bench.runs.provenance import code_versions
-from sam_bench.runs.record import SCHEMA_VERSION, RunFiles
-from sam_bench.runs.spec import batchnorm_policy, check_shares, describe, files_of, identify, shared_examples
-from sam_bench.runtime.device import Hardware, is_out_of_memory
+from sam_bench.runs.record import SCHEMA_VERSION, Record
+from sam_bench.runs.spec import RunSpec, check_shares
+from sam_bench.runtime.device import is_out_of_memory
 from sam_bench.runtime.distributed import Processes
 from sam_bench.runtime.signals import Interruption
 from sam_bench.training.build import build_network, build_optimizer, load_data, obtain_data, prepare
-from sam_bench.training.engines import choose_engine
 from sam_bench.training.loop import Training
+
+MESSAGES = logging.getLogger("sam_bench")
+MESSAGES.addHandler(logging.NullHandler())  # without a console, or handlers of a user's own, nothing is shown
 
 ELSEWHERE = "Another process of the run was asked to end"
 
 
-def check(configs: list[Config], here: bool = True) -> None:
+def check(configs: list[Config], here: bool = True) -> dict[Config, RunSpec]:
     """Find out, before anything is created or trained, whether these runs can be done; obtains their data.
 
     Args:
         here: whether they will be done on this machine, by this process or others.
 
+    Returns:
+        What has been worked out of each; nothing where they will be done elsewhere.
+
     Raises:
         UserError: the device, the network or the data are not to be had, batches cannot be shared by the processes, or
             the record of an earlier run is damaged.
     """
-    verified, built = set(), set()
+    specs, networks, verified = {}, {}, set()
     for config in configs:
         if here:
-            _, files = located(config)
-            if files.finished() is not None and not config.trainer.rerun:
+            spec = specs[config] = RunSpec.resolve(config)
+            if spec.files.finished() is not None and not config.trainer.rerun:
                 continue
-            files.check()
+            spec.files.check()
         check_shares(config)
-        if (config.model, config.optimizer) not in built:
-            with torch.device("meta"):
-                build_optimizer(config, build_network(config))
-            built.add((config.model, config.optimizer))
-        if config.data.name == "cifar10" and config.data.folder not in verified:
-            cifar.load(obtain_data(config.data))
-            verified.add(config.data.folder)
-
-
-def located(config: Config) -> tuple[Hardware, RunFiles]:
-    """On what the run is computed here, and where it keeps what it has.
-
-    Raises:
-        ConfigError: there is no such device, or it does not allow the engine that is asked for.
-    """
-    hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
-    hardware = dataclasses.replace(hardware, engine=choose_engine(config, hardware)[0])
-    return hardware, files_of(config, hardware)
+        with torch.device("meta"):
+            if config.model not in networks:
+                networks[config.model] = build_network(config)
+            build_optimizer(config, networks[config.model])
+        if config.data not in verified:
+            load_data(config.data)
+            verified.add(config.data)
+    return specs
 
 
 def has_gpu() -> bool:
@@ -74,213 +68,233 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def execute(config: Config) -> dict[str, Any]:
-    """Do what the config describes, as far as it is not done: skip a finished run, go on with a broken one.
+def run(
+    spec: RunSpec, asked_to_end: Callable[[], bool] = lambda: False, loggers: Iterable[Logger] = ()
+) -> tuple[Record, bool]:
+    """Do what the spec describes, as far as it is not done: skip a finished run, go on with a broken one.
 
-    Where torchrun has started several processes, all of them call this, and one of them writes and speaks. SIGTERM,
+    Where torchrun has started several processes, all of them call this, and the main one writes and speaks. SIGTERM,
     SIGINT, SIGUSR1 and SIGUSR2, while it trains, make it save a checkpoint after the present step and end; a function
     that handled the signal before is then called.
 
+    Args:
+        asked_to_end: looked at after each step, as if a signal had come.
+        loggers: besides those that the configuration asks for.
+
     Returns:
-        The run's record, as it stands in its file.
+        The run's record, as it stands in its file, and whether anything was left to do.
 
     Raises:
         UserError: the data, the device or a file of an earlier run is not as it should be, another process works on the
             run, a file cannot be written, or there is not enough memory. What was saved before is as it was.
         Interrupted: the run was asked to end, or `trainer.max_minutes` are over.
     """
-    return attempt(config, lambda: False)[0]
-
-
-def attempt(config: Config, asked_to_end: Callable[[], bool]) -> tuple[dict[str, Any], bool]:
-    """As `execute`, and whether anything was left to do.
-
-    Args:
-        asked_to_end: looked at after each step, as if a signal had come.
-    """
+    config, files = spec.config, spec.files
     interruption = Interruption(config.trainer.max_minutes, asked_to_end)
-    hardware, files = located(config)
-    hardware.configure(config.trainer.deterministic)
+    spec.hardware.configure(config.trainer.deterministic)
     check_shares(config)
-    processes = Processes(hardware.device.type)
+    processes = Processes(spec.hardware.device.type)
+    held = contextlib.ExitStack()
 
-    def earlier() -> dict[str, Any] | None:
+    def earlier() -> Record | None:
         return processes.by_leader(lambda: None if config.trainer.rerun else files.finished())
+
+    def lock() -> None:
+        held.callback(RunLock(files.lock).release)
 
     if (record := earlier()) is not None:
         return record, False
-    if config.data.name == "cifar10":
-        processes.by_leader(lambda: obtain_data(config.data))
+    processes.by_leader(lambda: obtain_data(config.data))
     dataset = load_data(config.data)
-    held = contextlib.ExitStack()
-
-    def take() -> None:
-        held.callback(RunLock(files.lock).release)
-
-    processes.by_leader(take)
     with held:
+        processes.by_leader(lock)
         if (record := earlier()) is not None:  # another process has just finished it
             return record, False
         try:
-            _train(config, files, dataset, hardware, processes, interruption)
-            return processes.by_leader(files.finished), True
+            return _Work(spec, dataset, processes, interruption).train(loggers), True
         except Exception as error:
             if processes.leads and not isinstance(error, Interrupted):
                 files.fail(traceback.format_exc())
             raise
 
 
-def _train(
-    config: Config,
-    files: RunFiles,
-    dataset: Dataset,
-    hardware: Hardware,
-    processes: Processes,
-    interruption: Interruption,
-) -> None:
-    """Train from where the run stands, and write its record."""
-    run_id, warnings = files.run_id, []
-    hardware.forget_peak_memory()
-    training = prepare(config, dataset, hardware, processes)
-    checkpoints = Checkpoints(files.folder, run_id, warnings.append)
+class _Work:
+    """What is to be done of a run that is not finished."""
 
-    def begin() -> dict[str, Any] | None:
-        if config.trainer.rerun and files.finished() is not None:
-            files.set_aside()
-        return checkpoints.load()
+    def __init__(self, spec: RunSpec, dataset: Dataset, processes: Processes, interruption: Interruption):
+        self.spec = spec
+        self.dataset = dataset
+        self.processes = processes
+        self.interruption = interruption
+        self.warnings: list[str] = []
+        """To be told when there is somebody to tell."""
+        spec.hardware.forget_peak_memory()
+        self.training = prepare(spec.config, dataset, spec.hardware, spec.engine, processes)
+        self.checkpoints = Checkpoints(spec.files.folder, spec.run_id, self.warnings.append)
+        self.origin = {
+            "dataset_sha256": dataset.sha256,
+            "code": [code_versions()],
+            "threads": torch.get_num_threads(),
+        }
+        """Where the result comes from: part of every checkpoint."""
 
-    origin = {"dataset_sha256": dataset.sha256, "code": [code_versions()], "threads": torch.get_num_threads()}
-    if (state := processes.by_leader(begin)) is not None:
-        warnings += _go_on(training, state, origin)
-
-    mirror = Mirror(config, run_id, files.folder) if processes.leads and config.logger.name == "wandb" else NoMirror()
-    kind, summary = config.trainer.progress if processes.leads else "none", None
-    try:
-        with Reporter(kind, run_id, training.steps, training.done) as reporter, interruption:
-            whence = f", on from epoch {training.epoch}, step {training.position}" if training.done else ""
-            reporter.say(f"{run_id}  {describe(config, hardware)}{whence}")
-            if slower := choose_engine(config, hardware)[1]:
-                reporter.say(f"{run_id}  {slower}")
-            for warning in warnings if processes.leads else ():
-                reporter.warn(f"{run_id}  {warning}")
-            _train_and_save(config, training, checkpoints, origin, reporter, mirror, interruption)
-            record = make_record(config, run_id, dataset, training, origin["code"])
-            processes.by_leader(lambda: files.finish(record))
-            for name, measured in training.averaged.items():
-                values = "  ".join(f"{key} {value:.4g}" for key, value in measured.items())
-                reporter.say(f"{run_id}  averaged ({name})  {values}")
-            if training.diverged_epoch is not None and processes.leads:
-                reporter.warn(
-                    f"{run_id}  diverged in epoch {training.diverged_epoch}: it is counted in tables, and left out of "
-                    "their means"
-                )
-            reporter.say(f"{run_id}  written: {files.record}")
-            summary = {name: record[name] for name in ("test_error", "best_test_error", "status")}
-            (late,) = processes.any(interruption.signal is not None)
-            if late:  # nothing was left to train, but the program is to end
-                raise Interrupted(f"{interruption.reason or ELSEWHERE}: {run_id} is finished", finished=True)
-    except Interrupted:
-        interruption.hand_on()
-        raise
-    finally:
-        mirror.finish(summary)
-
-
-def _go_on(training: Training, state: dict[str, Any], origin: dict[str, Any]) -> list[str]:
-    """Continue from a checkpoint; returns what is to be said about it.
-
-    Raises:
-        StateError: it was made with other data.
-    """
-    if state["dataset_sha256"] != origin["dataset_sha256"]:
-        raise StateError(f"the checkpoints of {state['run_id']} were made with other data; move them away")
-    training.load_state_dict(state["training"])
-    said = []
-    if state["code"][-1] != origin["code"][0]:
-        said.append("the code or its libraries have changed since the checkpoint: the record names both")
-        origin["code"] = state["code"] + origin["code"]
-    else:
-        origin["code"] = state["code"]
-    if state["threads"] != origin["threads"] and training.hardware.device.type == "cpu":
-        said.append(
-            f"{origin['threads']} threads, and {state['threads']} until the checkpoint: rounding errors will not be "
-            f"those of an uninterrupted run; OMP_NUM_THREADS={state['threads']} keeps them"
-        )
-    return said
-
-
-def _train_and_save(
-    config: Config,
-    training: Training,
-    checkpoints: Checkpoints,
-    origin: dict[str, Any],
-    reporter: Reporter,
-    mirror: NoMirror,
-    interruption: Interruption,
-) -> None:
-    """Train to the end, with a checkpoint whenever one is due.
-
-    Raises:
-        Interrupted: the run was asked to end; a checkpoint was saved.
-        ResourceError: there is no memory for a step.
-    """
-    trainer, processes, saved = config.trainer, training.processes, time.monotonic()
-    minutes = trainer.checkpoint_minutes
-    try:
-        for epoch_done in training.run(reporter):
-            if epoch_done:
-                latest = {name: values[-1] for name, values in training.history.items()}
-                mirror.log({"epoch": training.epoch} | latest)
-            due = epoch_done and trainer.checkpoint_every is not None and training.epoch % trainer.checkpoint_every == 0
-            late = minutes is not None and time.monotonic() - saved >= 60 * minutes
-            late, stop = processes.any(late, interruption.reason is not None)
-            if due or late or stop or training.ended:
-                state = origin | {"training": training.state_dict()}
-                processes.by_leader(functools.partial(checkpoints.save, training.epoch, training.position, state))
-                saved = time.monotonic()
-            if stop and not training.ended:
-                raise Interrupted(
-                    f"{interruption.reason or ELSEWHERE}: {checkpoints.run_id} is saved after "
-                    f"{training.done} of {training.steps} steps; the same command goes on from there",
-                    by_signal=interruption.signal is not None,
-                )
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
+    def train(self, loggers: Iterable[Logger]) -> Record:
+        """Go on from where the run stands, to its record."""
+        self.resume()
+        loggers, summary = self.start(loggers), None
+        try:
+            with self.interruption:
+                self.train_and_save(loggers)
+                record = make_record(self.spec, self.dataset, self.training, self.origin["code"])
+                record = self.processes.by_leader(lambda: self.spec.files.finish(record))
+                self.report()
+                summary = {name: record[name] for name in ("test_error", "best_test_error", "status")}
+                (late,) = self.processes.any(self.interruption.signal is not None)
+                if late:  # nothing was left to train, but the program is to end
+                    reason = self.interruption.reason or ELSEWHERE
+                    raise Interrupted(f"{reason}: {self.spec.run_id} is finished", finished=True)
+        except Interrupted:
+            self.interruption.hand_on()
             raise
-        raise ResourceError(_no_memory(config, training)) from error
+        finally:
+            for logger in reversed(loggers):
+                logger.finish(summary)
+        return record
+
+    def resume(self) -> None:
+        """Continue from the newest checkpoint, if there is one.
+
+        Raises:
+            StateError: it was made with other data, or none of those that are there can be used.
+        """
+
+        def newest() -> dict[str, Any] | None:
+            if self.spec.config.trainer.rerun and self.spec.files.finished() is not None:
+                self.spec.files.set_aside()
+            return self.checkpoints.load()
+
+        state, origin = self.processes.by_leader(newest), self.origin
+        if state is None:
+            return
+        if state["dataset_sha256"] != origin["dataset_sha256"]:
+            raise StateError(f"the checkpoints of {state['run_id']} were made with other data; move them away")
+        self.training.load_state_dict(state["training"])
+        code = state["code"]
+        if code[-1] != origin["code"][0]:
+            self.warnings.append("the code or its libraries have changed since the checkpoint: the record names both")
+            code = code + origin["code"]
+        origin["code"] = code
+        if state["threads"] != origin["threads"] and self.spec.hardware.device.type == "cpu":
+            self.warnings.append(
+                f"{origin['threads']} threads, and {state['threads']} until the checkpoint: rounding errors will not "
+                f"be those of an uninterrupted run; OMP_NUM_THREADS={state['threads']} keeps them"
+            )
+
+    def start(self, loggers: Iterable[Logger]) -> list[Logger]:
+        """Tell all loggers of the main process that the run begins; returns them."""
+        if not self.processes.leads:
+            return []
+        spec, training = self.spec, self.training
+        console = Console(spec.config.trainer.progress)
+        training.on_step = console.step
+        whence = f", on from epoch {training.epoch}, step {training.position}" if training.done else ""
+        about = Run(
+            spec.run_id,
+            spec.config.experiment,
+            spec.describe() + whence,
+            spec.config.identity(),
+            spec.files.folder,
+            spec.config.trainer.epochs,
+            training.steps,
+            training.done,
+        )
+        everybody = [console, *make_loggers(spec.config.logger), *loggers]
+        for logger in everybody:
+            logger.start(about)
+        if spec.engine_reason:
+            MESSAGES.info(spec.engine_reason)
+        for warning in self.warnings:
+            MESSAGES.warning(warning)
+        return everybody
+
+    def train_and_save(self, loggers: list[Logger]) -> None:
+        """Train to the end, with a checkpoint whenever one is due.
+
+        Raises:
+            Interrupted: the run was asked to end; a checkpoint was saved.
+            ResourceError: there is no memory for a step.
+        """
+        training, trainer, saved = self.training, self.spec.config.trainer, time.monotonic()
+        try:
+            for epoch_done in training.run():
+                if epoch_done:
+                    for logger in loggers:
+                        logger.log(training.epoch, {name: values[-1] for name, values in training.history.items()})
+                every, minutes = trainer.checkpoint_every, trainer.checkpoint_minutes
+                due = epoch_done and every is not None and training.epoch % every == 0
+                late = minutes is not None and time.monotonic() - saved >= 60 * minutes
+                late, stop = self.processes.any(late, self.interruption.reason is not None)
+                if due or late or stop or training.ended:
+                    self.save()
+                    saved = time.monotonic()
+                if stop and not training.ended:
+                    raise Interrupted(
+                        f"{self.interruption.reason or ELSEWHERE}: {self.spec.run_id} is saved after "
+                        f"{training.done} of {training.steps} steps; the same command goes on from there",
+                        by_signal=self.interruption.signal is not None,
+                    )
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ResourceError(_no_memory(self.spec, training)) from error
+
+    def save(self) -> None:
+        """Write a checkpoint of the present moment."""
+        state, training = self.origin | {"training": self.training.state_dict()}, self.training
+        self.processes.by_leader(lambda: self.checkpoints.save(training.epoch, training.position, state))
+
+    def report(self) -> None:
+        """Say what came out, beside what was said of the last epoch."""
+        if not self.processes.leads:
+            return
+        for name, measured in self.training.averaged.items():
+            values = "  ".join(f"{key} {value:.4g}" for key, value in measured.items())
+            MESSAGES.info(f"averaged ({name})  {values}")
+        if self.training.diverged_epoch is not None:
+            epoch = self.training.diverged_epoch
+            MESSAGES.warning(f"diverged in epoch {epoch}: it is counted in tables, and left out of their means")
+        MESSAGES.info(f"written: {self.spec.files.record}")
 
 
-def _no_memory(config: Config, training: Training) -> str:
-    trainer, own = config.trainer, config.trainer.batch_size // training.processes.size
+def _no_memory(spec: RunSpec, training: Training) -> str:
+    trainer, m, device = spec.config.trainer, spec.config.optimizer.m, spec.hardware.name
+    own = trainer.batch_size // spec.world_size
     if training.position == len(training.train):  # the epoch is trained
         return (
-            f"{training.hardware.name} has not enough memory to evaluate trainer.eval_batch_size="
-            f"{trainer.eval_batch_size} images at once: lower it"
+            f"{device} has not enough memory to evaluate trainer.eval_batch_size={trainer.eval_batch_size} images at "
+            "once: lower it"
         )
-    size = min(trainer.micro_batch_size or own, config.optimizer.m or own)
+    size = min(trainer.micro_batch_size or own, m or own)
     ways = [f"trainer.micro_batch_size={max(size // 2, 1)} (the perturbation stays that of the whole batch)"]
-    ways = ways if config.optimizer.m is None and size > 1 else []
+    ways = ways if m is None and size > 1 else []
     ways += ["a smaller trainer.batch_size, which is another protocol", "a smaller model"]
     return (
-        f"{training.hardware.name} has not enough memory for trainer.batch_size={trainer.batch_size}, {size} examples "
-        f"at once; the weights are as before the step. Choose {', or '.join(ways)}"
+        f"{device} has not enough memory for trainer.batch_size={trainer.batch_size}, {size} examples at once; the "
+        f"weights are as before the step. Choose {', or '.join(ways)}"
     )
 
 
-def make_record(
-    config: Config, run_id: str, dataset: Dataset, training: Training, code: list[dict[str, Any]]
-) -> dict[str, Any]:
+def make_record(spec: RunSpec, dataset: Dataset, training: Training, code: list[dict[str, Any]]) -> Record:
     """What is kept of a run. Errors in percent, the last epoch's first; seconds without evaluation and start-up.
 
     Args:
         code: versions and commits that the run was trained with, the last ones last; several, where they changed.
     """
-    history, optimizer, hardware = training.history, training.optimizer, training.hardware
+    config, history, optimizer = spec.config, training.history, training.optimizer
     seconds = sum(history["train_seconds"])
-    in_fact = hardware if training.step.compiled else dataclasses.replace(hardware, engine="eager")
     return {
         "schema_version": SCHEMA_VERSION,
-        "run_id": run_id,
+        "run_id": spec.run_id,
         "experiment": config.experiment,
         "method": config.optimizer.name,
         "seed": config.seed,
@@ -294,25 +308,25 @@ def make_record(
         "epochs": training.epoch,
         "steps": training.done,
         "passes": _number(optimizer.passes),
-        "m": shared_examples(config),
-        "processes": training.processes.size,
+        "m": spec.m,
+        "processes": spec.world_size,
         "skipped_steps": int(optimizer.skipped),
         "train_seconds": seconds,
         "eval_seconds": sum(history["eval_seconds"]),
         "images_per_second": training.epoch * training.train.images / seconds,
         "peak_memory_bytes": training.peak_memory,
         "parameters": sum(p.numel() for p in training.model.parameters()),
-        "device": hardware.name,
-        "precision": hardware.precision,
+        "device": spec.hardware.name,
+        "precision": spec.hardware.precision,
         "engine": training.step.engine,
         "compiled": training.step.compiled,
         "last_batch": config.trainer.last_batch,
-        "batchnorm": batchnorm_policy(config),
+        "batchnorm": spec.batchnorm,
         "dataset": dataset.name,
         "dataset_sha256": dataset.sha256,
         "train_images": len(dataset.train),
         "test_images": len(dataset.test),
-        "config": identify(config, in_fact),
+        "config": spec.identity_of(training.step.compiled),
         "history": history,
         **code[-1],
         "earlier_code": code[:-1],

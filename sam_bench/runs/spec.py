@@ -1,7 +1,8 @@
-"""What a run is: the name that its configuration gives it, and what to say of it in a few words."""
+"""A run as data: all that follows from its configuration on this machine, worked out once and handed down."""
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from sam_bench.config.schema import Config
@@ -10,53 +11,85 @@ from sam_bench.optim.registry import METHODS
 from sam_bench.runs.record import RunFiles
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import world_size
+from sam_bench.training.engines import choose_engine
 
 PROTOCOL = 1
 """Counts changes of the code after which the same settings give another result; part of every run's identity."""
 
 
-def identify(config: Config, hardware: Hardware) -> dict[str, Any]:
-    """All that decides a run's result: the settings that can change it; device, precision and m in fact used.
+@dataclass(frozen=True)
+class RunSpec:
+    """A configuration, and what it means here: the parent of a sweep makes one of each run, and so does each worker."""
 
-    What is about several processes changes nothing in one. A captured step gives the bits of a compiled one.
-    """
-    identity = config.identity()
-    if (m := shared_examples(config)) is not None:
-        identity["optimizer"]["m"] = m
-        identity["optimizer"]["sync_perturbation"] &= world_size() > 1
-    identity["optimizer"]["batchnorm"] = batchnorm_policy(config)
-    if config.averaging.name != "none":
-        identity["averaging"]["estimation"] = "weighted"  # of running statistics: batches count by their size
-    identity["trainer"] |= {"device": hardware.device.type, "precision": hardware.precision}
-    if hardware.engine != "eager":
-        identity["trainer"]["compiled"] = True
-    if config.trainer.last_batch != "keep":
-        identity["trainer"]["last_batch"] = config.trainer.last_batch
-    if config.trainer.deterministic and hardware.device.type == "cuda":
-        identity["trainer"]["deterministic"] = True
-    if world_size() > 1:
-        identity["trainer"]["processes"] = world_size()
-    return identity | {"protocol": PROTOCOL}
+    config: Config
+    hardware: Hardware
+    """The device and the precision that "auto" stands for."""
+    engine: str
+    """How steps are taken: "eager", "compile" or "graph"."""
+    engine_reason: str
+    """Why `trainer.engine=auto` is not "graph" on CUDA, for the user; else empty."""
+    world_size: int
+    """The number of processes that work on the run."""
+    m: int | None
+    """Examples that share a perturbation, the m of m-sharpness; None for a method without a second pass."""
+    batchnorm: str
+    """Where BatchNorm's running statistics at the end of the run come from: see `batchnorm_policy`."""
+    identity: dict[str, Any]
+    """All that decides the run's result: the settings that can change it; device, precision and m in fact used."""
+    files: RunFiles
+    """Where the run keeps what it has; named after the identity."""
 
+    @classmethod
+    def resolve(cls, config: Config) -> "RunSpec":
+        """Work out what a configuration means on this machine.
 
-def name_of(config: Config, identity: dict[str, Any]) -> str:
-    """The run's name: readable, and the same if and only if the identity is."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return f"{config.optimizer.name}-{config.model.title}-seed{config.seed}-{digest[:10]}"
+        Raises:
+            ConfigError: there is no such device, or it does not allow the engine that is asked for.
+        """
+        hardware = Hardware.choose(config.trainer.device, config.trainer.precision)
+        engine, reason = choose_engine(config, hardware)
+        return cls.on(config, hardware, engine, reason)
 
+    @classmethod
+    def on(cls, config: Config, hardware: Hardware, engine: str = "eager", engine_reason: str = "") -> "RunSpec":
+        """The spec of a configuration on a device and an engine that are chosen already."""
+        identity = _identity(config, hardware, engine)
+        run_id = f"{config.optimizer.name}-{config.model.title}-seed{config.seed}-{_digest(identity)}"
+        paths, experiment = config.paths, config.experiment
+        files = RunFiles(paths.runs_of(experiment), paths.results_of(experiment), run_id)
+        policy = batchnorm_policy(config)
+        return cls(config, hardware, engine, engine_reason, world_size(), _m(config), policy, identity, files)
 
-def files_of(config: Config, hardware: Hardware) -> RunFiles:
-    """Where the run keeps what it has."""
-    paths, run_id = config.paths, name_of(config, identify(config, hardware))
-    return RunFiles(paths.runs_of(config.experiment), paths.results_of(config.experiment), run_id)
+    @property
+    def run_id(self) -> str:
+        """The run's name: readable, and the same if and only if the identity is."""
+        return self.files.run_id
 
+    def describe(self) -> str:
+        """The run in a few words."""
+        config, optimizer, data = self.config, self.config.optimizer, self.config.data
+        own = config.trainer.batch_size // self.world_size
+        parts = [METHODS[optimizer.name].title]
+        if optimizer.rho is not None:
+            parts[0] += f" ρ {optimizer.rho:g}"
+        parts[0] += f" on {optimizer.base.name}"
+        if (optimizer.m or own) < own:
+            parts.append(f"m {optimizer.m}")
+        if config.averaging.name != "none":
+            parts.append(f"averaging {config.averaging.name}")
+        if self.world_size > 1:
+            parts.append(f"{self.world_size} processes")
+        subset = f" ({data.train_subset} images)" if data.train_subset else ""
+        epochs = f"{config.trainer.epochs} epoch{'s' if config.trainer.epochs > 1 else ''}"
+        parts += [config.model.title, f"{data.name}{subset}", f"{data.split} split", epochs]
+        engine = {"eager": "eager", "compile": "compiled", "graph": "compiled and captured"}[self.engine]
+        return ", ".join([*parts, self.hardware.name, self.hardware.precision, engine])
 
-def shared_examples(config: Config) -> int | None:
-    """How many examples share a perturbation, the m of m-sharpness; None for a method without a second pass."""
-    options, own = config.optimizer, config.trainer.batch_size // world_size()
-    if not METHODS[options.name].looks_twice:
-        return None
-    return config.trainer.batch_size if options.sync_perturbation else options.m or own
+    def identity_of(self, compiled: bool) -> dict[str, Any]:
+        """The identity of what was done in fact, where compiling may have been given up on the way."""
+        trainer = self.identity["trainer"]
+        kept = {key: value for key, value in trainer.items() if key != "compiled" or compiled}
+        return self.identity | {"trainer": kept}
 
 
 def batchnorm_policy(config: Config) -> str:
@@ -90,17 +123,34 @@ def check_shares(config: Config) -> None:
         )
 
 
-def describe(config: Config, hardware: Hardware) -> str:
-    """A run in a few words."""
-    optimizer, data = config.optimizer, config.data
-    radius = f" ρ {optimizer.rho:g}" if optimizer.rho is not None else ""
-    own = config.trainer.batch_size // world_size()
-    parts = f", m {optimizer.m}" if (optimizer.m or own) < own else ""
-    processes = f", {world_size()} processes" if world_size() > 1 else ""
-    averaging = f", averaging {config.averaging.name}" if config.averaging.name != "none" else ""
-    method = f"{METHODS[optimizer.name].title}{radius} on {optimizer.base.name}"
-    images = f"{data.name}{f' ({data.train_subset} images)' if data.train_subset else ''}, {data.split} split"
-    epochs = f"{config.trainer.epochs} epoch{'s' if config.trainer.epochs > 1 else ''}"
-    method += parts + averaging + processes
-    how = {"eager": "eager", "compile": "compiled", "graph": "compiled and captured"}[hardware.engine]
-    return f"{method}, {config.model.title}, {images}, {epochs}, {hardware.name}, {hardware.precision}, {how}"
+def _m(config: Config) -> int | None:
+    optimizer, size = config.optimizer, config.trainer.batch_size
+    if not METHODS[optimizer.name].looks_twice:
+        return None
+    return size if optimizer.sync_perturbation else optimizer.m or size // world_size()
+
+
+def _identity(config: Config, hardware: Hardware, engine: str) -> dict[str, Any]:
+    """What is about several processes changes nothing in one. A captured step gives the bits of a compiled one."""
+    identity = config.identity()
+    optimizer, trainer = identity["optimizer"], identity["trainer"]
+    if (m := _m(config)) is not None:
+        optimizer["m"] = m
+        optimizer["sync_perturbation"] &= world_size() > 1
+    optimizer["batchnorm"] = batchnorm_policy(config)
+    if config.averaging.name != "none":
+        identity["averaging"]["estimation"] = "weighted"  # of running statistics: batches count by their size
+    trainer |= {"device": hardware.device.type, "precision": hardware.precision}
+    if engine != "eager":
+        trainer["compiled"] = True
+    if config.trainer.last_batch != "keep":
+        trainer["last_batch"] = config.trainer.last_batch
+    if config.trainer.deterministic and hardware.device.type == "cuda":
+        trainer["deterministic"] = True
+    if world_size() > 1:
+        trainer["processes"] = world_size()
+    return identity | {"protocol": PROTOCOL}
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]

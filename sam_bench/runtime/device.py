@@ -1,4 +1,4 @@
-"""What a run is computed on and how: device, precision, engine, memory, and how they are called in a record."""
+"""What a run is computed on: device, precision, memory, and how they are called in a record."""
 
 import contextlib
 import ctypes
@@ -21,12 +21,10 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 
 @dataclass(frozen=True)
 class Hardware:
-    """A device, the precision of the forward pass on it, and how steps are taken there."""
+    """A device, and the precision of the forward pass on it."""
 
     device: torch.device
     precision: str
-    engine: str = "eager"
-    """"eager", "compile" or "graph"."""
 
     @classmethod
     def choose(cls, device: str, precision: str) -> "Hardware":

@@ -46,8 +46,12 @@ def obtain_data(config: DataConfig) -> Path:
     return obtain(config.folder, config.timeout, tell)
 
 
-def prepare(config: Config, dataset: Dataset, hardware: Hardware, processes: Processes) -> Training:
-    """Network, optimizer and batches on the device, as they are before the first step."""
+def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, processes: Processes) -> Training:
+    """Network, optimizer and batches on the device, as they are before the first step.
+
+    Args:
+        engine: how steps are taken: "eager", "compile" or "graph".
+    """
     data, trainer = config.data, config.trainer
     torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
     model = build_network(config).to(hardware.device, memory_format=torch.channels_last)
@@ -68,7 +72,7 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, processes: Pro
         )
         for images in (dataset.train, dataset.test)
     )
-    return Training(config, model, optimizer, train, test, hardware, processes, parallel)
+    return Training(config, model, optimizer, train, test, hardware, engine, processes, parallel)
 
 
 def build_network(config: Config) -> torch.nn.Module:

@@ -1,8 +1,9 @@
 """The one training loop: the same for every method, network and device."""
 
+import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,6 @@ from torch import nn
 
 from sam_bench.config.schema import Config
 from sam_bench.data.batches import Batches
-from sam_bench.loggers.console import Reporter
 from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.registry import BASES
 from sam_bench.runtime.device import Hardware
@@ -23,6 +23,8 @@ from sam_bench.training.loss import smoothing_for_torch
 from sam_bench.training.step import CapturedStep, Step, compile_for
 from sam_bench.training.stopwatch import Stopwatch
 
+MESSAGES = logging.getLogger("sam_bench")
+
 MAX_SKIPPED = 200
 """Of `trainer.max_skipped`, where it is not set."""
 
@@ -32,9 +34,6 @@ EXPLODED = 100.0
 HOURS = 3600.0
 MEASURED_STEPS, MEASURED_SECONDS = 10, 20.0
 """After so many steps, or seconds, the time of a run is estimated; the first step, which warms up, does not count."""
-
-SHOWN = ("lr", "train_loss", "train_error", "test_loss", "test_error", "train_seconds")
-"""Of the history, what a user sees after each epoch."""
 
 History = dict[str, list[float | None]]
 
@@ -53,6 +52,8 @@ class Training:
     train: Batches
     test: Batches
     hardware: Hardware
+    engine: str
+    """How steps are taken: "eager", "compile" or "graph"."""
     processes: Processes
     parallel: nn.Module
     """What is trained: the model, or its `DistributedDataParallel` where there are several processes."""
@@ -72,6 +73,8 @@ class Training:
     """Of the training of an epoch."""
     warm: float | None = None
     """Seconds after the first step, until the time of the whole run is estimated."""
+    on_step: Callable[[float], None] = lambda images_per_second: None
+    """Called after each step, with the speed of the epoch's training so far."""
 
     def __post_init__(self) -> None:
         trainer, base, schedule = self.config.trainer, self.config.optimizer.base, self.config.schedule
@@ -100,11 +103,11 @@ class Training:
             trainer.micro_batch_size,
             self.scaler,
         )
-        if self.hardware.engine == "graph":
+        if self.engine == "graph":
             self.step = CapturedStep(*arguments, compiled=True)
         else:
             on_device = self.hardware.device.type == "cuda" and BASES[base.name].captured  # as in a captured step
-            self.step = Step(*arguments, compiled=self.hardware.engine == "compile", rates_on_device=on_device)
+            self.step = Step(*arguments, compiled=self.engine == "compile", rates_on_device=on_device)
         self.eval_model = compile_for(self.model) if self.step.compiled else self.model
         """For evaluation."""
         self.averages = Averages(self.config.averaging, self.model, trainer.epochs)
@@ -124,22 +127,32 @@ class Training:
         """Whether there is nothing left to train."""
         return self.epoch == self.config.trainer.epochs or self.diverged_epoch is not None
 
-    def run(self, reporter: Reporter) -> Iterator[bool]:
+    def run(self) -> Iterator[bool]:
         """Train from the present step to the last one.
 
         Pauses after each step, and after each epoch, of which it tells by True: the moments when the state is that of
         no step, and can be saved. The time of a pause is not counted in which `state_dict()` was called.
         """
-        leads = self.processes.leads
-        self.step.warn = lambda text: reporter.warn(f"{reporter.title}  {text}") if leads else None
+        first = self.done
         while not self.ended:
-            for _ in self._train_epoch(reporter):
+            self.model.train()
+            self.watch.run()
+            for images, labels in self.train.epoch(self.epoch, self.position):
+                t = self.done
+                self.step.set_rates(self.eta(t), None if self.rho is None else self.rho(t))
+                self.step(images, labels)
+                self.averages.after_step()
+                self.position += 1
+                self.on_step(self.processes.size * self.step.images / self.watch.seconds)
+                if first == self.epoch == 0:
+                    self._estimate()
                 yield False
+                self.watch.run()
+            self._end_epoch()
             self._evaluate()
-            self.epoch, self.position = self.epoch + 1, 0
+            self.epoch += 1
+            self.position = 0
             self.peak_memory = max(self.peak_memory, *self.processes.gather(self.hardware.peak_memory()))
-            shown = {name: values[-1] for name, values in self.history.items() if name in SHOWN}
-            reporter.epoch(self.epoch, self.config.trainer.epochs, shown)
             yield True
 
     def state_dict(self) -> dict[str, Any]:
@@ -193,23 +206,6 @@ class Training:
             lr_min=schedule.lr_min,
         )
 
-    def _train_epoch(self, reporter: Reporter) -> Iterator[None]:
-        self.model.train()
-        self.watch.run()
-        begun = self.done
-        for images, labels in self.train.epoch(self.epoch, self.position):
-            t = self.done
-            self.step.set_rates(self.eta(t), None if self.rho is None else self.rho(t))
-            self.step(images, labels)
-            self.averages.after_step()
-            self.position += 1
-            reporter.step(self.processes.size * self.step.images / self.watch.seconds)
-            if begun == 0:
-                self._estimate(reporter)
-            yield
-            self.watch.run()
-        self._end_epoch()
-
     def _end_epoch(self) -> None:
         """Note what was measured in an epoch of training, and whether it came to nothing."""
         loss, error = self.step.read()
@@ -233,15 +229,13 @@ class Training:
 
         def measure() -> tuple[float, float]:
             self.processes.copy_buffers(self.model)
-            return self.step.compiled_or_not(
-                lambda: evaluate(
-                    self.eval_model if self.step.compiled else self.model,
-                    self.test,
-                    trainer.eval_batch_size,
-                    self.hardware,
-                    self.processes,
-                )
-            )
+            arguments = self.test, trainer.eval_batch_size, self.hardware, self.processes
+            if self.step.compiled:
+                try:
+                    return evaluate(self.eval_model, *arguments)
+                except Exception as error:
+                    self.step.give_up_compiling(error)
+            return evaluate(self.model, *arguments)
 
         if last and self.optimizer.looks_ahead:
             estimate_on_training_images(self.model, self.train, trainer.epochs, self.hardware, self.processes)
@@ -258,7 +252,7 @@ class Training:
     def _note(self, name: str, value: float | None) -> None:
         self.history.setdefault(name, []).append(value)
 
-    def _estimate(self, reporter: Reporter) -> None:
+    def _estimate(self) -> None:
         """Tell somebody who has just begun a run on the CPU when it takes hours."""
         t = self.done - 1
         if t == 0:
@@ -268,7 +262,7 @@ class Training:
             if t == MEASURED_STEPS or elapsed > MEASURED_SECONDS:
                 self.warm, seconds = None, elapsed / t * (self.steps - t)
                 if seconds > HOURS:
-                    reporter.warn(
-                        f"This run will take about {seconds / HOURS:.0f} hours on this CPU. "
+                    MESSAGES.warning(
+                        f"this run will take about {seconds / HOURS:.0f} hours on this CPU. "
                         "For a result within minutes: experiment=quick"
                     )

@@ -1,6 +1,7 @@
 """One training step on one batch, and the running totals of an epoch, which stay on the device."""
 
 import contextlib
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from sam_bench.training.cuda_graph import CudaGraphs
 from sam_bench.training.loss import cross_entropy
 
 T = TypeVar("T")
+
+MESSAGES = logging.getLogger("sam_bench")
 
 WARMUP_STEPS = 3
 """Steps of each kind that are taken before one is captured: libraries set themselves up in the first ones."""
@@ -61,8 +64,6 @@ class Step:
         self.look = compile_for(self.plain_look) if compiled else self.plain_look
         zero = torch.zeros((), device=hardware.device)
         self.rates = {"lr": zero, "rho": zero.clone()} if rates_on_device else None
-        self.warn: Callable[[str], None] = print
-        """Told when something is done in another way than was asked for."""
         self.loss = torch.zeros((), dtype=torch.float64, device=hardware.device)
         self.summed = torch.zeros((), dtype=torch.int64, device=hardware.device)
         self.wrong = torch.zeros((), dtype=torch.int64, device=hardware.device)
@@ -82,24 +83,26 @@ class Step:
                     group[name] = present
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
-        self.compiled_or_not(lambda: self._take(images, labels))
-
-    def compiled_or_not(self, work: Callable[[], T]) -> T:
-        """Do something with compiled code; where that fails, do it again without, from now on, and warn."""
+        """Take a step; where compiled code fails, take it again without, from now on, and warn."""
         before = self._host_state()
         try:
-            return work()
+            self._take(images, labels)
         except Exception as error:
-            if not self.compiled or is_out_of_memory(error):
-                raise
+            self.give_up_compiling(error)
             self._set_host_state(before)
-            self.give_up_compiling()
-            self.warn(f"torch.compile failed, so the run goes on without it, slower: {_first_line(error)}")
-            return work()
+            self._take(images, labels)
 
-    def give_up_compiling(self) -> None:
-        """Take the next steps without compiled code."""
-        self.compiled, self.look = False, self.plain_look
+    def give_up_compiling(self, error: Exception) -> None:
+        """Do without compiled code from now on, because of an error in it.
+
+        Raises:
+            Exception: the error itself, where nothing is compiled, or the memory was not enough.
+        """
+        if not self.compiled or is_out_of_memory(error):
+            raise error
+        self.compiled = False
+        self.look = self.plain_look
+        MESSAGES.warning(f"torch.compile failed, so the run goes on without it, slower: {_first_line(error)}")
 
     def _take(self, images: Tensor, labels: Tensor) -> None:
         count = len(labels)
@@ -160,7 +163,7 @@ class CapturedStep(Step):
 
     There is a graph for each size of a batch and each kind of step that the method has. The first steps of each are
     taken as `Step` takes them; a replay launches the same kernels, so it gives the same bits. Where a step cannot
-    be captured, steps go on to be taken one by one, and `warn` is told.
+    be captured, steps go on to be taken one by one, with a warning.
 
     Args:
         capturer: what captures; by default `CudaGraphs`.
@@ -205,13 +208,14 @@ class CapturedStep(Step):
             self.captures, self.captured = False, {}
             if self.scaler is not None:
                 self.scaler.update(self.scaler.get_scale())  # lets it forget the step that was not taken
-            self.warn(f"A step could not be captured, so steps are taken one by one, slower: {_first_line(error)}")
+            reason = _first_line(error)
+            MESSAGES.warning(f"a step could not be captured, so steps are taken one by one, slower: {reason}")
             super().__call__(images, labels)
         else:
             self.captured[kind] = _Captured(replay, *own, self.optimizer.passes - passes)
 
-    def give_up_compiling(self) -> None:
-        super().give_up_compiling()
+    def give_up_compiling(self, error: Exception) -> None:
+        super().give_up_compiling(error)
         self._forget()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

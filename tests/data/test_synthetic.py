@@ -5,7 +5,7 @@ import torch
 
 from sam_bench.cli import compose
 from sam_bench.data import synthetic
-from sam_bench.runs import run
+from tests.conftest import execute
 
 
 def test_it_is_always_the_same_and_balanced():
@@ -17,7 +17,7 @@ def test_it_is_always_the_same_and_balanced():
 
 
 def test_it_can_be_learned(folder):
-    record = run.execute(
+    record = execute(
         compose.compose(
             [
                 "experiment=smoke",

@@ -1,6 +1,7 @@
 """A captured step against the same steps taken one by one."""
 
 import gc
+import logging
 import weakref
 
 import pytest
@@ -42,6 +43,7 @@ BASES = {
     "adamw": lambda params: torch.optim.AdamW(params, lr=1e-3, fused=True),
 }
 OPTIONS = {"looksam": {"k": 3}, "sam_every_k": {"k": 2}}
+MESSAGES = logging.getLogger("sam_bench")
 STEPS = 4 * 4
 """Every fourth batch is a smaller one."""
 
@@ -63,7 +65,7 @@ def trained(step_class, name, base="sgd", steps=STEPS, network=SmallNetwork, har
     )
     scaler = hardware.scaler()
     step = step_class(model, optimizer, hardware, Processes("cpu"), 0.1, m, scaler=scaler, **options)
-    step.warn = said = Said()
+    said = Said()
     for t in range(steps):
         generator = torch.Generator().manual_seed(t)
         count = 5 if t % 4 == 3 else 8
@@ -72,12 +74,20 @@ def trained(step_class, name, base="sgd", steps=STEPS, network=SmallNetwork, har
         step(images.to(hardware.device), torch.randint(0, 10, (count,), generator=generator).to(hardware.device))
     state = {"step": step.state_dict(), "optimizer": optimizer.state_dict(), "model": model.state_dict()}
     state["scaler"] = scaler.state_dict() if scaler else None
-    return state, step, said
+    MESSAGES.removeHandler(said)
+    return state, step, said.texts
 
 
-class Said(list):
-    def __call__(self, text):
-        self.append(text)
+class Said(logging.Handler):
+    """The warnings while it is there."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.texts = []
+        MESSAGES.addHandler(self)
+
+    def emit(self, record):
+        self.texts.append(record.getMessage())
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -153,7 +163,7 @@ def test_where_capture_fails_steps_go_on_one_by_one_and_it_is_said(name, precisi
     refused, step, said = trained(CapturedStep, name, hardware=hardware, capturer=Refusing(at))
     assert step.engine == "eager"
     assert said == [
-        "A step could not be captured, so steps are taken one by one, slower: RuntimeError: this cannot be captured"
+        "a step could not be captured, so steps are taken one by one, slower: RuntimeError: this cannot be captured"
     ]
     assert differences(refused, eager) == []
 
@@ -190,7 +200,7 @@ def test_after_a_broken_capture_the_step_is_taken_as_if_there_had_been_none(monk
     broken, step, said = trained(CapturedStep, name, hardware=hardware)
     assert step.engine == "eager"
     assert said == [
-        "A step could not be captured, so steps are taken one by one, slower: RuntimeError: CUDA error: "
+        "a step could not be captured, so steps are taken one by one, slower: RuntimeError: CUDA error: "
         f"{operation} is not permitted when a stream is capturing"
     ]
     assert differences(broken, eager) == []

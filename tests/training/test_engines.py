@@ -9,12 +9,12 @@ import torch
 from sam_bench.cli import compose
 from sam_bench.errors import ConfigError
 from sam_bench.optim.registry import BASES, METHODS
-from sam_bench.runs import run, spec
+from sam_bench.runs.spec import RunSpec
 from sam_bench.runtime.device import Hardware
 from sam_bench.training import engines
 from sam_bench.training.engines import choose_engine
 from sam_bench.training.step import Step
-from tests.conftest import TINY, differences
+from tests.conftest import TINY, differences, execute
 from tests.training.test_capture import trained
 
 
@@ -95,7 +95,7 @@ def test_on_the_cpu_auto_is_eager():
 @pytest.mark.parametrize(("engine", "same"), [("auto", True), ("eager", True), ("compile", False)])
 def test_compiled_kernels_are_part_of_what_a_run_is(folder, engine, same):
     ids = {
-        run.located(compose.compose([*TINY, "trainer.device=cpu", *own]))[1].run_id
+        RunSpec.resolve(compose.compose([*TINY, "trainer.device=cpu", *own])).run_id
         for own in ([], [f"trainer.engine={engine}"])
     }
     assert (len(ids) == 1) == same
@@ -103,7 +103,9 @@ def test_compiled_kernels_are_part_of_what_a_run_is(folder, engine, same):
 
 def test_a_captured_run_is_that_of_the_same_compiled_kernels():
     config = compose.compose(TINY)
-    identities = [spec.identify(config, Hardware(torch.device("cuda"), "bf16", e)) for e in ("compile", "graph")]
+    identities = [
+        RunSpec.on(config, Hardware(torch.device("cuda"), "bf16"), engine).identity for engine in ("compile", "graph")
+    ]
     assert identities[0] == identities[1]
 
 
@@ -214,6 +216,6 @@ def test_every_engine_trains_on_the_gpu(folder, small_synthetic, engine):
         "data.train_subset=50",
         f"trainer.engine={engine}",
     ]
-    record = run.execute(compose.compose([*TINY, *own]))
+    record = execute(compose.compose([*TINY, *own]))
     assert record["status"] == "finished"
     assert record["engine"] == ("graph" if engine == "auto" else engine)

@@ -7,7 +7,7 @@ from torch import nn
 from sam_bench.cli.compose import compose
 from sam_bench.optim.registry import METHODS
 from sam_bench.report.table import notes
-from sam_bench.runs import run
+from sam_bench.runs.spec import RunSpec
 from sam_bench.runtime.distributed import Processes
 from sam_bench.training.build import load_data, prepare
 from sam_bench.training.evaluate import evaluate
@@ -20,8 +20,9 @@ RUN = ["model=resnet8", "trainer.device=cpu", "trainer.precision=fp32", "trainer
 def at_the_end(folder, record: dict, *overrides: str):
     """The training of a finished run, as its last checkpoint has it."""
     config = compose([*TINY, *RUN, *overrides])
-    hardware, _ = run.located(config)
-    training = prepare(config, load_data(config.data), hardware, Processes("cpu"))
+    spec = RunSpec.resolve(config)
+    processes = Processes(spec.hardware.device.type)
+    training = prepare(config, load_data(config.data), spec.hardware, spec.engine, processes)
     training.load_state_dict(last_checkpoint(folder, record["run_id"])["training"])
     return training
 

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from sam_bench.cli.compose import compose
-from sam_bench.loggers.console import Reporter
 from sam_bench.optim.registry import METHODS, method
-from sam_bench.runs import run
+from sam_bench.runs.spec import RunSpec
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes
 from sam_bench.training.build import load_data, prepare
@@ -24,9 +23,10 @@ RUN = ["data=synthetic", "data.train_subset=50", "trainer.batch_size=8", "model=
 def steps_of_an_epoch(*overrides: str):
     """A generator that pauses after each step of a run's first epoch."""
     config = compose([*RUN, *overrides])
-    hardware, _ = run.located(config)
-    training = prepare(config, load_data(config.data), hardware, Processes(hardware.device.type))
-    return training.run(Reporter("none", "", training.steps, 0)), training
+    spec = RunSpec.resolve(config)
+    processes = Processes(spec.hardware.device.type)
+    training = prepare(config, load_data(config.data), spec.hardware, spec.engine, processes)
+    return training.run(), training
 
 
 @pytest.mark.parametrize("averaging", ["none", "ema"])

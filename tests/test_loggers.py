@@ -1,0 +1,108 @@
+"""Who is told of a run: the console, loggers that the configuration names, loggers that a program brings along."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from sam_bench.cli.compose import compose
+from sam_bench.runs.run import run
+from sam_bench.runs.spec import RunSpec
+from tests.conftest import ROOT, TINY
+
+RUN = [*TINY, "trainer.device=cpu", "model=resnet8", "optimizer=sgd", "trainer.epochs=2"]
+
+
+class Told:
+    """A logger that keeps what it is told."""
+
+    def __init__(self):
+        self.calls = []
+
+    def start(self, run):
+        self.calls.append(("start", run.name, run.done, run.steps))
+
+    def log(self, epoch, values):
+        self.calls.append(("log", epoch, values["test_error"]))
+
+    def finish(self, summary):
+        self.calls.append(("finish", summary))
+
+
+def test_a_logger_is_told_of_beginning_epochs_and_end(folder, small_synthetic):
+    told = Told()
+    record, _ = run(RunSpec.resolve(compose(RUN)), loggers=[told])
+    errors = record["history"]["test_error"]
+    summary = {name: record[name] for name in ("test_error", "best_test_error", "status")}
+    assert told.calls == [
+        ("start", record["run_id"], 0, record["steps"]),
+        ("log", 1, errors[0]),
+        ("log", 2, errors[1]),
+        ("finish", summary),
+    ]
+
+
+def test_a_logger_is_told_of_a_failure(folder, small_synthetic, monkeypatch):
+    monkeypatch.setattr("sam_bench.training.loop.evaluate", lambda *of: 1 / 0)
+    told = Told()
+    with pytest.raises(ZeroDivisionError):
+        run(RunSpec.resolve(compose(RUN)), loggers=[told])
+    assert told.calls[-1] == ("finish", None)
+
+
+MINE = """
+from dataclasses import dataclass
+from sam_bench.config import fields
+from sam_bench.config.fields import setting
+
+@dataclass(frozen=True)
+class Settings(fields.Settings):
+    _path = "logger.lines"
+    file: str = setting(identity=False)
+
+class Logger:
+    def __init__(self, settings):
+        self.file = settings.file
+    def start(self, run):
+        self.write(run.name)
+    def log(self, epoch, values):
+        self.write(f"{epoch} {values['test_error']}")
+    def finish(self, summary):
+        self.write(summary["status"])
+    def write(self, line):
+        with open(self.file, "a") as file:
+            file.write(line + "\\n")
+"""
+
+
+def test_a_module_and_a_file_of_settings_make_a_logger(tmp_path):
+    """Two files, beside a copy of the package in which nothing else is changed; both loggers at once."""
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "sam_bench", copy / "sam_bench")
+    shutil.copytree(ROOT / "conf", copy / "conf")
+    (copy / "sam_bench" / "loggers" / "lines.py").write_text(MINE)
+    (copy / "conf" / "logger" / "lines.yaml").write_text("# @package logger.lines\nfile: lines.txt\n")
+    command = [sys.executable, "-m", "sam_bench", *RUN, "logger=[wandb,lines]", "experiment=smoke"]
+    environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    name, *epochs, end = (copy / "lines.txt").read_text().splitlines()
+    assert (name.startswith("sgd-resnet8"), len(epochs), end) == (True, 2, "finished")
+    assert list(copy.rglob("offline-run-*/*.wandb"))
+
+
+def test_messages_go_through_logging_to_whoever_listens(folder, small_synthetic, caplog):
+    with caplog.at_level(logging.INFO, "sam_bench"):
+        record, _ = run(RunSpec.resolve(compose(RUN)))
+    texts = [each.getMessage() for each in caplog.records]
+    assert any(text.startswith("epoch 2/2") for text in texts)
+    assert texts[-1].endswith(f"{record['run_id']}.json")
+
+
+@pytest.mark.parametrize(("kind", "lines"), [("plain", 4), ("none", 0)])
+def test_the_console_shows_what_it_is_told_to(folder, small_synthetic, capsys, kind, lines):
+    run(RunSpec.resolve(compose([*RUN, f"trainer.progress={kind}"])))
+    assert len(capsys.readouterr().out.splitlines()) == lines
