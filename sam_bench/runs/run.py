@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from sam_bench.config.schema import Config
-from sam_bench.data import cifar
 from sam_bench.data.images import Dataset
 from sam_bench.errors import Interrupted, ResourceError, StateError
 from sam_bench.loggers.console import Reporter
@@ -24,7 +23,7 @@ from sam_bench.runs.spec import batchnorm_policy, check_shares, describe, files_
 from sam_bench.runtime.device import Hardware, is_out_of_memory
 from sam_bench.runtime.distributed import Processes
 from sam_bench.runtime.signals import Interruption
-from sam_bench.training.build import build_network, build_optimizer, load_data, obtain_data, prepare
+from sam_bench.training.build import build_network, build_optimizer, load_data, obtain_data, prepare, verify_data
 from sam_bench.training.engines import choose_engine
 from sam_bench.training.loop import Training
 
@@ -53,9 +52,9 @@ def check(configs: list[Config], here: bool = True) -> None:
             with torch.device("meta"):
                 build_optimizer(config, build_network(config))
             built.add((config.model, config.optimizer))
-        if config.data.name == "cifar10" and config.data.folder not in verified:
-            cifar.load(obtain_data(config.data))
-            verified.add(config.data.folder)
+        if (config.data.name, config.data.folder) not in verified:
+            verify_data(config.data)
+            verified.add((config.data.name, config.data.folder))
 
 
 def located(config: Config) -> tuple[Hardware, RunFiles]:
@@ -109,8 +108,7 @@ def attempt(config: Config, asked_to_end: Callable[[], bool]) -> tuple[dict[str,
 
     if (record := earlier()) is not None:
         return record, False
-    if config.data.name == "cifar10":
-        processes.by_leader(lambda: obtain_data(config.data))
+    processes.by_leader(lambda: obtain_data(config.data))
     dataset = load_data(config.data)
     held = contextlib.ExitStack()
 
