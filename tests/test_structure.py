@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "data": {"data", "errors", "hardware"},
     "optim": {"lookup", "optim"},
     "models": {"errors", "lookup", "models"},
-    "config": {"errors", "models.registry", "optim.registry", "settings"},
+    "config": {"data.registry", "errors", "models.registry", "optim.registry", "settings"},
     "settings": {"errors", "lookup"},
     "lookup": {"errors"},
     "hardware": {"errors"},
