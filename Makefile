@@ -44,8 +44,8 @@ lint: $(READY) ## Check style and formatting
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
-data: $(READY) ## Obtain and verify CIFAR-10
-	@$(PYTHON) scripts/prepare_data.py
+data: $(READY) ## Obtain and verify CIFAR-10, or another data set (OPTIONS=data=cifar100)
+	@$(PYTHON) scripts/prepare_data.py $(OPTIONS)
 
 reproduce-table: $(READY) ## Train what is missing, then make the table (EXPERIMENT= METHODS= SEEDS=)
 	@$(PYTHON) scripts/reproduce_table.py experiment=$(EXPERIMENT) methods=$(METHODS) seeds=$(SEEDS)

@@ -14,7 +14,7 @@ def main(one_perturbation: bool) -> list[float]:
     torch.manual_seed(0)
     images, _ = synthetic.load()
     x, y = images.pixels[:1000].float() / 255, images.labels[:1000]
-    model = build_model("resnet8")
+    model = build_model("resnet", classes=10, depth=8)
     optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1, momentum=0.9)
 
     def closure_for(parts):

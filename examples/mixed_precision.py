@@ -18,7 +18,7 @@ def main() -> list[float]:
     torch.manual_seed(0)
     images, _ = synthetic.load()
     x, y = images.pixels[:1000].float().to(DEVICE) / 255, images.labels[:1000].to(DEVICE)
-    model = build_model("resnet8").to(DEVICE)
+    model = build_model("resnet", classes=10, depth=8).to(DEVICE)
     optimizer = GSAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1, momentum=0.9)
     scaler = torch.amp.GradScaler(DEVICE)
     losses = []

@@ -14,7 +14,7 @@ def main() -> list[float]:
     torch.manual_seed(0)
     images, _ = synthetic.load()
     x, y = images.pixels[:1000].float() / 255, images.labels[:1000]
-    model = build_model("resnet8")
+    model = build_model("resnet", classes=10, depth=8)
     # Given the model, the optimizer lets BatchNorm's running statistics change in the first of a step's passes only.
     optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)

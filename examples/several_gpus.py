@@ -26,7 +26,7 @@ def train(device: torch.device) -> None:
     images, _ = synthetic.load()
     x, y = images.pixels[:1000].float().to(device) / 255, images.labels[:1000].to(device)
     # Given the DistributedDataParallel, the optimizer keeps it from averaging in the first of a step's passes.
-    model = DistributedDataParallel(build_model("resnet8").to(device))
+    model = DistributedDataParallel(build_model("resnet", classes=10, depth=8).to(device))
     optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1, momentum=0.9)
     for epoch in range(EPOCHS):
         total = torch.zeros((), device=device)

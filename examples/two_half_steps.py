@@ -14,7 +14,7 @@ def main() -> list[float]:
     torch.manual_seed(0)
     images, _ = synthetic.load()
     x, y = images.pixels[:1000].float() / 255, images.labels[:1000]
-    model = build_model("resnet8")
+    model = build_model("resnet", classes=10, depth=8)
     optimizer = ASAM(model.parameters(), torch.optim.AdamW, rho=0.5, lr=3e-3)
     losses = []
     for epoch in range(EPOCHS):

@@ -28,9 +28,9 @@ import torch
 from benchmark_report import report
 from process_tree import kill_trees, tree
 
+from sam_bench.cli.compose import choices
 from sam_bench.errors import ConfigError, StateError, UserError
 from sam_bench.lookup import lookup
-from sam_bench.models.registry import MODELS
 from sam_bench.optim.registry import METHODS
 from sam_bench.runs.files import write_atomically
 from sam_bench.runs.provenance import code_versions
@@ -62,7 +62,7 @@ CHOICES = {
     "scaling": ("true", "false"),
 }
 NUMBERS = {"rounds": int, "seconds": float, "minutes": float}
-LISTS = {"models": MODELS, "methods": METHODS}
+LISTS = {"models": choices("model"), "methods": METHODS}
 """Options by what they may be, the last of names in these tables."""
 
 

@@ -18,20 +18,26 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sam_bench.cli.compose import compose
 from sam_bench.data import synthetic
+from sam_bench.data.registry import DATASETS
 from sam_bench.errors import UserError
 from sam_bench.loggers.console import Reporter
-from sam_bench.models.registry import model as build_model
 from sam_bench.runs import run
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes
-from sam_bench.training.build import load_data, prepare
+from sam_bench.training.build import build_network, load_data, prepare
 from sam_bench.training.cuda_graph import CudaGraphs
 from sam_bench.training.evaluate import evaluate
 from sam_bench.training.loss import cross_entropy, smoothing_for_torch
 from sam_bench.training.step import WARMUP_STEPS
 
-SMOOTHING = smoothing_for_torch(0.1, "others")
+CLASSES = DATASETS["synthetic"].classes
+SMOOTHING = smoothing_for_torch(0.1, "others", CLASSES)
 ENDLESS = 10**6
+
+
+def network(name: str) -> torch.nn.Module:
+    """Return a network that the configuration has, as it is before training."""
+    return build_network(compose(["data=synthetic", f"model={name}"]))
 
 
 class Ours:
@@ -87,10 +93,10 @@ class Limit:
         self.hardware.configure(deterministic=False)
         device = self.hardware.device
         torch.manual_seed(0)
-        self.model = build_model(given["model"]).to(device, memory_format=torch.channels_last).train()
+        self.model = network(given["model"]).to(device, memory_format=torch.channels_last).train()
         images = torch.randn(int(given["batch"]), 3, 32, 32, device=device)
         self.images = images.contiguous(memory_format=torch.channels_last)
-        self.labels = torch.randint(0, 10, (len(images),), device=device)
+        self.labels = torch.randint(0, CLASSES, (len(images),), device=device)
         self.loss = self._loss if given["engine"] == "eager" else torch.compile(self._loss)
         self.step = self._pass
         if given["engine"] == "graph":
@@ -126,7 +132,7 @@ class User:
         self.hardware = Hardware.choose(given["device"], "fp32")
         torch.manual_seed(0)
         self.loop = UsersLoop(
-            build_model(given["model"]),
+            network(given["model"]),
             synthetic.load()[0],
             device=self.hardware.device,
             precision=given["precision"],

@@ -1,33 +1,38 @@
-"""Obtain and verify CIFAR-10: python scripts/prepare_data.py [data.root=FOLDER] [data.timeout=SECONDS]"""
+"""Obtain and verify a data set.
+
+python scripts/prepare_data.py [data=cifar10] [data.root=FOLDER] [data.timeout=SECONDS]
+"""
 
 import sys
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sam_bench.cli.compose import compose
-from sam_bench.data import cifar
-from sam_bench.data.obtain import obtain
 from sam_bench.errors import UserError
+from sam_bench.lookup import load
 
 
 def main(arguments: list[str]) -> None:
     try:
         data = compose(arguments).data
+        if data.spec.files is None:
+            sys.exit(f"data={data.name} is generated: there is nothing to obtain.")
+        files = load(data.spec.files)
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns) as progress:
-            task = progress.add_task("CIFAR-10", total=None)
+            task = progress.add_task(files.title, total=None)
 
             def tell(text: str, ready: int) -> None:
-                total = len(cifar.SHA256) if ready else None  # a download has no known end: the bar runs to and fro
+                total = len(files.digests) if ready else None  # a download has no known end: the bar runs to and fro
                 progress.update(task, description=text, total=total, completed=ready)
 
-            folder = obtain(data.folder, data.timeout, tell)
+            folder = files.obtain(data.folder, data.timeout, tell)
             progress.update(task, description="verifying", total=None)
-            cifar.load(folder)
+            files.read(folder)
             progress.update(task, description="verified", total=1, completed=1)
     except UserError as error:
         sys.exit(f"Error: {error}")
-    print(f"CIFAR-10 is in {folder}, and every byte is as it should be.")
+    print(f"{files.title} is in {folder}, and every byte is as it should be.")
 
 
 if __name__ == "__main__":

@@ -28,10 +28,10 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sam_bench.cli.compose import choices
 from sam_bench.data import synthetic
 from sam_bench.errors import ResourceError, UserError
 from sam_bench.lookup import lookup
-from sam_bench.models.registry import MODELS
 from sam_bench.optim.registry import METHODS
 
 DEFAULTS = {
@@ -225,7 +225,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(__doc__.strip())
     try:
         for name in given["launches"].split(",") if given["launches"] else [given["model"]]:
-            lookup(MODELS, name, "model")
+            lookup(choices("model"), name, "model")
         lookup(METHODS, given["optimizer"], "optimizer")
         show_launches(given) if given["launches"] else show_profile(given)
     except UserError as error:

@@ -10,7 +10,6 @@ compares its speed with ours, with precision=autocast (bfloat16) too.
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -19,14 +18,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from sam_bench.data import cifar
-from sam_bench.data.augment import MEAN, STD
+from sam_bench.cli.compose import compose
 from sam_bench.data.images import Images
-from sam_bench.data.obtain import obtain
+from sam_bench.data.registry import DATASETS
 from sam_bench.errors import UserError
-from sam_bench.models.registry import model as build_model
+from sam_bench.training.build import build_network, load_data
 from sam_bench.training.loss import smoothing_for_torch
 from sam_bench.training.schedules import learning_rate
+
+CIFAR10 = DATASETS["cifar10"]
 
 
 class Pictures(Dataset):
@@ -80,7 +80,7 @@ class UsersLoop:
         self.optimizer = SAM(model.parameters(), torch.optim.SGD, rho=rho, lr=lr, momentum=0.9, weight_decay=5e-4)
         eta = learning_rate("cosine", lr=1.0, steps_per_epoch=len(self.loader), epochs=epochs, warmup_epochs=0.4)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, eta)
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=smoothing_for_torch(0.1, "others"))
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=smoothing_for_torch(0.1, "others", CIFAR10.classes))
         self.log: list[tuple[float, float]] = []
 
     def epoch(self) -> Iterator[None]:
@@ -117,7 +117,7 @@ class UsersLoop:
         return 100 * wrong / len(test)
 
 
-_TO_TENSOR = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+_TO_TENSOR = [transforms.ToTensor(), transforms.Normalize(CIFAR10.mean, CIFAR10.std)]
 
 
 def main(arguments: list[str]) -> None:
@@ -131,14 +131,15 @@ def main(arguments: list[str]) -> None:
         sys.exit(__doc__.strip())
     device = given["device"] if given["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        train, test = cifar.load(obtain(Path(given["root"]), timeout=60))
+        config = compose(["data=cifar10", f"data.root={given['root']}", "data.timeout=60", f"model={given['model']}"])
+        dataset = load_data(config.data)
         torch.manual_seed(int(given["seed"]))
-        model = build_model(given["model"])
+        model = build_network(config)
     except UserError as error:
         sys.exit(f"Error: {error}")
     loop = UsersLoop(
         model,
-        train,
+        dataset.train,
         device=torch.device(device),
         precision=given["precision"],
         batch=int(given["batch"]),
@@ -156,7 +157,7 @@ def main(arguments: list[str]) -> None:
         seconds += time.perf_counter() - began
         latest = loop.log[-len(loop.loader) :]
         print(f"epoch {epoch + 1}  train_loss {sum(loss for loss, _ in latest) / len(latest):.4g}", flush=True)
-    print(f"test_error {loop.test_error(test):.2f}  train_seconds {seconds:.1f}")
+    print(f"test_error {loop.test_error(dataset.test):.2f}  train_seconds {seconds:.1f}")
 
 
 if __name__ == "__main__":

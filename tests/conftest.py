@@ -18,6 +18,7 @@ from sam_bench.runs.record import MEASURED
 from sam_bench.runs.spec import RunSpec
 from sam_bench.training import step
 from sam_bench.training.averages import Averages
+from sam_bench.training.build import build_network
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -28,6 +29,11 @@ TINY = ["data=synthetic", "data.train_subset=10", "trainer.batch_size=5", "train
 def options(group: str) -> list[str]:
     """The names of a config group's files."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def network(name: str, *overrides: str) -> torch.nn.Module:
+    """A network of the configuration, as it is before training, for the generated set's classes."""
+    return build_network(compose.compose(["data=synthetic", f"model={name}", *overrides]))
 
 
 def has_ended(pid: int, within: float = 10.0) -> bool:

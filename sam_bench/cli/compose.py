@@ -84,6 +84,11 @@ class Asked:
     needs_gpu: bool = False
 
 
+def choices(group: str) -> dict[str, Path]:
+    """Return the files of a group of the configuration, by the names that the command line has for them."""
+    return {path.stem: path for path in sorted((CONF / group).glob("*.yaml"))}
+
+
 def new_command() -> None:
     """From here on a sweep gets a folder of its own."""
     global _started

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sam_bench.config.fields import Settings, setting
+from sam_bench.data.registry import DATASETS, DatasetSpec
 from sam_bench.errors import ConfigError
 from sam_bench.loggers.registry import LoggerConfig
 from sam_bench.models.registry import MODELS
@@ -152,20 +153,52 @@ class ModelConfig(Settings):
 
     _path = "model"
 
-    name: str = setting(choices=tuple(MODELS))
+    family: str = setting(choices=tuple(MODELS))
+    depth: int | None = setting(least=1)
+    """Layers with weights, as the family's paper counts them."""
+    width: int | None = setting(least=1)
+    """Of a wide residual network: how many times as many channels as ResNet's."""
+    alpha: int | None = setting(least=1)
+    """PyramidNet's α: channels that its blocks add, all together."""
+    groups: int | None = setting(least=1)
+    """ResNeXt's groups of convolutions."""
+    group_width: int | None = setting(least=1)
+    """Channels in each of them, in the first stage."""
     arch: str | None = setting()
     """With `model=torchvision`, the name of the classifier, such as resnet18."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.name == "torchvision") != bool(self.arch):
-            raise ConfigError(
-                "model.arch goes with model=torchvision, and only with it: model=torchvision model.arch=resnet18"
-            )
+        optional = {name for entry in MODELS.values() for name in entry.options}
+        _belonging(self, MODELS[self.family].options, optional, self.family)
+        MODELS[self.family].check(self.options())
+
+    @classmethod
+    def unknown(cls, name: str) -> str:
+        if name == "name":
+            return "model.name is no setting: a network's name follows from the others; choose one by model=…"
+        return super().unknown(name)
+
+    def options(self) -> dict[str, object]:
+        """The arguments of the network's constructor, but for the number of classes."""
+        return {name: getattr(self, name) for name in MODELS[self.family].options}
+
+    @property
+    def name(self) -> str:
+        """What the network is called in papers, tables and records, such as wrn16_8."""
+        return MODELS[self.family].name_of(self.options())
 
     @property
     def title(self) -> str:
-        return f"{self.name}-{self.arch}" if self.arch else self.name
+        """The name, and what it does not tell: torchvision-resnet18."""
+        return "-".join((self.name, *map(str, self._unnamed().values())))
+
+    def identity(self) -> dict[str, object]:
+        """The name, which tells family and settings, and what it does not tell."""
+        return {"name": self.name, **self._unnamed()}
+
+    def _unnamed(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in MODELS[self.family].unnamed}
 
 
 @dataclass(frozen=True)
@@ -174,14 +207,14 @@ class DataConfig(Settings):
 
     _path = "data"
 
-    name: str = setting(choices=("cifar10", "synthetic"))
+    name: str = setting(choices=tuple(DATASETS))
     root: str = setting(identity=False)
-    """The folder that CIFAR-10 is looked for in, and kept in."""
+    """The folder that the data set's files are looked for in, and kept in."""
     timeout: float = setting(above=0, identity=False)
-    """Seconds that each remote source of CIFAR-10 may take."""
+    """Seconds that each remote source of them may take."""
     split: str = setting(choices=("test", "tune"))
     """Measure on the test set, or, to choose hyper-parameters, on a tenth of the training set held out."""
-    train_subset: int | None = setting(least=10)
+    train_subset: int | None = setting(least=1)
     """Train on so many images only, equally many of each class."""
     crop: bool = setting()
     """A random crop after 4 pixels of padding."""
@@ -190,20 +223,25 @@ class DataConfig(Settings):
     flip: bool = setting()
     """A horizontal flip with probability 1/2."""
     normalise: bool = setting()
-    """With the training set's mean and standard deviation."""
+    """With the data set's mean and standard deviation."""
     cutout: bool = setting()
     """A 16×16 box of zeros with probability 1/2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.train_subset is not None and self.train_subset % 10:
-            raise ConfigError(f"data.train_subset={self.train_subset} is not a multiple of 10, the number of classes")
-        if self.train_subset is not None and self.train_subset > self._available:
-            raise ConfigError(
-                f"data.train_subset={self.train_subset} is more than the {self._available} training images there are"
-            )
-        if self.name == "synthetic":
-            return
+        if self.train_subset is not None:
+            self._check_subset(self.train_subset)
+        if self.spec.files is not None:
+            self._check_root()
+
+    def _check_subset(self, count: int) -> None:
+        title, classes, available = self.spec.title, self.spec.classes, self.spec.available(self.split)
+        if count % classes:
+            raise ConfigError(f"data.train_subset={count} is not a multiple of {classes}, the classes of {title}")
+        if count > available:
+            raise ConfigError(f"data.train_subset={count} is more than the {available} training images of {title}")
+
+    def _check_root(self) -> None:
         root = self.folder
         if root.exists() and not root.is_dir():
             raise ConfigError(f"data.root={self.root} is not a folder")
@@ -211,13 +249,14 @@ class DataConfig(Settings):
             raise ConfigError(f"data.root={self.root} cannot be made: there is no folder {root.absolute().parent}")
 
     @property
-    def train_images(self) -> int:
-        """How many images a run trains on."""
-        return self.train_subset or self._available
+    def spec(self) -> DatasetSpec:
+        """What is known of the data set."""
+        return DATASETS[self.name]
 
     @property
-    def _available(self) -> int:
-        return {"cifar10": 50_000, "synthetic": 5_000}[self.name] * (9 if self.split == "tune" else 10) // 10
+    def train_images(self) -> int:
+        """How many images a run trains on."""
+        return self.train_subset or self.spec.available(self.split)
 
     @property
     def folder(self) -> Path:
@@ -300,11 +339,6 @@ class TrainerConfig(Settings):
                 f"trainer.micro_batch_size={self.micro_batch_size} is more than "
                 f"trainer.batch_size={self.batch_size}; lower it, or leave it out for the whole batch"
             )
-        if self.smoothing_over == "others" and self.label_smoothing > 0.9:
-            raise ConfigError(
-                f"trainer.label_smoothing={self.label_smoothing} leaves the true class less than each other; "
-                "with trainer.smoothing_over=others it must be at most 0.9"
-            )
 
 
 @dataclass(frozen=True)
@@ -374,6 +408,12 @@ class Config(Settings):
             raise ConfigError(
                 f"trainer.last_batch=drop leaves nothing of {self.data.train_images} training images: "
                 f"trainer.batch_size={self.trainer.batch_size} is more"
+            )
+        most = (self.data.spec.classes - 1) / self.data.spec.classes
+        if self.trainer.smoothing_over == "others" and self.trainer.label_smoothing > most:
+            raise ConfigError(
+                f"trainer.label_smoothing={self.trainer.label_smoothing} leaves the true class less than each other; "
+                f"with trainer.smoothing_over=others and data={self.data.name} it must be at most {most}"
             )
         if self.schedule.lr_min >= self.optimizer.base.lr:
             raise ConfigError(

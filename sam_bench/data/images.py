@@ -6,15 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CLASSES = 10
-HELD_OUT = 10
-"""One training image in so many is held out by `data.split=tune`."""
+from sam_bench.data.registry import HELD_OUT, DatasetSpec
+
 _DIVISION_SEED = 20_210_428
 
 
 @dataclass(frozen=True)
 class Images:
-    """`pixels`: uint8, N × 3 × 32 × 32; `labels`: int64, N, from 0 to 9; both on one device."""
+    """`pixels`: uint8, N × 3 × 32 × 32; `labels`: int64, N, from 0 to classes − 1; both on one device."""
 
     pixels: Tensor
     labels: Tensor
@@ -39,7 +38,7 @@ class Dataset:
     sha256: str
 
 
-def divide(name: str, train: Images, test: Images, split: str, train_subset: int | None) -> Dataset:
+def divide(spec: DatasetSpec, train: Images, test: Images, split: str, train_subset: int | None) -> Dataset:
     """The split and subset that a run asks for.
 
     Args:
@@ -51,22 +50,22 @@ def divide(name: str, train: Images, test: Images, split: str, train_subset: int
         ValueError: some class has too few images for the subset.
     """
     if split == "tune":
-        test, train = _balanced(train, len(train) // HELD_OUT)
+        test, train = _balanced(train, len(train) // HELD_OUT, spec.classes)
     if train_subset is not None:
-        train, _ = _balanced(train, train_subset)
+        train, _ = _balanced(train, train_subset, spec.classes)
     digest = hashlib.sha256()
     for images in (train, test):
         digest.update(images.pixels.contiguous().numpy())
         digest.update(images.labels.numpy())
-    return Dataset(name, train, test, digest.hexdigest())
+    return Dataset(spec.name, train, test, digest.hexdigest())
 
 
-def _balanced(images: Images, count: int) -> tuple[Images, Images]:
+def _balanced(images: Images, count: int, classes: int) -> tuple[Images, Images]:
     """`count` images, equally many of each class, and the others; each in the original order."""
-    each = count // CLASSES
+    each = count // classes
     generator = torch.Generator().manual_seed(_DIVISION_SEED)
     chosen = torch.zeros(len(images), dtype=torch.bool)
-    for label in range(CLASSES):
+    for label in range(classes):
         members = torch.nonzero(images.labels == label).squeeze(1)
         if len(members) < each:
             raise ValueError(f"there are only {len(members)} images of class {label}, not {each}")

@@ -1,19 +1,24 @@
-"""A generated set of ten classes that a network can learn: for tests, and for machines without any network."""
+"""A generated set that a network can learn: for tests, and for machines without any network."""
+
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from sam_bench.data.images import CLASSES, Images
+from sam_bench.data.images import Images
+from sam_bench.data.registry import DATASETS
 
-TRAIN, TEST = 5_000, 1_000
+CLASSES = DATASETS["synthetic"].classes
+TRAIN = DATASETS["synthetic"].train_images
+TEST = DATASETS["synthetic"].test_images
 _SEED = 40_961
 
 
-def load() -> tuple[Images, Images]:
-    """The training and the test set: always the same images, equally many of each class.
+def load(folder: Path | None = None) -> tuple[Images, Images]:
+    """Return the training and the test set: always the same images, equally many of each class.
 
     A class is a smooth random pattern in colour; an image is its class's pattern, shifted, of random contrast, under
-    noise.
+    noise. There are no files, so no folder either.
     """
     generator = torch.Generator().manual_seed(_SEED)
     coarse = torch.randn(CLASSES, 3, 6, 6, generator=generator)

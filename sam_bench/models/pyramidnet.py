@@ -32,18 +32,14 @@ class PyramidBlock(nn.Module):
 
 
 class PyramidNet(nn.Module):
-    """PyramidNet-depth with widening factor `alpha`: from block to block, `alpha / blocks` channels more.
+    """A PyramidNet with widening factor `alpha`: from block to block, `alpha / (3 blocks)` channels more.
 
-    Raises:
-        ValueError: the depth is not 6n + 2 (basic blocks) or 9n + 2 (bottleneck).
+    Args:
+        blocks: in each of the three stages.
     """
 
-    def __init__(self, depth: int, alpha: int, bottleneck: bool, classes: int = 10):
+    def __init__(self, blocks: int, alpha: int, bottleneck: bool, classes: int):
         super().__init__()
-        convolutions = 9 if bottleneck else 6
-        if (depth - 2) % convolutions:
-            raise ValueError(f"this PyramidNet has a depth of {convolutions}n + 2, not {depth}")
-        blocks = (depth - 2) // convolutions
         channels, width, layers = 16, 16.0, []
         for stage in range(3):
             for position in range(blocks):
@@ -62,3 +58,13 @@ class PyramidNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn(self.blocks(self.stem(x))))
         return self.classifier(torch.mean(x, dim=(2, 3)))
+
+
+def basic_pyramidnet(depth: int, alpha: int, classes: int) -> PyramidNet:
+    """Return PyramidNet-depth of basic blocks: 6n + 2."""
+    return PyramidNet((depth - 2) // 6, alpha, False, classes)
+
+
+def bottleneck_pyramidnet(depth: int, alpha: int, classes: int) -> PyramidNet:
+    """Return PyramidNet-depth of bottleneck blocks: 9n + 2."""
+    return PyramidNet((depth - 2) // 9, alpha, True, classes)

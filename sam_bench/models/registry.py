@@ -1,70 +1,141 @@
-"""The networks by name. Reading this costs no import of torch: a network's code is loaded when it is built."""
+"""The families of networks. Reading this costs no import of torch: a network's code is loaded when it is built."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sam_bench.errors import ConfigError
 from sam_bench.lookup import load, lookup
 
 
 @dataclass(frozen=True)
+class Depths:
+    """The depths that a family of networks has."""
+
+    rule: str
+    """In words."""
+    known: Sequence[int]
+
+
+def _every(step: int, offset: int) -> Depths:
+    """Return the depths `step` * n + `offset`, for n from 1 on."""
+    return Depths(f"{step}n + {offset}", range(step + offset, 10_000, step))
+
+
+@dataclass(frozen=True)
 class ModelEntry:
-    """What is known of a network without its code."""
+    """What is known of a family of networks without its code."""
 
-    name: str
-    """As in `model=name`."""
+    family: str
+    """As in `model.family=`."""
     implementation: str
-    """What builds it: "module:callable"."""
+    """What builds a member, from `classes` and its options: "module:callable"."""
     summary: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """The arguments it is built with."""
+    name: str
+    """What a member is called, with its options in braces."""
+    options: tuple[str, ...]
+    """The settings that a member has."""
+    depths: Depths | None = None
+    short_names: Mapping[str, str] = field(default_factory=dict)
+    """What the names of some members are shortened to."""
 
+    def name_of(self, options: Mapping[str, Any]) -> str:
+        """Return what the member with these options is called."""
+        name = self.name.format(**options)
+        return self.short_names.get(name, name)
 
-def _wide(name: str, depth: int, width: int, summary: str = "") -> ModelEntry:
-    summary = summary or f"WRN-{depth}-{width} (arXiv:1605.07146)"
-    return ModelEntry(name, "sam_bench.models.wide_resnet:WideResNet", summary, {"depth": depth, "width": width})
+    @property
+    def unnamed(self) -> tuple[str, ...]:
+        """The options that a member's name does not tell."""
+        return tuple(option for option in self.options if f"{{{option}}}" not in self.name)
 
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Find out whether there is a member with these options.
 
-def _cifar(name: str, depth: int) -> ModelEntry:
-    summary = f"ResNet-{depth} for CIFAR, parameter-free shortcuts (arXiv:1512.03385)"
-    return ModelEntry(name, "sam_bench.models.resnet:cifar_resnet", summary, {"depth": depth})
-
-
-def _pyramid(name: str, depth: int, alpha: int, bottleneck: bool) -> ModelEntry:
-    summary = f"PyramidNet-{depth}, α {alpha}, {'bottleneck' if bottleneck else 'basic'} blocks (arXiv:1610.02915)"
-    options = {"depth": depth, "alpha": alpha, "bottleneck": bottleneck}
-    return ModelEntry(name, "sam_bench.models.pyramidnet:PyramidNet", summary, options)
+        Raises:
+            ConfigError: there is none.
+        """
+        depth = options.get("depth")
+        if self.depths is not None and depth not in self.depths.known:
+            nearest = min(self.depths.known, key=lambda known: abs(known - depth))
+            raise ConfigError(
+                f"model.depth={depth} is no depth of {self.family}: it must be {self.depths.rule}; "
+                f"the nearest is {nearest}"
+            )
 
 
 _ENTRIES = (
-    _wide("wrn16_8", 16, 8),
-    _wide("wrn22_8", 22, 8, "the SAM example's network: called WRN-16-8 there, but of 22 layers"),
-    _wide("wrn16_4", 16, 4),
-    _wide("wrn28_2", 28, 2),
-    _wide("wrn28_10", 28, 10),
-    _cifar("resnet8", 8),
-    _cifar("resnet20", 20),
-    _cifar("resnet56", 56),
-    ModelEntry("resnet18", "sam_bench.models.resnet:resnet18", "ResNet-18 with a CIFAR stem (arXiv:1512.03385)"),
     ModelEntry(
-        "resnext29_32x4d",
-        "sam_bench.models.resnet:resnext29",
-        "ResNeXt-29, 32×4d (arXiv:1611.05431)",
-        {"groups": 32, "group_width": 4},
+        "wide_resnet",
+        "sam_bench.models.wide_resnet:WideResNet",
+        "wide residual networks (arXiv:1605.07146)",
+        "wrn{depth}_{width}",
+        ("depth", "width"),
+        _every(6, 4),
     ),
-    _pyramid("pyramidnet110", 110, 270, bottleneck=False),
-    _pyramid("pyramidnet272", 272, 200, bottleneck=True),
-    ModelEntry("torchvision", "sam_bench.models.torchvision:build", "any classifier of torchvision, `model.arch`"),
+    ModelEntry(
+        "resnet",
+        "sam_bench.models.resnet:cifar_resnet",
+        "residual networks for CIFAR, parameter-free shortcuts (arXiv:1512.03385, section 4.2)",
+        "resnet{depth}",
+        ("depth",),
+        _every(6, 2),
+    ),
+    ModelEntry(
+        "resnet_imagenet",
+        "sam_bench.models.resnet:imagenet_resnet",
+        "residual networks for ImageNet, with a CIFAR stem (arXiv:1512.03385, table 1)",
+        "resnet{depth}",
+        ("depth",),
+        Depths("18 or 34", (18, 34)),
+    ),
+    ModelEntry(
+        "resnext",
+        "sam_bench.models.resnet:resnext",
+        "residual networks with grouped convolutions (arXiv:1611.05431, section 5.3)",
+        "resnext{depth}_{groups}x{group_width}d",
+        ("depth", "groups", "group_width"),
+        _every(9, 2),
+    ),
+    ModelEntry(
+        "pyramidnet",
+        "sam_bench.models.pyramidnet:basic_pyramidnet",
+        "pyramidal residual networks, basic blocks (arXiv:1610.02915)",
+        "pyramidnet{depth}_{alpha}",
+        ("depth", "alpha"),
+        _every(6, 2),
+        {"pyramidnet110_270": "pyramidnet110"},
+    ),
+    ModelEntry(
+        "pyramidnet_bottleneck",
+        "sam_bench.models.pyramidnet:bottleneck_pyramidnet",
+        "pyramidal residual networks, bottleneck blocks (arXiv:1610.02915)",
+        "pyramidnet{depth}_{alpha}_bottleneck",
+        ("depth", "alpha"),
+        _every(9, 2),
+        {"pyramidnet272_200_bottleneck": "pyramidnet272"},
+    ),
+    ModelEntry(
+        "torchvision",
+        "sam_bench.models.torchvision:build",
+        "the classifiers of torchvision that can work on 32×32 images",
+        "torchvision",
+        ("arch",),
+    ),
 )
 
-MODELS = {entry.name: entry for entry in _ENTRIES}
+MODELS = {entry.family: entry for entry in _ENTRIES}
 
 
-def model(name: str, **options: Any):
-    """Build a network by name, for 32×32 images and ten classes, on the CPU, from torch's global generator.
+def model(family: str, classes: int, **options: Any):
+    """Build a network for 32×32 images, on the CPU, from torch's global generator.
+
+    Args:
+        options: those of the family's entry, such as `depth`.
 
     Raises:
         ConfigError: there is no such network, or it cannot be built with these options.
     """
-    entry = lookup(MODELS, name, "model")
-    return load(entry.implementation)(**entry.options, **options)
+    entry = lookup(MODELS, family, "model.family")
+    entry.check(options)
+    return load(entry.implementation)(classes=classes, **options)

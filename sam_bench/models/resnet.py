@@ -51,9 +51,8 @@ def basic_branch(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(conv_bn(inputs, outputs, 3, stride), nn.ReLU(), conv_bn(outputs, outputs, 3))
 
 
-def grouped_bottleneck(inputs: int, outputs: int, stride: int, groups: int) -> nn.Sequential:
-    """1×1, grouped 3×3, 1×1; half as wide inside as outside (Xie et al., 2017, arXiv:1611.05431, figure 3c)."""
-    inner = outputs // 2
+def grouped_bottleneck(inputs: int, inner: int, outputs: int, stride: int, groups: int) -> nn.Sequential:
+    """1×1, grouped 3×3, 1×1 (Xie et al., 2017, arXiv:1611.05431, figure 3c)."""
     return nn.Sequential(
         conv_bn(inputs, inner, 1),
         nn.ReLU(),
@@ -69,17 +68,17 @@ class ResidualNetwork(nn.Module):
     Args:
         stem: channels of the stem.
         stages: for each stage, the branches' output channels.
-        blocks: blocks in a stage.
+        blocks: for each stage, how many blocks it has.
         branch: `branch(inputs, outputs, stride)` makes a block's residual branch.
         shortcut: what stands in for the identity where the shape changes.
     """
 
-    def __init__(self, stem: int, stages, blocks: int, branch, shortcut: type[nn.Module], classes: int = 10):
+    def __init__(self, stem: int, stages, blocks, branch, shortcut: type[nn.Module], classes: int):
         super().__init__()
         self.stem = conv_bn(3, stem, 3)
         channels, layers = stem, []
         for stage, outputs in enumerate(stages):
-            for block in range(blocks):
+            for block in range(blocks[stage]):
                 stride = 2 if stage and not block else 1
                 layers.append(Residual(branch(channels, outputs, stride), shortcut, channels, outputs, stride))
                 channels = outputs
@@ -94,27 +93,27 @@ class ResidualNetwork(nn.Module):
         return self.classifier(torch.mean(x, dim=(2, 3)))
 
 
-def cifar_resnet(depth: int) -> ResidualNetwork:
-    """ResNet-depth of the CIFAR-10 experiments in He et al. (2016, arXiv:1512.03385, section 4.2).
+def cifar_resnet(depth: int, classes: int) -> ResidualNetwork:
+    """Return ResNet-depth of the CIFAR-10 experiments in He et al. (2016, arXiv:1512.03385, section 4.2): 6n + 2."""
+    blocks = ((depth - 2) // 6,) * 3
+    return ResidualNetwork(16, (16, 32, 64), blocks, basic_branch, PaddedShortcut, classes)
 
-    Raises:
-        ValueError: the depth is not 6n + 2.
+
+def imagenet_resnet(depth: int, classes: int) -> ResidualNetwork:
+    """Return ResNet-18 or 34 (He et al., 2016, arXiv:1512.03385, table 1) as is usual on 32×32 images.
+
+    It has a 3×3 stem and no pooling.
     """
-    if (depth - 2) % 6:
-        raise ValueError(f"a CIFAR residual network has a depth of 6n + 2, not {depth}")
-    return ResidualNetwork(16, (16, 32, 64), (depth - 2) // 6, basic_branch, PaddedShortcut)
+    blocks = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[depth]
+    return ResidualNetwork(64, (64, 128, 256, 512), blocks, basic_branch, ProjectedShortcut, classes)
 
 
-def resnet18() -> ResidualNetwork:
-    """ResNet-18 (arXiv:1512.03385, table 1) with a 3×3 stem and no pooling, as is usual on 32×32 images."""
-    return ResidualNetwork(64, (64, 128, 256, 512), 2, basic_branch, ProjectedShortcut)
-
-
-def resnext29(groups: int, group_width: int) -> ResidualNetwork:
-    """ResNeXt-29, groups × group_width (Xie et al., 2017, arXiv:1611.05431, section 5.3)."""
-    outer = 2 * groups * group_width
+def resnext(depth: int, groups: int, group_width: int, classes: int) -> ResidualNetwork:
+    """Return ResNeXt-depth, groups × group_width (Xie et al., 2017, arXiv:1611.05431, section 5.3): 9n + 2."""
+    blocks = ((depth - 2) // 9,) * 3
 
     def branch(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-        return grouped_bottleneck(inputs, outputs, stride, groups)
+        inner = groups * group_width * outputs // 256
+        return grouped_bottleneck(inputs, inner, outputs, stride, groups)
 
-    return ResidualNetwork(64, (outer, 2 * outer, 4 * outer), 3, branch, ProjectedShortcut)
+    return ResidualNetwork(64, (256, 512, 1024), blocks, branch, ProjectedShortcut, classes)

@@ -1,4 +1,4 @@
-"""Torchvision's classifiers, for ten classes and 32×32 images."""
+"""Torchvision's classifiers, for 32×32 images."""
 
 import copy
 
@@ -9,22 +9,22 @@ from sam_bench.errors import ConfigError
 from sam_bench.lookup import lookup
 
 
-def build(arch: str) -> nn.Module:
-    """`torchvision.models.<arch>`, untrained, with ten classes.
+def build(arch: str, classes: int) -> nn.Module:
+    """Return `torchvision.models.<arch>`, untrained.
 
     Raises:
         ImportError: torchvision cannot be imported.
-        ConfigError: torchvision has no classifier of that name, or it does not turn 32×32 images into ten logits.
+        ConfigError: torchvision has no classifier of that name, or it does not turn 32×32 images into a logit a class.
     """
     import torchvision  # beside a torch of another build it fails to import: only those who ask for it meet that
 
     known = {name: name for name in torchvision.models.list_models(module=torchvision.models)}
-    network = torchvision.models.get_model(lookup(known, arch, "model.arch"), weights=None, num_classes=10)
+    network = torchvision.models.get_model(lookup(known, arch, "model.arch"), weights=None, num_classes=classes)
     try:
         logits = copy.deepcopy(network).to("meta")(torch.empty(2, 3, 32, 32, device="meta"))
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"model.arch={arch} cannot work on 32×32 images: {reason}") from error
-    if getattr(logits, "shape", None) != (2, 10):
-        raise ConfigError(f"model.arch={arch} does not return ten logits in training; choose a plain classifier")
+    if getattr(logits, "shape", None) != (2, classes):
+        raise ConfigError(f"model.arch={arch} does not return {classes} logits in training; choose a plain classifier")
     return network

@@ -29,15 +29,10 @@ class WideResNet(nn.Module):
     """WRN-depth-width for 32×32 images: `(depth − 4) / 6` blocks in each of three stages.
 
     Convolutions start from Kaiming-normal (fan-in), the classifier from zero, as in the SAM example.
-
-    Raises:
-        ValueError: the depth is not 6n + 4.
     """
 
-    def __init__(self, depth: int, width: int, classes: int = 10):
+    def __init__(self, depth: int, width: int, classes: int):
         super().__init__()
-        if (depth - 4) % 6:
-            raise ValueError(f"a wide residual network has a depth of 6n + 4, not {depth}")
         blocks, channels, layers = (depth - 4) // 6, 16, []
         for stage, outputs in enumerate((16 * width, 32 * width, 64 * width)):
             for block in range(blocks):

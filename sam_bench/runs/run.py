@@ -23,7 +23,7 @@ from sam_bench.runs.spec import RunSpec, check_shares
 from sam_bench.runtime.device import is_out_of_memory
 from sam_bench.runtime.distributed import Processes
 from sam_bench.runtime.signals import Interruption
-from sam_bench.training.build import build_network, build_optimizer, load_data, obtain_data, prepare
+from sam_bench.training.build import build_network, build_optimizer, load_data, obtain_data, prepare, verify_data
 from sam_bench.training.loop import Training
 
 MESSAGES = logging.getLogger("sam_bench")
@@ -45,7 +45,9 @@ def check(configs: list[Config], here: bool = True) -> dict[Config, RunSpec]:
         UserError: the device, the network or the data are not to be had, batches cannot be shared by the processes, or
             the record of an earlier run is damaged.
     """
-    specs, networks, verified = {}, {}, set()
+    specs = {}
+    networks = {}
+    verified = set()
     for config in configs:
         if here:
             spec = specs[config] = RunSpec.resolve(config)
@@ -54,12 +56,14 @@ def check(configs: list[Config], here: bool = True) -> dict[Config, RunSpec]:
             spec.files.check()
         check_shares(config)
         with torch.device("meta"):
-            if config.model not in networks:
-                networks[config.model] = build_network(config)
-            build_optimizer(config, networks[config.model])
-        if config.data not in verified:
-            load_data(config.data)
-            verified.add(config.data)
+            network = config.model, config.data.name
+            if network not in networks:
+                networks[network] = build_network(config)
+            build_optimizer(config, networks[network])
+        data = config.data.name, config.data.folder
+        if data not in verified:
+            verify_data(config.data)
+            verified.add(data)
     return specs
 
 

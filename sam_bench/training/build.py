@@ -1,15 +1,15 @@
 """What a run is made of: data, network, optimizer, and the training that joins them."""
 
+import functools
 from pathlib import Path
 
 import torch
 
 from sam_bench.config.schema import Config, DataConfig
-from sam_bench.data import cifar, synthetic
 from sam_bench.data.augment import Augment
 from sam_bench.data.batches import Batches, generator_for
-from sam_bench.data.images import Dataset, divide
-from sam_bench.data.obtain import obtain
+from sam_bench.data.images import Dataset, Images, divide
+from sam_bench.data.registry import DatasetSpec
 from sam_bench.errors import ConfigError
 from sam_bench.lookup import load
 from sam_bench.models.registry import model as build_model
@@ -21,29 +21,54 @@ from sam_bench.training.loop import Training
 
 
 def load_data(config: DataConfig) -> Dataset:
-    """The images of a run, obtained if need be, and verified.
+    """Return the images of a run, obtained if need be, and verified.
 
     Raises:
         DataError: they cannot be had, or are not what they should be.
     """
-    if config.name == "synthetic":
-        train, test = synthetic.load()
-    else:
-        train, test = cifar.load(obtain_data(config))
-    return divide(config.name, train, test, config.split, config.train_subset)
+    folder = obtain_data(config)
+    if folder is None:
+        return divide(config.spec, *load(config.spec.loader)(None), config.split, config.train_subset)
+    return _divided(config.spec, folder.absolute(), config.split, config.train_subset)
 
 
-def obtain_data(config: DataConfig) -> Path:
-    """The folder of CIFAR-10's files, obtained if need be.
+def verify_data(config: DataConfig) -> None:
+    """Find out whether the files of a data set can be had and are what they should be; a generated one has none.
+
+    Raises:
+        DataError: they cannot be had, or are not what they should be.
+    """
+    folder = obtain_data(config)
+    if folder is not None:
+        _whole(config.spec, folder.absolute())
+
+
+def obtain_data(config: DataConfig) -> Path | None:
+    """Return the folder of a data set's files, obtained if need be; None for a generated one, which has none.
 
     Raises:
         DataError: they cannot be had.
     """
+    if config.spec.files is None:
+        return None
+    files = load(config.spec.files)
 
     def tell(text: str, ready: int) -> None:
-        print(f"{text}: {ready} of {len(cifar.SHA256)} files", flush=True)
+        print(f"{text}: {ready} of {len(files.digests)} files", flush=True)
 
-    return obtain(config.folder, config.timeout, tell)
+    return files.obtain(config.folder, config.timeout, tell)
+
+
+@functools.lru_cache(maxsize=1)
+def _divided(spec: DatasetSpec, folder: Path, split: str, train_subset: int | None) -> Dataset:
+    """Return the images of a run; those of the latest one stay in memory, and so need be hashed but once."""
+    return divide(spec, *_whole(spec, folder), split, train_subset)
+
+
+@functools.lru_cache(maxsize=1)
+def _whole(spec: DatasetSpec, folder: Path) -> tuple[Images, Images]:
+    """Return the training and the test set, every byte verified, before they are divided."""
+    return load(spec.loader)(folder)
 
 
 def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, processes: Processes) -> Training:
@@ -60,7 +85,8 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, p
         parallel = in_parallel(model)
         torch.manual_seed(generator_for(config.seed, "dropout", processes.rank).initial_seed())
     optimizer = build_optimizer(config, parallel)
-    augment = Augment(data.crop, data.flip, data.normalise, data.cutout, hardware.device, data.padding)
+    normalise = (data.spec.mean, data.spec.std) if data.normalise else None
+    augment = Augment(data.crop, data.flip, normalise, data.cutout, hardware.device, data.padding)
     train, test = (
         Batches(
             images.to(hardware.device),
@@ -81,8 +107,7 @@ def build_network(config: Config) -> torch.nn.Module:
     Raises:
         ConfigError: it cannot be built.
     """
-    arch = {"arch": config.model.arch} if config.model.arch else {}
-    return build_model(config.model.name, **arch)
+    return build_model(config.model.family, config.data.spec.classes, **config.model.options())
 
 
 def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:

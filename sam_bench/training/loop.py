@@ -91,7 +91,7 @@ class Training:
             every=schedule.every,
         )
         self.rho = self._radius()
-        smoothing = smoothing_for_torch(trainer.label_smoothing, trainer.smoothing_over)
+        smoothing = smoothing_for_torch(trainer.label_smoothing, trainer.smoothing_over, self.config.data.spec.classes)
         self.scaler = self.hardware.scaler()
         arguments = (
             self.parallel,

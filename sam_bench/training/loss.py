@@ -3,10 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from sam_bench.data.images import CLASSES
 
-
-def smoothing_for_torch(smoothing: float, over: str) -> float:
+def smoothing_for_torch(smoothing: float, over: str, classes: int) -> float:
     """The `label_smoothing` of torch's cross-entropy that stands for ours.
 
     Args:
@@ -14,7 +12,7 @@ def smoothing_for_torch(smoothing: float, over: str) -> float:
         over: "all": spread over all K classes, torch's own form. "others": over the K − 1 others, as in the SAM
             example; the target is then 1 − s, and s / (K − 1) elsewhere, which is torch's form with s K / (K − 1).
     """
-    return smoothing * CLASSES / (CLASSES - 1) if over == "others" else smoothing
+    return smoothing * classes / (classes - 1) if over == "others" else smoothing
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, reduction: str = "mean") -> Tensor:

