@@ -20,6 +20,9 @@ _LR_MAX = Option("lr_max", float, "the schedule's greatest rate", ge=0, optional
 class GSAM(SAM):
     """`v = h − α (g − (⟨g, h⟩ / ‖h‖²) h)` (Zhuang et al., 2022, arXiv:2203.08065).
 
+    Its defaults are SAM's radius and perturbation. Those of `optimizer=gsam` are the authors' for CIFAR: `rho=2.0`,
+    `adaptive=True`, and `rho_min=2.0`, a radius that stays where it is.
+
     Args:
         rho_min: if given, the radius follows the learning rate, `(ρ_t − ρ_min) / (ρ − ρ_min) = (η_t − η_min) / (η_max
             − η_min)`, and stays between `rho_min` and `rho`.
