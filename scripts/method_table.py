@@ -1,7 +1,7 @@
 """The README's table of methods, made from the registry and conf/: python scripts/method_table.py"""
 
 from sam_bench.cli.compose import compose
-from sam_bench.optim.registry import METHODS
+from sam_bench.optim.registry import METHODS, MethodEntry
 
 HEADINGS = ("`optimizer=`", "class", "what it does", "passes a step", "own settings", "paper")
 
@@ -10,13 +10,20 @@ def table() -> str:
     """One row a method, in Markdown."""
     lines = [HEADINGS, ("---",) * len(HEADINGS)]
     for entry in METHODS.values():
-        config = compose([f"optimizer={entry.name}"]).optimizer
-        names = ("rho", *entry.options) if entry.perturbs else ()
-        values = ", ".join(f"`{name}={_written(getattr(config, name))}`" for name in names) or "–"
         own_class = f"`{entry.class_name}`" if entry.perturbs else "–"
-        lines.append((f"`{entry.name}`", own_class, entry.summary, entry.passes, values, entry.paper))
+        lines.append((f"`{entry.name}`", own_class, entry.summary, entry.passes, _settings(entry), entry.paper))
     cells_of = [[cell.replace("|", r"\|") for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in cells_of)
+
+
+def _settings(entry: MethodEntry) -> str:
+    """Radius and own settings with their preset values, and with their ranges."""
+    config = compose([f"optimizer={entry.name}"]).optimizer
+    values = [f"`rho={_written(config.rho)}`"] if entry.perturbs else []
+    for option in entry.options:
+        bounds = f" ({option.bounds})" if option.bounds else ""
+        values.append(f"`{option.name}={_written(config.options()[option.name])}`{bounds}")
+    return ", ".join(values) or "–"
 
 
 def _written(value: object) -> str:

@@ -179,7 +179,9 @@ DECISIVE = {
 
 
 def value(config: Config, key: str) -> object:
-    return functools.reduce(getattr, key.split("."), config)
+    *groups, name = key.split(".")
+    own = config.optimizer.options() if groups == ["optimizer"] else {}
+    return own[name] if name in own else getattr(functools.reduce(getattr, groups, config), name)
 
 
 def reasons(*overrides: str) -> list[str]:

@@ -30,6 +30,7 @@ from sam_bench.config.fields import Settings, group_of
 from sam_bench.config.schema import Config
 from sam_bench.errors import ConfigError
 from sam_bench.lookup import no_such, suggestion
+from sam_bench.optim.registry import describe_options
 
 _PACKAGED = Path(__file__).resolve().parents[1] / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "conf"
@@ -63,6 +64,7 @@ warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated
 
 OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path).expanduser()), replace=True)
 OmegaConf.register_new_resolver("started", lambda: _started, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("own_settings", describe_options, replace=True)
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,6 @@ def _explain_key(key: str) -> str:
         place = group_of(typing.get_type_hints(place).get(group)) if place else None
     if place is None:
         return f"{key} is no setting{suggestion(groups[0], typing.get_type_hints(Config))}"
-    if name in typing.get_type_hints(place):
+    if name in place.names():
         return f"{key} has no meaning with what is chosen for {'.'.join(groups)}; remove it or choose another"
     return place.unknown(name)

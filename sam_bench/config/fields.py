@@ -63,29 +63,39 @@ class Settings:
             ConfigError: a key is unknown or missing, or a value is of the wrong type or breaks its rule.
         """
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{cls._path}={values!r} is not a group of settings; it has {', '.join(_names(cls))}")
+            raise ConfigError(f"{cls._path}={values!r} is not a group of settings; it has {', '.join(cls.names())}")
         for name in values:
-            if name not in _names(cls):
+            if name not in cls.names():
                 raise ConfigError(cls.unknown(name))
+        return cls(**cls._read(values))
+
+    @classmethod
+    def _read(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of the constructor, each of its field's type."""
         hints = typing.get_type_hints(cls)
-        return cls(**{f.name: _convert(cls.key(f.name), hints[f.name], _value(cls, f, values)) for f in fields(cls)})
+        own = [f for f in fields(cls) if f.name in cls.names()]
+        return {f.name: _convert(cls.key(f.name), hints[f.name], _value(cls, f, values)) for f in own}
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of the settings in this group."""
+        return [f.name for f in fields(cls)]
 
     @classmethod
     def unknown(cls, name: str) -> str:
         """What to say of a name that is none of the settings here: where it is a setting, or what else there is."""
         elsewhere = [key for key in cls.all_keys() if key.endswith(f".{name}")]
-        hint = f" — did you mean {elsewhere[0]}?" if elsewhere else suggestion(name, _names(cls))
-        return f"{cls.key(name)} is no setting{hint} {cls._path or 'The configuration'} has: {', '.join(_names(cls))}"
+        hint = f" — did you mean {elsewhere[0]}?" if elsewhere else suggestion(name, cls.names())
+        return f"{cls.key(name)} is no setting{hint} {cls._path or 'The configuration'} has: {', '.join(cls.names())}"
 
     @classmethod
     def all_keys(cls) -> list[str]:
         """All settings from here on, as the command line has them."""
+        hints = typing.get_type_hints(cls)
         found = []
-        for name, hint in typing.get_type_hints(cls).items():
-            if (group := group_of(hint)) is not None:
-                found += group.all_keys()
-            elif not name.startswith("_"):
-                found.append(cls.key(name))
+        for name in cls.names():
+            group = group_of(hints.get(name))
+            found += group.all_keys() if group is not None else [cls.key(name)]
         return found
 
     def __post_init__(self) -> None:
@@ -108,13 +118,9 @@ class Settings:
 
 
 def group_of(hint: Any) -> type[Settings] | None:
-    """The class of a field that is a group of settings, be it an optional one; None for any other field."""
+    """Return the class of a field that is a group of settings, be it an optional one; None for any other field."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return next((each for each in options if isinstance(each, type) and issubclass(each, Settings)), None)
-
-
-def _names(cls: type) -> list[str]:
-    return [f.name for f in fields(cls)]
 
 
 def _value(cls: type[Settings], f: dataclasses.Field, values: Mapping[str, Any]) -> Any:

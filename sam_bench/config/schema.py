@@ -1,13 +1,16 @@
 """What a run is. Values stand in `conf/`; their types, meanings and rules here."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sam_bench.config.fields import Settings, setting
 from sam_bench.data.registry import DATASETS, DatasetSpec
 from sam_bench.errors import ConfigError
 from sam_bench.loggers.registry import LoggerConfig
+from sam_bench.lookup import lookup
 from sam_bench.models.registry import MODELS
 from sam_bench.optim.registry import BASES, METHODS
 
@@ -30,8 +33,8 @@ class BaseConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        optional = {name for entry in BASES.values() for name in entry.options}
-        _belonging(self, BASES[self.name].options, optional, self.name)
+        optional = {name: getattr(self, name) for entry in BASES.values() for name in entry.options}
+        _belonging(self, optional, BASES[self.name].options, self.name)
         if self.nesterov and not self.momentum:
             raise ConfigError("optimizer.base.nesterov=true needs a momentum above 0; set optimizer.base.momentum=0.9")
         if self.betas is not None and len(self.betas) != 2:
@@ -41,6 +44,12 @@ class BaseConfig(Settings):
         """The arguments of the optimizer's constructor."""
         own = {name: getattr(self, name) for name in BASES[self.name].options}
         return {"lr": self.lr, "weight_decay": self.weight_decay, **own}
+
+
+_RADIUS = ("rho", "rho_min", "rho_schedule")
+_SECOND_PASS = ("sync_perturbation", "m")
+_OWN = tuple(dict.fromkeys(name for entry in METHODS.values() for name in entry.option_names))
+"""What methods have of their own; the same name in two of them may have two meanings."""
 
 
 @dataclass(frozen=True)
@@ -65,42 +74,30 @@ class OptimizerConfig(Settings):
     """Examples that share a perturbation (m-sharpness); by default all of a batch that one process has."""
     sync_perturbation: bool | None = setting()
     """With several processes, one perturbation for all of them, along the averaged gradient."""
-    adaptive: bool | None = setting()
-    """Scale the perturbation by |w|, as ASAM does."""
-    alpha: float | None = setting(least=0)
-    """GSAM's α; LookSAM's α."""
-    eta: float | None = setting(least=0)
-    """ASAM's offset η."""
-    gamma: float | None = setting(least=0, most=1)
-    """WSAM's γ, the weight of sharpness as γ / (1 − γ); ESAM's γ, the share of examples in the second pass."""
-    decouple: bool | None = setting()
-    """WSAM's decoupled form."""
-    max_norm: float | None = setting(above=0)
-    """WSAM's clipping, of the gradients of both passes by themselves."""
-    b: float | None = setting(least=0, most=1)
-    """GNP's balance: 0 is the base optimizer, 1 is SAM."""
-    sigma: float | None = setting(least=0)
-    """F-SAM's σ, the share of the gradient's average that is taken out."""
-    lmbda: float | None = setting(least=0, most=1)
-    """F-SAM's λ, the decay of that average."""
-    theta: float | None = setting(above=0, most=1)
-    """VaSSO's θ, the share of the present gradient in the average."""
-    k: int | None = setting(least=1)
-    """LookSAM's and SAM-every-k's period in steps."""
-    beta: float | None = setting(above=0, most=1)
-    """ESAM's β, the share of the weights that is perturbed."""
+    own: tuple[tuple[str, Any], ...] = setting(identity=False)
+    """Names and values of the method's own settings, which its registry entry has the rules of; see `options`."""
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [name for name in super().names() if name != "own"] + list(_OWN)
+
+    @classmethod
+    def _read(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        found = super()._read(values)
+        method = lookup(METHODS, found["name"], cls.key("name"))
+        optional = {name: found[name] for name in _RADIUS + _SECOND_PASS} | {name: values.get(name) for name in _OWN}
+        needed = (_RADIUS if method.perturbs else ()) + (_SECOND_PASS if method.looks_twice else ())
+        may_be_null = ("m", *(option.name for option in method.options if option.optional))
+        _belonging(cls, optional, needed + method.option_names, method.name, may_be_null)
+        try:
+            own = tuple((option.name, option.read(values.get(option.name))) for option in method.options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{cls._path}.{error}") from error
+        return found | {"own": own}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         method = METHODS[self.name]
-        radius, second = ("rho", "rho_min", "rho_schedule"), ("sync_perturbation", "m")
-        options = {name for entry in METHODS.values() for name in entry.options} | set(radius + second)
-        own = (*(radius if method.perturbs else ()), *(second if method.looks_twice else ()), *method.options)
-        _belonging(self, own, options, self.name, may_be_null=("m", "max_norm"))
-        if self.name == "wsam" and self.gamma == 1:
-            raise ConfigError("optimizer.gamma=1 gives sharpness an infinite weight in wsam; it must be below 1")
-        if self.name == "esam" and self.gamma == 0:
-            raise ConfigError("optimizer.gamma=0 leaves esam's second pass no examples; it must be above 0")
         if self.m is not None and self.sync_perturbation:
             raise ConfigError(
                 "optimizer.sync_perturbation=true is one perturbation for a whole batch, and "
@@ -123,8 +120,11 @@ class OptimizerConfig(Settings):
             )
 
     def options(self) -> dict[str, object]:
-        """The arguments of the method's constructor."""
-        return {name: getattr(self, name) for name in METHODS[self.name].options}
+        """Return the method's own settings, as the arguments of its constructor."""
+        return dict(self.own)
+
+    def identity(self) -> dict[str, Any]:
+        return super().identity() | {name: value for name, value in self.own if value is not None}
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class AveragingConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         own = {"none": (), "swa": ("starts",), "ema": ("decay",)}
-        _belonging(self, own[self.name], {"starts", "decay"}, self.name)
+        _belonging(self, {"starts": self.starts, "decay": self.decay}, own[self.name], self.name)
         if self.starts is not None and (not self.starts or len(set(self.starts)) < len(self.starts)):
             raise ConfigError(f"averaging.starts={list(self.starts)} must be one or more fractions, each of them once")
 
@@ -285,8 +285,8 @@ class ScheduleConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        own = ("milestones", "factor")
-        _belonging(self, own if self.name == "step" else (), set(own), self.name)
+        optional = {"milestones": self.milestones, "factor": self.factor}
+        _belonging(self, optional, tuple(optional) if self.name == "step" else (), self.name)
 
 
 @dataclass(frozen=True)
@@ -429,11 +429,14 @@ def _path(key: str, text: str) -> Path:
 
 
 def _belonging(
-    settings: Settings, own: tuple[str, ...], optional: set[str], owner: str, may_be_null: tuple[str, ...] = ()
+    settings: Settings | type[Settings],
+    optional: Mapping[str, Any],
+    own: tuple[str, ...],
+    owner: str,
+    may_be_null: tuple[str, ...] = (),
 ) -> None:
-    """Of the optional fields, exactly the owner's own must have a value, but for those that may be null."""
-    for name in sorted(optional):
-        value = getattr(settings, name)
+    """Of the optional settings, exactly the owner's own must have a value, but for those that may be null."""
+    for name, value in sorted(optional.items()):
         if value is not None and name not in own:
             raise ConfigError(
                 f"{settings.key(name)}={value} has no meaning for {owner}, "

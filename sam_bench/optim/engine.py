@@ -11,7 +11,6 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from sam_bench.optim.arguments import check_flag, check_model, check_norm, check_number
 from sam_bench.optim.base import base_of, load_in_place
 from sam_bench.optim.distributed import average, everywhere
 from sam_bench.optim.flat import FlatCopy
@@ -19,8 +18,13 @@ from sam_bench.optim.gradients import Gradients, add, like, loss_scale, real
 from sam_bench.optim.guard import guarded_step
 from sam_bench.optim.method import Closure, Method
 from sam_bench.optim.norms import Direction, global_norm, scale_to_norm
+from sam_bench.optim.options import Option
 from sam_bench.optim.progress import Between, Progress, Shared
 from sam_bench.optim.running_stats import RunningStatistics
+
+_RHO = Option("rho", float, "the radius", ge=0)
+_CLIP_NORM = Option("clip_norm", float, "greatest norm of the direction", gt=0, optional=True)
+_SYNC_PERTURBATION = Option("sync_perturbation", bool, "whether processes perturb along the averaged gradient")
 
 
 class SharpnessAware(Method):
@@ -85,10 +89,11 @@ class SharpnessAware(Method):
     ):
         if batchnorm not in ("clean", "both"):
             raise ValueError(f"batchnorm={batchnorm!r} is neither 'clean' nor 'both'")
-        check_norm(clip_norm=clip_norm)
-        check_model(model)
-        check_flag(sync_perturbation=sync_perturbation)
-        check_number(0, rho=rho)
+        if not isinstance(model, nn.Module | None):
+            raise TypeError(f"model={model!r} must be a torch.nn.Module or None")
+        _CLIP_NORM.check(clip_norm)
+        _SYNC_PERTURBATION.check(sync_perturbation)
+        _RHO.check(rho)
         base = base_of(params, base, base_options)
         super().__init__(base.param_groups, dict(base.defaults, rho=rho))
         self.base = base
@@ -114,7 +119,7 @@ class SharpnessAware(Method):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         try:
-            check_number(0, rho=self.param_groups[-1]["rho"])
+            _RHO.check(self.param_groups[-1]["rho"])
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise

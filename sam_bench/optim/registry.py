@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sam_bench.lookup import load, lookup
+from sam_bench.optim.options import Option
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class MethodEntry:
     paper: str
     passes: str = "2"
     """Forward-backward passes a step, as tables print them."""
-    options: tuple[str, ...] = ()
-    """Hyper-parameters of its own: keyword arguments of its class, fields of `OptimizerConfig`."""
+    options: tuple[Option, ...] = ()
+    """Hyper-parameters of its own: keyword arguments of its class, settings under `optimizer.`."""
     perturbs: bool = True
     """Whether it has a radius."""
     looks_twice: bool = True
@@ -43,6 +44,24 @@ class MethodEntry:
     def class_name(self) -> str:
         return self.implementation.partition(":")[2]
 
+    @property
+    def option_names(self) -> tuple[str, ...]:
+        return tuple(option.name for option in self.options)
+
+    def check(self, **values: Any) -> None:
+        """Check values of its options, as its class does first of all.
+
+        Raises:
+            TypeError: a value is of the wrong type.
+            ValueError: a value is out of range.
+        """
+        options = dict(zip(self.option_names, self.options, strict=True))
+        for name, value in values.items():
+            options[name].check(value)
+
+
+ADAPTIVE = Option("adaptive", bool, "whether the perturbation is scaled by |w|, as in ASAM")
+"""What SAM's class takes, and so many classes that are made from it."""
 
 _ENTRIES = (
     MethodEntry(
@@ -71,7 +90,7 @@ _ENTRIES = (
         "asam:OfficialASAM",
         "perturbation scaled by |w| + η on tensors named weight only",
         "Kwon et al. (2021), arXiv:2102.11600",
-        options=("eta",),
+        options=(Option("eta", float, "offset η of |w|", ge=0),),
     ),
     MethodEntry(
         "gsam",
@@ -79,7 +98,10 @@ _ENTRIES = (
         "gsam:GSAM",
         "SAM or ASAM, without the part of g orthogonal to h, scaled by α",
         "Zhuang et al. (2022), arXiv:2203.08065",
-        options=("alpha", "adaptive"),
+        options=(
+            Option("alpha", float, "α, the weight of the part of g orthogonal to h", ge=0),
+            ADAPTIVE,
+        ),
     ),
     MethodEntry(
         "wsam",
@@ -87,7 +109,12 @@ _ENTRIES = (
         "wsam:WSAM",
         "sharpness h − g as a regulariser of weight γ / (1 − γ), decoupled from the base or not",
         "Yue et al. (2023), arXiv:2305.15817",
-        options=("gamma", "decouple", "adaptive", "max_norm"),
+        options=(
+            Option("gamma", float, "γ, which gives sharpness the weight γ / (1 − γ)", ge=0, lt=1),
+            Option("decouple", bool, "whether sharpness takes a step of its own, after the base optimizer's"),
+            ADAPTIVE,
+            Option("max_norm", float, "greatest norm of g and of h, each clipped by itself", gt=0, optional=True),
+        ),
     ),
     MethodEntry(
         "wasam",
@@ -103,7 +130,10 @@ _ENTRIES = (
         "wsam:GNP",
         "the mixture (1 − b) g + b h, which penalises the gradient's norm",
         "Zhao et al. (2022), arXiv:2202.03599",
-        options=("b", "adaptive"),
+        options=(
+            Option("b", float, "balance: 0 is the base optimizer, 1 is SAM", ge=0, le=1),
+            ADAPTIVE,
+        ),
     ),
     MethodEntry(
         "fsam",
@@ -111,7 +141,10 @@ _ENTRIES = (
         "smoothed:FSAM",
         "perturbation along the gradient without its running average",
         "Li et al. (2024), arXiv:2403.12350",
-        options=("sigma", "lmbda"),
+        options=(
+            Option("sigma", float, "σ, the share of the gradient's average that is taken out", ge=0),
+            Option("lmbda", float, "λ, the decay of that average", ge=0, le=1),
+        ),
     ),
     MethodEntry(
         "vasso",
@@ -119,7 +152,7 @@ _ENTRIES = (
         "smoothed:VaSSO",
         "perturbation along a running average of the gradient",
         "Li & Giannakis (2023), arXiv:2309.15639",
-        options=("theta",),
+        options=(Option("theta", float, "θ, the share of the present gradient in the average; 1 is SAM", gt=0, le=1),),
     ),
     MethodEntry(
         "looksam",
@@ -128,7 +161,11 @@ _ENTRIES = (
         "SAM in every k-th step, its orthogonal part used again in the others",
         "Liu et al. (2022), arXiv:2203.02714",
         passes="1 + 1/k",
-        options=("k", "alpha", "adaptive"),
+        options=(
+            Option("k", int, "steps from one second pass to the next; 1 is SAM", ge=1),
+            Option("alpha", float, "α, the weight of the orthogonal part that is used again", ge=0),
+            ADAPTIVE,
+        ),
     ),
     MethodEntry(
         "sam_every_k",
@@ -137,7 +174,10 @@ _ENTRIES = (
         "SAM in every k-th step, the base optimizer alone in the others",
         "Liu et al. (2022), arXiv:2203.02714",
         passes="1 + 1/k",
-        options=("k", "adaptive"),
+        options=(
+            Option("k", int, "steps from one second pass to the next; 1 is SAM", ge=1),
+            ADAPTIVE,
+        ),
     ),
     MethodEntry(
         "msam",
@@ -156,7 +196,7 @@ _ENTRIES = (
         "sam:SAMON",
         "perturbation of the normalisation layers alone",
         "Müller et al. (2023), arXiv:2306.04226",
-        options=("adaptive",),
+        options=(ADAPTIVE,),
     ),
     MethodEntry(
         "usam",
@@ -175,11 +215,24 @@ _ENTRIES = (
         selects_examples=True,
         draws=True,
         not_captured="the host seeds its random mask anew in every step",
-        options=("beta", "gamma", "adaptive"),
+        options=(
+            Option("beta", float, "β, the share of the weights that is perturbed", gt=0, le=1),
+            Option("gamma", float, "γ, the share of the examples that the second pass is on", gt=0, le=1),
+            ADAPTIVE,
+        ),
     ),
 )
 
 METHODS = {entry.name: entry for entry in _ENTRIES}
+
+
+def describe_options() -> str:
+    """Return what every option of every method means and may be, in lines below the method's name."""
+    lines = []
+    for entry in METHODS.values():
+        lines += [f"optimizer={entry.name}"] if entry.options else []
+        lines += [f"  {option.name:<9} {option.meaning} ({option.rule})" for option in entry.options]
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ LAST = "last"
 """What the column `weights` calls those after the last step."""
 
 OWN = {f"optimizer.{name}" for name in ("name", "rho_min", "rho_schedule")} | {
-    f"optimizer.{name}" for entry in METHODS.values() for name in entry.options
+    f"optimizer.{name}" for entry in METHODS.values() for name in entry.option_names
 }
 """Settings that belong to a method, and are compared within it."""
 

@@ -69,7 +69,7 @@ def wrap(
 
     Unless `watched`, the optimizer is not told of the model.
     """
-    options = OPTIONS.get(name, {}) | {key: changes.pop(key) for key in METHODS[name].options if key in changes}
+    options = OPTIONS.get(name, {}) | {key: changes.pop(key) for key in METHODS[name].option_names if key in changes}
     if METHODS[name].perturbs:
         options["rho"] = RADII.get(name, 0.05) if rho is None else rho
     settings = (SGD if base is torch.optim.SGD else {}) | ({} if fused is None else {"fused": fused}) | changes

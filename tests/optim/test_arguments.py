@@ -25,11 +25,14 @@ def test_everything_after_the_radius_is_given_by_name(name):
 @pytest.mark.parametrize("name", PERTURBING)
 def test_a_module_in_the_radiuss_place_is_refused_by_name(name):
     model = network()
-    with pytest.raises(TypeError, match=r"rho is a module \(Sequential\), .* a number: give the module as model="):
+    with pytest.raises(
+        TypeError,
+        match=r"rho is a module \(Sequential\), .* a finite number that is at least 0: give the module as model=",
+    ):
         method(name)(model.named_parameters(), torch.optim.SGD, model, lr=0.1, model=model)
 
 
-OWN = [(name, option) for name, entry in METHODS.items() for option in entry.options]
+OWN = [(name, option) for name, entry in METHODS.items() for option in entry.option_names]
 
 
 @pytest.mark.parametrize(("name", "option"), [*OWN, ("sam", "sync_perturbation"), ("sam", "clip_norm")])
@@ -45,19 +48,39 @@ def test_a_module_where_a_number_or_a_flag_belongs_is_refused_by_name(name, opti
         (lambda p: LookSAM(p, torch.optim.SGD, k=2.5, lr=0.1), TypeError, "k=2.5 must be an integer"),
         (lambda p: LookSAM(p, torch.optim.SGD, k=2.0, lr=0.1), TypeError, "k=2.0 must be an integer"),
         (lambda p: SAMEveryK(p, torch.optim.SGD, k=True, lr=0.1), TypeError, "k=True must be an integer"),
-        (lambda p: SAMEveryK(p, torch.optim.SGD, k=-1, lr=0.1), ValueError, "k=-1 is not at least 1"),
+        (
+            lambda p: SAMEveryK(p, torch.optim.SGD, k=-1, lr=0.1),
+            ValueError,
+            "k=-1 must be an integer that is at least 1",
+        ),
         (lambda p: ESAM(p, torch.optim.SGD, seed=0.5, lr=0.1), TypeError, "seed=0.5 must be an integer"),
         (lambda p: ESAM(p, torch.optim.SGD, seed=2**32, lr=0.1), ValueError, "seed=4294967296"),
-        (lambda p: SAM(p, torch.optim.SGD, True, lr=0.1), TypeError, "rho=True must be a number"),
-        (lambda p: SAM(p, torch.optim.SGD, torch.tensor([0.05]), lr=0.1), TypeError, "rho=tensor.* must be a number"),
-        (lambda p: SAM(p, torch.optim.SGD, torch.tensor(True), lr=0.1), TypeError, "rho=tensor.* must be a number"),
-        (lambda p: SAM(p, torch.optim.SGD, "0.05", lr=0.1), TypeError, "rho='0.05' must be a number"),
-        (lambda p: SAM([{"params": p, "rho": "x"}], torch.optim.SGD, lr=0.1), TypeError, "rho='x' must be a number"),
+        (lambda p: SAM(p, torch.optim.SGD, True, lr=0.1), TypeError, "rho=True must be a finite number"),
+        (
+            lambda p: SAM(p, torch.optim.SGD, torch.tensor([0.05]), lr=0.1),
+            TypeError,
+            "rho=tensor.* must be a finite number",
+        ),
+        (
+            lambda p: SAM(p, torch.optim.SGD, torch.tensor(True), lr=0.1),
+            TypeError,
+            "rho=tensor.* must be a finite number",
+        ),
+        (lambda p: SAM(p, torch.optim.SGD, "0.05", lr=0.1), TypeError, "rho='0.05' must be a finite number"),
+        (
+            lambda p: SAM([{"params": p, "rho": "x"}], torch.optim.SGD, lr=0.1),
+            TypeError,
+            "rho='x' must be a finite number",
+        ),
         (lambda p: SAM(p, torch.optim.SGD, adaptive=1, lr=0.1), TypeError, "adaptive=1 must be True or False"),
         (lambda p: WSAM(p, torch.optim.SGD, decouple="no", lr=0.1), TypeError, "decouple='no' must be True or False"),
-        (lambda p: GNP(p, torch.optim.SGD, b=None, lr=0.1), TypeError, "b=None must be a number"),
-        (lambda p: GSAM(p, torch.optim.SGD, alpha=float("inf"), lr=0.1), ValueError, "alpha=inf is not a finite"),
-        (lambda p: GSAM(p, torch.optim.SGD, lr_max="1", lr=0.1), TypeError, "lr_max='1' must be a number"),
+        (lambda p: GNP(p, torch.optim.SGD, b=None, lr=0.1), TypeError, "b=None must be a finite number"),
+        (
+            lambda p: GSAM(p, torch.optim.SGD, alpha=float("inf"), lr=0.1),
+            ValueError,
+            "alpha=inf must be a finite number",
+        ),
+        (lambda p: GSAM(p, torch.optim.SGD, lr_max="1", lr=0.1), TypeError, "lr_max='1' must be a finite number"),
     ],
 )
 def test_what_is_no_number_flag_or_integer_is_refused_by_name(make, error, said):

@@ -185,7 +185,7 @@ SHAPES = st.lists(st.lists(st.integers(1, 4), max_size=4).map(tuple), min_size=1
 @given(data=st.data())
 def test_any_shapes_and_hyper_parameters_equal_the_reference(name, data):
     shapes, seed = data.draw(SHAPES), data.draw(st.integers(0, 2**16))
-    options = {key: data.draw(HYPER[key], label=key) for key in METHODS[name].options}
+    options = {key: data.draw(HYPER.get(key, st.floats(0.05, 0.95)), label=key) for key in METHODS[name].option_names}
     if name == "looksam":
         options["adaptive"] = False  # the reference has no other form of it
     rho = data.draw(st.floats(0.05 if name == "esam" else 0, 1), label="rho")  # no losses that are equal

@@ -82,7 +82,7 @@ def resident() -> int:
 
 
 def small_step(name: str, model: nn.Module) -> Step:
-    extra = {"k": 2} if "k" in METHODS[name].options else {}
+    extra = {"k": 2} if "k" in METHODS[name].option_names else {}
     base = torch.optim.SGD(model.named_parameters(), lr=1e-3, momentum=0.9, fused=True)
     optimizer = method(name)(model.named_parameters(), base, model=model, **extra)
     return Step(model, optimizer, Hardware(torch.device("cpu"), "fp32"), Processes("cpu"), 0.1)

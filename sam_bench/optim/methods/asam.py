@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sam_bench.optim.arguments import check_number
 from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import Direction, scaled_unit
+from sam_bench.optim.registry import METHODS
 
 
 class ASAM(SAM):
@@ -41,7 +41,7 @@ class OfficialASAM(SharpnessAware):
         eta: the offset η, in units of the weights.
 
     Raises:
-        ValueError: eta is negative, or the parameters have no names; give `model.named_parameters()`.
+        ValueError: eta is out of range, or the parameters have no names; give `model.named_parameters()`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class OfficialASAM(SharpnessAware):
         model: nn.Module | None = None,
         **options: Any,
     ):
-        check_number(0, eta=eta)
+        METHODS["asam_official"].check(eta=eta)
         super().__init__(params, base, rho, model=model, **options)
         self.eta = eta
         if not self.names():

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sam_bench.optim.arguments import check_integer, check_number
 from sam_bench.optim.method import Closure
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import Direction
+from sam_bench.optim.options import Option
+from sam_bench.optim.registry import METHODS
 
 _MIXING = 2654435761
 """Odd and of 32 bits, which is as much of a seed as torch's generators on the CPU take in."""
+_SEED = Option("seed", int, "of the masks, the same in all processes of a run", ge=0, lt=2**32)
 
 
 class ESAM(SAM):
@@ -40,13 +42,13 @@ class ESAM(SAM):
     In a hand-written loop, `choose` says which examples the second pass is on.
 
     Args:
-        beta: β, in (0, 1].
-        gamma: γ, in (0, 1].
+        beta: β.
+        gamma: γ.
         adaptive: perturb as ASAM does, rather than as SAM.
         seed: of the masks, from 0 to 2³² − 1; the same in all processes of a run.
 
     Raises:
-        ValueError: beta or gamma is not in (0, 1].
+        ValueError: beta, gamma or seed is out of range.
     """
 
     selects_examples = True
@@ -64,10 +66,8 @@ class ESAM(SAM):
         seed: int = 0,
         **options: Any,
     ):
-        check_number(0, 1, beta=beta, gamma=gamma)
-        if 0 in (beta, gamma):
-            raise ValueError(f"beta={beta}, gamma={gamma}: each must be above 0")
-        check_integer(0, 2**32 - 1, seed=seed)
+        METHODS["esam"].check(beta=beta, gamma=gamma)
+        _SEED.check(seed)
         super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
         self.beta = beta
         self.gamma = gamma

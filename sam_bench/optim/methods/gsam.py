@@ -7,13 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sam_bench.optim.arguments import check_number
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import along
+from sam_bench.optim.options import Option
+from sam_bench.optim.registry import METHODS
+
+_RHO_MIN = Option("rho_min", float, "where the radius ends with the learning rate", ge=0, optional=True)
+_LR_MIN = Option("lr_min", float, "where the learning rate's schedule ends", ge=0)
+_LR_MAX = Option("lr_max", float, "the schedule's greatest rate", ge=0, optional=True)
 
 
 class GSAM(SAM):
     """`v = h − α (g − (⟨g, h⟩ / ‖h‖²) h)` (Zhuang et al., 2022, arXiv:2203.08065).
+
+    Its defaults are SAM's radius and perturbation. Those of `optimizer=gsam` are the authors' for CIFAR: `rho=2.0`,
+    `adaptive=True`, and `rho_min=2.0`, a radius that stays where it is.
 
     Args:
         rho_min: if given, the radius follows the learning rate, `(ρ_t − ρ_min) / (ρ − ρ_min) = (η_t − η_min) / (η_max
@@ -24,7 +32,7 @@ class GSAM(SAM):
         lr_max: η_max, the schedule's greatest rate; by default the one that the base is constructed with.
 
     Raises:
-        ValueError: alpha is negative, rho_min is negative or above rho, or lr_min not below the greatest learning rate.
+        ValueError: a setting is out of range, rho_min above rho, or lr_min not below the greatest learning rate.
     """
 
     keeps_gradient = True
@@ -43,18 +51,18 @@ class GSAM(SAM):
         lr_max: float | None = None,
         **options: Any,
     ):
-        check_number(0, alpha=alpha, lr_min=lr_min)
-        if lr_max is not None:
-            check_number(0, lr_max=lr_max)
+        METHODS["gsam"].check(alpha=alpha)
+        _RHO_MIN.check(rho_min)
+        _LR_MIN.check(lr_min)
+        _LR_MAX.check(lr_max)
         self.lr_max = lr_max
         super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
         self.rho_min = rho_min
         self.alpha = alpha
         self.lr_min = lr_min
         if rho_min is not None:
-            check_number(0, rho_min=rho_min)
             for group in self.param_groups:
-                if not 0 <= rho_min <= group["rho"]:
+                if not rho_min <= group["rho"]:
                     raise ValueError(f"rho_min={rho_min} is not between 0 and rho={group['rho']}")
                 if not lr_min < group["lr_max"]:
                     raise ValueError(f"lr_min={lr_min} is not below the greatest learning rate, {group['lr_max']}")

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sam_bench.optim.arguments import check_integer, check_number
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import Direction, along, global_norm
+from sam_bench.optim.registry import METHODS
 
 
 class SAMEveryK(SAM):
@@ -19,7 +19,7 @@ class SAMEveryK(SAM):
         k: 1 is SAM.
 
     Raises:
-        ValueError: k is below 1.
+        ValueError: k is out of range.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class SAMEveryK(SAM):
         model: nn.Module | None = None,
         **options: Any,
     ):
-        check_integer(1, k=k)
+        METHODS["sam_every_k"].check(k=k)
         super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
         self.k = k
 
@@ -52,7 +52,7 @@ class LookSAM(SAMEveryK):
         adaptive: perturb as ASAM does, rather than as SAM.
 
     Raises:
-        ValueError: k is below 1, or alpha negative.
+        ValueError: k or alpha is out of range.
     """
 
     keeps_gradient = True
@@ -69,7 +69,7 @@ class LookSAM(SAMEveryK):
         model: nn.Module | None = None,
         **options: Any,
     ):
-        check_number(0, alpha=alpha)
+        METHODS["looksam"].check(k=k, alpha=alpha)
         super().__init__(params, base, rho, k=k, adaptive=adaptive, model=model, **options)
         self.alpha = alpha
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sam_bench.optim.arguments import check_flag
 from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.norms import Direction, scaled_unit, unit
+from sam_bench.optim.registry import ADAPTIVE
 
 
 class SAM(SharpnessAware):
@@ -31,7 +31,7 @@ class SAM(SharpnessAware):
         model: nn.Module | None = None,
         **options: Any,
     ):
-        check_flag(adaptive=adaptive)
+        ADAPTIVE.check(adaptive)
         super().__init__(params, base, rho, model=model, **options)
         self.adaptive = adaptive
 

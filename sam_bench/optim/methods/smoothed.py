@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sam_bench.optim.arguments import check_number
 from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.norms import Direction, unit
+from sam_bench.optim.registry import METHODS
 
 
 class FSAM(SharpnessAware):
@@ -25,7 +25,7 @@ class FSAM(SharpnessAware):
         lmbda: λ, the decay of `m`.
 
     Raises:
-        ValueError: sigma is negative, or lmbda not in [0, 1].
+        ValueError: sigma or lmbda is out of range.
     """
 
     keeps_gradient = True
@@ -41,8 +41,7 @@ class FSAM(SharpnessAware):
         model: nn.Module | None = None,
         **options: Any,
     ):
-        check_number(0, sigma=sigma)
-        check_number(0, 1, lmbda=lmbda)
+        METHODS["fsam"].check(sigma=sigma, lmbda=lmbda)
         super().__init__(params, base, rho, model=model, **options)
         self.sigma = sigma
         self.lmbda = lmbda
@@ -74,7 +73,7 @@ class VaSSO(SharpnessAware):
         theta: θ, the share of the present gradient; 1 is SAM.
 
     Raises:
-        ValueError: theta is not in [0, 1].
+        ValueError: theta is out of range.
     """
 
     keeps_gradient = True
@@ -89,7 +88,7 @@ class VaSSO(SharpnessAware):
         model: nn.Module | None = None,
         **options: Any,
     ):
-        check_number(0, 1, theta=theta)
+        METHODS["vasso"].check(theta=theta)
         super().__init__(params, base, rho, model=model, **options)
         self.theta = theta
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sam_bench.optim.arguments import check_flag, check_norm, check_number
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import scale_to_norm
+from sam_bench.optim.registry import METHODS
 
 
 class WSAM(SAM):
@@ -25,7 +25,7 @@ class WSAM(SAM):
         max_norm: the greatest norm of `g` and of `h`, each clipped by itself before they are combined.
 
     Raises:
-        ValueError: gamma is not in [0, 1), or max_norm not above 0.
+        ValueError: gamma or max_norm is out of range.
     """
 
     keeps_gradient = True
@@ -43,11 +43,7 @@ class WSAM(SAM):
         model: nn.Module | None = None,
         **options: Any,
     ):
-        check_number(0, 1, gamma=gamma)
-        if gamma == 1:
-            raise ValueError(f"gamma={gamma} gives sharpness an infinite weight: it must be below 1")
-        check_flag(decouple=decouple)
-        check_norm(max_norm=max_norm)
+        METHODS["wsam"].check(gamma=gamma, decouple=decouple, max_norm=max_norm)
         super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
         self.a = gamma / (1 - gamma)
         self.decouple = decouple
@@ -74,7 +70,7 @@ class GNP(SAM):
         adaptive: perturb as ASAM does, rather than as SAM.
 
     Raises:
-        ValueError: b is not in [0, 1].
+        ValueError: b is out of range.
     """
 
     keeps_gradient = True
@@ -90,7 +86,7 @@ class GNP(SAM):
         model: nn.Module | None = None,
         **options: Any,
     ):
-        check_number(0, 1, b=b)
+        METHODS["gnp"].check(b=b)
         super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
         self.b = b
 
