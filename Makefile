@@ -60,7 +60,7 @@ torture: $(READY) ## Kill runs at random moments, again and again: they must end
 	@OMP_NUM_THREADS=1 $(PYTHON) scripts/torture.py $(if $(KILLS),kills=$(KILLS))
 
 bench: $(ENVIRONMENT) ## Measure speed, beside its limit and beside a user's loop (OPTIONS="models=resnet20 scaling=false")
-	@$(PYTHON) scripts/benchmark.py $(OPTIONS)
+	@$(PYTHON) scripts/benchmark/benchmark.py $(OPTIONS)
 
 profile: $(ENVIRONMENT) ## The time of a training step by kernel (OPTIONS="model=wrn16_8 optimizer=sam")
 	@$(PYTHON) scripts/profile_step.py $(OPTIONS)

@@ -17,15 +17,15 @@ import time
 from pathlib import Path
 
 import torch
-from benchmark import Options
-from process_tree import kill_trees, tree
 
 from sam_bench.errors import UserError
+from scripts.benchmark.benchmark import Options
+from scripts.process_tree import kill_trees, tree
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULTS = ["minutes=8", "device=cuda", "models=wrn16_8,resnet20"]
 TESTS = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-n", "4", "--rootdir", str(ROOT), str(ROOT / "tests")]
-BENCHMARK = [sys.executable, str(ROOT / "scripts" / "benchmark.py")]
+BENCHMARK = [sys.executable, str(ROOT / "scripts" / "benchmark" / "benchmark.py")]
 STARTING = 15.0
 """Seconds of the benchmark's time in which it starts and ends."""
 ENDING = 15.0

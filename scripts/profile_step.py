@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark import PERIOD
-from contender import Ours, timed
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,6 +31,8 @@ from sam_bench.errors import ResourceError, UserError
 from sam_bench.lookup import lookup
 from sam_bench.models.registry import MODELS
 from sam_bench.optim.registry import METHODS
+from scripts.benchmark.benchmark import PERIOD
+from scripts.benchmark.case import Ours, timed
 
 DEFAULTS = {
     "model": "wrn16_8",

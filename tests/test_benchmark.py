@@ -22,13 +22,21 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 @pytest.fixture
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("benchmark")
+    return importlib.import_module("scripts.benchmark.benchmark")
 
 
 def answers(options: list[str], commands: str, command: tuple[str, ...] = ()) -> list[dict]:
     """Of a contender that is told so."""
     done = subprocess.run(
-        [sys.executable, *command, str(SCRIPTS / "contender.py"), "device=cpu", "batch=8", "model=resnet8", *options],
+        [
+            sys.executable,
+            *command,
+            str(SCRIPTS / "benchmark" / "case.py"),
+            "device=cpu",
+            "batch=8",
+            "model=resnet8",
+            *options,
+        ],
         input=commands,
         env=ENVIRONMENT,
         capture_output=True,
@@ -328,7 +336,10 @@ def test_every_required_comparison_is_among_the_groups(benchmark, monkeypatch, c
 )
 def test_bad_arguments_are_told_and_create_nothing(folder, argument, said):
     done = subprocess.run(
-        [sys.executable, str(SCRIPTS / "benchmark.py"), argument], env=ENVIRONMENT, capture_output=True, text=True
+        [sys.executable, str(SCRIPTS / "benchmark" / "benchmark.py"), argument],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1
     assert said in done.stderr

@@ -48,7 +48,7 @@ def bare(tmp_path):
 @pytest.fixture
 def gpu_check(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("gpu_check")
+    return importlib.import_module("scripts.gpu_check")
 
 
 def call(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess:
@@ -72,7 +72,7 @@ def test_its_tests_are_collected_where_optional_packages_are_not_installed(bare,
 
 
 def test_a_users_loop_that_cannot_be_had_says_why(bare):
-    done = call(bare, str(SCRIPTS / "contender.py"), "kind=user", "model=resnet8", "device=cpu")
+    done = call(bare, str(SCRIPTS / "benchmark" / "case.py"), "kind=user", "model=resnet8", "device=cpu")
     assert done.stdout == '{"error": "No module named \'pytorch_optimizer\'"}\n', done.stderr
 
 
@@ -81,7 +81,7 @@ def test_make_lets_an_environment_of_ones_own_find_the_package(tmp_path):
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$PYTHONPATH $*"\n')
     python.chmod(0o755)
-    for target, script in (("gpu-check", "gpu_check"), ("bench", "benchmark"), ("profile", "profile_step")):
+    for target, script in (("gpu-check", "gpu_check"), ("bench", "benchmark/benchmark"), ("profile", "profile_step")):
         command = ["make", "-s", target, f"PYTHON={python}", "OPTIONS=minutes=3 out=there"]
         for before, after in (("", ""), ("/elsewhere", ":/elsewhere")):
             environment = os.environ | {"PYTHONPATH": before}

@@ -20,7 +20,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CU
 @pytest.fixture
 def profile_step(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("profile_step")
+    return importlib.import_module("scripts.profile_step")
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess:

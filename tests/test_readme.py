@@ -82,7 +82,7 @@ def test_the_table_is_made_from_the_committed_records(tmp_path):
 
 def test_the_table_of_costs_is_made_from_the_committed_measurements(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    summary = importlib.import_module("benchmark_report").summary
+    summary = importlib.import_module("scripts.benchmark.report").summary
     (name,) = re.findall(r"`results/benchmark/([\w-]+)\.md`", README)
     data = json.loads((ROOT / "results" / "benchmark" / f"{name}.json").read_text())
     assert "\n".join(summary(data)) in README

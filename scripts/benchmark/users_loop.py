@@ -1,6 +1,6 @@
 """What many write today: a loop of their own with torchvision's transforms, a DataLoader and pytorch-optimizer's SAM.
 
-python scripts/users_loop.py [seed=0] [epochs=2] [model=resnet8] [batch=128] [precision=fp32] [device=auto] [workers=2]
+python scripts/benchmark/users_loop.py [seed=0] [epochs=2] [model=resnet8] [batch=128] [precision=fp32] [device=auto] [workers=2]
                              [root=data]
 
 Trains by the quick protocol (that of `experiment=quick optimizer=sam`) and prints the test error. The benchmark

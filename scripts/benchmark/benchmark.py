@@ -1,6 +1,6 @@
 """What training costs here, measured side by side with its limit and with what many write themselves.
 
-python scripts/benchmark.py [device=auto] [precision=auto] [models=resnet8,resnet20,wrn16_8] [methods=sgd,sam,…]
+python scripts/benchmark/benchmark.py [device=auto] [precision=auto] [models=resnet8,resnet20,wrn16_8] [methods=sgd,sam,…]
                             [rounds=7] [seconds=1] [scaling=true] [minutes=] [only=] [out=results/benchmark]
 
 Every contender is a process of its own. Those that are compared take turns, `rounds` times, each for about `seconds` a
@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_report import report
-from process_tree import kill_trees, tree
 
 from sam_bench.errors import ConfigError, StateError, UserError
 from sam_bench.lookup import lookup
@@ -35,8 +33,10 @@ from sam_bench.optim.registry import METHODS
 from sam_bench.runs.files import write_atomically
 from sam_bench.runs.provenance import code_versions
 from sam_bench.runtime.device import Hardware
+from scripts.benchmark.report import report
+from scripts.process_tree import kill_trees, tree
 
-CONTENDER = Path(__file__).with_name("contender.py")
+CONTENDER = Path(__file__).with_name("case.py")
 LEAST_ROUNDS, GROUP_SECONDS = 3, 120.0
 PATIENCE = 900.0
 """Seconds that a contender may take for an answer; compiling a deep network takes minutes."""

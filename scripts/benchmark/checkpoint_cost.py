@@ -1,6 +1,6 @@
 """What a checkpoint costs: bytes, seconds to save and to load, and the share of an epoch.
 
-python scripts/checkpoint_cost.py [models=resnet20,wrn16_8] [optimizer=sam] [steps=5] [device=auto]
+python scripts/benchmark/checkpoint_cost.py [models=resnet20,wrn16_8] [optimizer=sam] [steps=5] [device=auto]
 
 An epoch is counted as its number of steps times the median of so many, on generated images of CIFAR-10's size and
 number. Medians of five checkpoints, in the current folder's file system.

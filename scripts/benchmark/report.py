@@ -1,6 +1,6 @@
 """The benchmark's tables, from what it wrote.
 
-python scripts/benchmark_report.py results/benchmark/<device>.json
+python scripts/benchmark/report.py results/benchmark/<device>.json
 """
 
 import json
@@ -70,7 +70,7 @@ def report(data: dict[str, Any]) -> str:
         f"{data['precision']}, torch {versions['torch']}, Python {versions['python']}, commit "
         f"{(data['git_commit'] or 'unknown')[:10]}. Batches of 128 unless it is said otherwise; medians over the "
         "rounds, and quartiles. Ours is the training loop with everything on but evaluation and checkpoints; a user's "
-        "is `scripts/users_loop.py`, with torch's defaults."
+        "is `scripts/benchmark/users_loop.py`, with torch's defaults."
         + (f" Memory allocator: {versions['preloaded'] or versions['libc']}." if "libc" in versions else "")
         + (f" {data['minutes']:g} minutes." if "minutes" in data else ""),
         "",

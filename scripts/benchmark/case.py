@@ -1,8 +1,8 @@
 """One process of the benchmark: gets ready, then works as often as it is told, and says how long it took.
 
-python scripts/contender.py kind=ours|limit|user|batches|matmul [model=] [method=] [engine=] [batch=] [device=] …
+python scripts/benchmark/case.py kind=ours|limit|user|batches|matmul [model=] [method=] [engine=] [batch=] [device=] …
 
-Started by `scripts/benchmark.py`, which writes a line to its standard input for each turn and reads a line of JSON from
+Started by `scripts/benchmark/benchmark.py`, which writes a line to its standard input for each turn and reads a line of JSON from
 its standard output. Images are generated, in CIFAR-10's size and number.
 """
 
@@ -121,7 +121,7 @@ class User:
     """Steps of a loop as many write it: see `users_loop.py`."""
 
     def __init__(self, given: dict[str, str]):
-        from users_loop import UsersLoop  # needs torchvision and pytorch-optimizer
+        from scripts.benchmark.users_loop import UsersLoop  # needs torchvision and pytorch-optimizer
 
         self.hardware = Hardware.choose(given["device"], "fp32")
         torch.manual_seed(0)
