@@ -1,4 +1,4 @@
-"""Obtain and verify CIFAR-10: python scripts/prepare_data.py [data.root=FOLDER] [data.timeout=SECONDS]"""
+"""Obtain and verify CIFAR-10: python scripts/prepare_data.py data.root=FOLDER data.timeout=SECONDS"""
 
 import sys
 
@@ -8,11 +8,15 @@ from sam_bench.cli.compose import compose
 from sam_bench.data import cifar
 from sam_bench.data.obtain import obtain
 from sam_bench.errors import UserError
+from scripts.arguments import parser
 
 
 def main(arguments: list[str]) -> None:
+    words = parser(__doc__)
+    words.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE")
+    overrides = words.parse_args(arguments).overrides
     try:
-        data = compose(arguments).data
+        data = compose(overrides).data
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns) as progress:
             task = progress.add_task("CIFAR-10", total=None)

@@ -1,9 +1,10 @@
 """One process of the benchmark: gets ready, then works as often as it is told, and says how long it took.
 
-python scripts/benchmark/case.py kind=ours|limit|user|batches|matmul [model=] [method=] [engine=] [batch=] [device=] …
+python scripts/benchmark/case.py '{"kind": "ours", "model": "resnet20", "method": "sam", "device": "cpu"}'
 
-Started by `scripts/benchmark/benchmark.py`, which writes a line to its standard input for each turn and reads a line of JSON from
-its standard output. Images are generated, in CIFAR-10's size and number.
+Started by `scripts/benchmark/benchmark.py` with the fields of a `Case`. It reads a line from standard input for each
+turn, the number of steps or "evaluate", and writes a line of JSON to standard output. Images are generated, in
+CIFAR-10's size and number.
 """
 
 import json
@@ -11,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,24 +30,66 @@ from sam_bench.training.cuda_graph import CudaGraphs
 from sam_bench.training.evaluate import evaluate
 from sam_bench.training.loss import cross_entropy, smoothing_for_torch
 from sam_bench.training.step import WARMUP_STEPS
+from scripts.arguments import parser
+from scripts.benchmark.records import Case
 
 SMOOTHING = smoothing_for_torch(0.1, "others")
 ENDLESS = 10**6
 
 
-class Ours:
+class Work:
+    """What a case repeats."""
+
+    hardware: Hardware
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+    def evaluate(self) -> None:
+        raise NotImplementedError
+
+    def passes(self) -> float:
+        """Return the number of passes until now, where they are counted."""
+        return 0.0
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is known once it is warm."""
+        return {}
+
+    def timed(self, action: Callable[[], None], count: int) -> dict[str, float]:
+        """Return seconds and passes of an action, on average over so many, and the peak memory until now."""
+        self.hardware.synchronize()
+        before = self.passes()
+        began = time.perf_counter()
+        for _ in range(count):
+            action()
+        self.hardware.synchronize()
+        seconds = (time.perf_counter() - began) / count
+        passes = (self.passes() - before) / count
+        return {"seconds": seconds, "passes": passes, "peak_memory_bytes": self.hardware.peak_memory()}
+
+
+def configured(device: str, precision: str) -> Hardware:
+    """Return the hardware, told to be fast."""
+    hardware = Hardware.choose(device, precision)
+    hardware.configure(deterministic=False)
+    return hardware
+
+
+class Ours(Work):
     """Steps of a training run, with everything on: data, augmentation, schedules, totals, progress."""
 
-    def __init__(self, given: dict[str, str]):
+    def __init__(self, case: Case):
+        self.case = case
         config = compose(
             [
                 "data=synthetic",
-                f"model={given['model']}",
-                f"optimizer={given['method']}",
-                f"trainer.batch_size={given['batch']}",
-                f"trainer.device={given['device']}",
-                f"trainer.precision={given['precision']}",
-                f"trainer.engine={given['engine']}",
+                f"model={case.model}",
+                f"optimizer={case.method}",
+                f"trainer.batch_size={case.batch_size}",
+                f"trainer.device={case.device}",
+                f"trainer.precision={case.precision}",
+                f"trainer.engine={case.engine}",
                 f"trainer.epochs={ENDLESS}",
                 f"trainer.eval_every={ENDLESS}",
                 "trainer.last_batch=drop",  # every step is of a whole batch
@@ -64,41 +107,42 @@ class Ours:
             next(self.pauses)  # the pause after an epoch is none after a step
 
     def passes(self) -> float:
-        """So far."""
         return self.training.optimizer.passes
 
     def evaluate(self) -> None:
-        """On the test set, as after an epoch."""
+        """Evaluate on the test set, as after an epoch."""
         training = self.training
         arguments = training.test, training.config.trainer.eval_batch_size, self.hardware, training.processes
         evaluate(training.eval_model, *arguments)
         training.model.train()
 
     def facts(self) -> dict[str, Any]:
-        """What is known once it is warm."""
         return {"engine": self.training.step.engine, "epoch_steps": len(self.training.train)}
 
 
-class Limit:
+class LowerBound(Work):
     """Forward and backward passes on a fixed batch, and nothing else."""
 
-    def __init__(self, given: dict[str, str]):
-        self.hardware = Hardware.choose(given["device"], given["precision"])
-        self.hardware.configure(deterministic=False)
+    def __init__(self, case: Case):
+        self.hardware = configured(case.device, case.precision)
         device = self.hardware.device
         torch.manual_seed(0)
-        self.model = build_model(given["model"]).to(device, memory_format=torch.channels_last).train()
-        images = torch.randn(int(given["batch"]), 3, 32, 32, device=device)
+        self.model = build_model(case.model).to(device, memory_format=torch.channels_last).train()
+        images = torch.randn(case.batch_size, 3, 32, 32, device=device)
         self.images = images.contiguous(memory_format=torch.channels_last)
         self.labels = torch.randint(0, 10, (len(images),), device=device)
-        self.loss = self._loss if given["engine"] == "eager" else torch.compile(self._loss)
-        self.step = self._pass
-        if given["engine"] == "graph":
-            graphs = CudaGraphs(device)
-            with graphs.warmup():
-                for _ in range(WARMUP_STEPS):
-                    self._pass()
-            self.step = graphs.capture(self._pass)
+        self.loss = self._loss if case.engine == "eager" else torch.compile(self._loss)
+        self.take = self._captured() if case.engine == "graph" else self._pass
+
+    def step(self) -> None:
+        self.take()
+
+    def _captured(self) -> Callable[[], None]:
+        graphs = CudaGraphs(self.hardware.device)
+        with graphs.warmup():
+            for _ in range(WARMUP_STEPS):
+                self._pass()
+        return graphs.capture(self._pass)
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with self.hardware.autocast():
@@ -117,21 +161,21 @@ class Limit:
         return {"flop": counter.get_total_flops(), "device": self.hardware.name, "precision": self.hardware.precision}
 
 
-class User:
+class UsersSteps(Work):
     """Steps of a loop as many write it: see `users_loop.py`."""
 
-    def __init__(self, given: dict[str, str]):
+    def __init__(self, case: Case):
         from scripts.benchmark.users_loop import UsersLoop  # needs torchvision and pytorch-optimizer
 
-        self.hardware = Hardware.choose(given["device"], "fp32")
+        self.hardware = Hardware.choose(case.device, "fp32")
         torch.manual_seed(0)
         self.loop = UsersLoop(
-            build_model(given["model"]),
+            build_model(case.model),
             synthetic.load()[0],
             device=self.hardware.device,
-            precision=given["precision"],
-            batch=int(given["batch"]),
-            workers=int(given["workers"]),
+            precision=case.precision,
+            batch_size=case.batch_size,
+            workers=case.workers,
             crop=True,
             epochs=200,
             lr=0.1,
@@ -146,32 +190,27 @@ class User:
     def step(self) -> None:
         next(self.steps)
 
-    def facts(self) -> dict[str, Any]:
-        return {}
 
-
-class PreparedBatches(Ours):
+class PreparedBatches(Work):
     """Our batches, with nothing done with them."""
 
-    def __init__(self, given: dict[str, str]):
-        super().__init__(given)
+    def __init__(self, case: Case):
+        ours = Ours(case)
+        self.hardware = ours.hardware
+        self.train = ours.training.train
         self.batches = iter(())
 
     def step(self) -> None:
         if next(self.batches, None) is None:
-            self.batches = self.training.train.epoch(0)
+            self.batches = self.train.epoch(0)
             next(self.batches)
 
-    def facts(self) -> dict[str, Any]:
-        return {}
 
-
-class MatrixProduct:
+class MatrixProduct(Work):
     """A product of two large square matrices in the run's precision: a yardstick, which a convolution may surpass."""
 
-    def __init__(self, given: dict[str, str]):
-        self.hardware = Hardware.choose(given["device"], given["precision"])
-        self.hardware.configure(deterministic=False)
+    def __init__(self, case: Case):
+        self.hardware = configured(case.device, case.precision)
         self.size = 8192 if self.hardware.device.type == "cuda" else 2048
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.hardware.precision, torch.float32)
         self.a, self.b = (torch.randn(self.size, self.size, device=self.hardware.device, dtype=dtype) for _ in range(2))
@@ -183,59 +222,58 @@ class MatrixProduct:
         return {"flop": 2 * self.size**3}
 
 
-KINDS: dict[str, Callable] = {
+KINDS: dict[str, Callable[[Case], Work]] = {
     "ours": Ours,
-    "limit": Limit,
-    "user": User,
+    "lower bound": LowerBound,
+    "user's loop": UsersSteps,
     "batches": PreparedBatches,
     "matmul": MatrixProduct,
 }
 
 
 def main(arguments: list[str]) -> None:
-    given = {"model": "resnet20", "method": "sam", "engine": "auto", "batch": "128", "device": "auto", "workers": "2"}
-    given |= {"precision": "auto", "warmup": "2"} | dict(argument.partition("=")[::2] for argument in arguments)
-    if given.get("kind") not in KINDS:
-        sys.exit(__doc__.strip())
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever else is printed
-    synthetic.TRAIN, synthetic.TEST = 50_000, 10_000
-    processes = None
-
-    def answer(**facts: Any) -> None:
-        if processes is None or processes.leads:
-            print(json.dumps(facts), file=answers, flush=True)
-
+    words = parser(__doc__)
+    words.add_argument("case", type=Case.from_json, help="the fields of a Case, as JSON")
+    case = words.parse_args(arguments).case
+    if case.kind not in KINDS:
+        words.error(f"kind is one of {', '.join(KINDS)}, not {case.kind}")
+    answers = own_output()
+    synthetic.TRAIN = 50_000
+    synthetic.TEST = 10_000
     try:
-        contender = KINDS[given["kind"]](given)
-        processes = Processes(contender.hardware.device.type)
-        contender.hardware.forget_peak_memory()
-        for _ in range(int(given["warmup"])):
-            contender.step()
-        facts = contender.facts()
+        work = KINDS[case.kind](case)
+        processes = Processes(work.hardware.device.type)
+        work.hardware.forget_peak_memory()
+        for _ in range(case.warmup):
+            work.step()
+        facts = work.facts()
     except (UserError, ModuleNotFoundError) as error:
-        answer(error=str(error))
+        print(json.dumps({"error": str(error)}), file=answers, flush=True)
         sys.exit(1)
-    answer(**facts, **timed(contender, contender.step, 1), threads=torch.get_num_threads(), torch=torch.__version__)
+    serve(work, processes, answers, facts)
+
+
+def own_output() -> TextIO:
+    """Return standard output as it is, for the answers; whatever else is printed goes nowhere."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return answers
+
+
+def serve(work: Work, processes: Processes, answers: TextIO, facts: dict[str, Any]) -> None:
+    """Say what is known now, then do what each line of standard input says, and answer it."""
+
+    def answer(**values: Any) -> None:
+        if processes.leads:
+            print(json.dumps(values), file=answers, flush=True)
+
+    answer(**facts, **work.timed(work.step, 1), threads=torch.get_num_threads(), torch=torch.__version__)
     while command := processes.agree(sys.stdin.readline() if processes.leads else None).strip():
         if command == "evaluate":
-            contender.evaluate()  # warms up
-            answer(**timed(contender, contender.evaluate, 1))
+            work.evaluate()  # warms up
+            answer(**work.timed(work.evaluate, 1))
         else:
-            answer(**timed(contender, contender.step, int(command)))
-
-
-def timed(contender: Any, action: Callable[[], None], count: int) -> dict[str, float]:
-    """Seconds and passes of one action, on average over so many, and the peak memory until now."""
-    passes = getattr(contender, "passes", lambda: 0.0)
-    contender.hardware.synchronize()
-    before, began = passes(), time.perf_counter()
-    for _ in range(count):
-        action()
-    contender.hardware.synchronize()
-    elapsed = time.perf_counter() - began
-    peak = contender.hardware.peak_memory()
-    return {"seconds": elapsed / count, "passes": (passes() - before) / count, "peak_memory_bytes": peak}
+            answer(**work.timed(work.step, int(command)))
 
 
 if __name__ == "__main__":
