@@ -48,24 +48,24 @@ data: $(READY) ## Obtain and verify CIFAR-10, or another data set (OPTIONS=data=
 	@$(PYTHON) scripts/prepare_data.py $(OPTIONS)
 
 reproduce-table: $(READY) ## Train what is missing, then make the table (EXPERIMENT= METHODS= SEEDS=)
-	@$(PYTHON) scripts/reproduce_table.py experiment=$(EXPERIMENT) methods=$(METHODS) seeds=$(SEEDS)
+	@$(PYTHON) scripts/reproduce_table.py $(if $(EXPERIMENT),--experiment $(EXPERIMENT)) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 table: $(READY) ## Make the tables of all experiments from their records (or of one: EXPERIMENT=)
-	@$(PYTHON) scripts/make_table.py $(if $(EXPERIMENT),experiment=$(EXPERIMENT))
+	@$(PYTHON) scripts/make_table.py $(if $(EXPERIMENT),--experiment $(EXPERIMENT))
 
 smoke: $(READY) ## Train every method for seconds on generated images
 	@$(PYTHON) -m sam_bench --multirun experiment=smoke 'optimizer=glob(*)'
 
 torture: $(READY) ## Kill runs at random moments, again and again: they must end as if left alone (KILLS=)
-	@OMP_NUM_THREADS=1 $(PYTHON) scripts/torture.py $(if $(KILLS),kills=$(KILLS))
+	@OMP_NUM_THREADS=1 $(PYTHON) scripts/torture.py $(if $(KILLS),--kills $(KILLS))
 
-bench: $(ENVIRONMENT) ## Measure speed, beside its limit and beside a user's loop (OPTIONS="models=resnet20 scaling=false")
-	@$(PYTHON) scripts/benchmark.py $(OPTIONS)
+bench: $(ENVIRONMENT) ## Measure speed, beside its lower bound and beside a user's loop (OPTIONS="--models resnet20 --no-scaling")
+	@$(PYTHON) scripts/benchmark/benchmark.py $(OPTIONS)
 
-profile: $(ENVIRONMENT) ## The time of a training step by kernel (OPTIONS="model=wrn16_8 optimizer=sam")
+profile: $(ENVIRONMENT) ## The time of a training step by kernel (OPTIONS="--model wrn16_8 --optimizer sam")
 	@$(PYTHON) scripts/profile_step.py $(OPTIONS)
 
-gpu-check: $(ENVIRONMENT) ## On a machine with CUDA: its tests and the benchmark (PYTHON= OPTIONS="minutes=8 out=DIR")
+gpu-check: $(ENVIRONMENT) ## On a machine with CUDA: its tests and the benchmark (PYTHON= OPTIONS="--minutes 8 --out DIR")
 	@$(PYTHON) scripts/gpu_check.py $(OPTIONS)
 
 clean: ## Remove caches and builds; data, runs, results and .venv stay

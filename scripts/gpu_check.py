@@ -1,10 +1,11 @@
 """What a machine with CUDA makes of this code: the tests that need it, then the benchmark, all within some minutes.
 
-python scripts/gpu_check.py [minutes=8] [out=results/benchmark] [device=cuda] [models=wrn16_8,resnet20] […]
+python scripts/gpu_check.py --minutes 8 --device cuda --models wrn16_8,resnet20
 
-The tests get half of the time, and are stopped when it is over; the benchmark gets the rest, and any of its options.
-What was printed and measured until then lies in `out`, the former as gpu-check.log. With device=cpu it is a rehearsal,
-in which the tests skip. Exit code 1 if a test failed, not all of them were run, or the benchmark failed.
+These are its defaults. The tests get half of the time, and are stopped when it is over; the benchmark gets the rest,
+and any of its options, which are those below. What was printed and measured until then lies in the folder --out, the
+former as gpu-check.log. With --device cpu it is a rehearsal, in which the tests skip. Exit code 1 if a test failed, not
+all of them were run, or the benchmark failed.
 """
 
 import contextlib
@@ -17,15 +18,14 @@ import time
 from pathlib import Path
 
 import torch
-from benchmark import Options
-from process_tree import kill_trees, tree
 
-from sam_bench.errors import UserError
+from scripts.benchmark.benchmark import options_of
+from scripts.process_tree import kill_trees, tree
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULTS = ["minutes=8", "device=cuda", "models=wrn16_8,resnet20"]
+DEFAULTS = ["--minutes", "8", "--device", "cuda", "--models", "wrn16_8,resnet20"]
 TESTS = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-n", "4", "--rootdir", str(ROOT), str(ROOT / "tests")]
-BENCHMARK = [sys.executable, str(ROOT / "scripts" / "benchmark.py")]
+BENCHMARK = [sys.executable, str(ROOT / "scripts" / "benchmark" / "benchmark.py")]
 STARTING = 15.0
 """Seconds of the benchmark's time in which it starts and ends."""
 ENDING = 15.0
@@ -34,22 +34,22 @@ ENDING = 15.0
 
 def main(arguments: list[str]) -> None:
     began = time.monotonic()
-    arguments = [*DEFAULTS, *arguments]
+    words = options_of(__doc__)
+    options = words.parse_args([*DEFAULTS, *arguments])
+    if not math.isfinite(options.minutes):
+        words.error("--minutes is a finite number")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("Error: torch finds no CUDA device here; --device cpu rehearses the check without one")
     try:
-        options = Options.read(arguments, __doc__)
-        if not math.isfinite(options.minutes):
-            sys.exit(__doc__.strip())
-        if options.device == "cuda" and not torch.cuda.is_available():
-            sys.exit("Error: torch finds no CUDA device here; device=cpu rehearses the check without one")
         options.out.mkdir(parents=True, exist_ok=True)
         log = options.out / "gpu-check.log"
         log.write_text("")
-    except (UserError, OSError) as error:
+    except OSError as error:
         sys.exit(f"Error: {error}")
     deadline = began + 60 * options.minutes
     tested = run(TESTS, (began + deadline) / 2, log)
     minutes = max(deadline - time.monotonic() - STARTING, 1) / 60
-    measured = run([*BENCHMARK, *arguments, f"minutes={minutes:.3f}"], deadline, log)
+    measured = run([*BENCHMARK, *DEFAULTS, *arguments, "--minutes", f"{minutes:.3f}"], deadline, log)
     sys.exit(0 if tested and measured else 1)
 
 

@@ -1,8 +1,6 @@
 """Make tables from records.
 
-python scripts/make_table.py [experiment=NAME] [split=test|tune] [results=FOLDER]
-
-Without an experiment: of every one that has records.
+python scripts/make_table.py --experiment quick --split tune
 """
 
 import sys
@@ -10,35 +8,37 @@ from pathlib import Path
 
 from sam_bench.errors import UserError
 from sam_bench.report.table import read_records, write_table
+from scripts.arguments import parser
 
 
 def main(arguments: list[str]) -> None:
-    given = {"experiment": "", "split": "test", "results": "results"}
-    given |= dict(argument.partition("=")[::2] for argument in arguments)
-    if set(given) != {"experiment", "split", "results"}:
-        sys.exit(__doc__.strip())
-    results = Path(given["results"])
-    experiments = [given["experiment"]] if given["experiment"] else with_records(results)
-    name = "table" if given["split"] == "test" else f"table-{given['split']}"
-    made = 0
-    for experiment in experiments:
-        folder = results / experiment
-        try:
-            records = read_records(folder / "records", given["split"])
-            if not records:
-                continue
-            print(write_table(records, experiment, folder, name))
-        except UserError as error:
-            sys.exit(f"Error: {error}")
+    words = parser(__doc__)
+    words.add_argument("--experiment", help="one alone, else every one that has records")
+    words.add_argument("--split", default="test", choices=("test", "tune"), help="what errors are counted on")
+    words.add_argument("--results", default=Path("results"), type=Path, help="folder with a folder for each experiment")
+    options = words.parse_args(arguments)
+    experiments = [options.experiment] if options.experiment else with_records(options.results)
+    try:
+        made = [make(experiment, options.results / experiment, options.split) for experiment in experiments]
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    if not any(made):
+        where = options.results / (options.experiment or "")
+        sys.exit(f"Error: there are no records with data.split={options.split} in {where}; run the experiment first")
+
+
+def make(experiment: str, folder: Path, split: str) -> bool:
+    """Make an experiment's table in its folder, and return whether it has records."""
+    records = read_records(folder / "records", split)
+    if records:
+        name = "table" if split == "test" else f"table-{split}"
+        print(write_table(records, experiment, folder, name))
         print(f"Written: {folder}/{name}.csv, .md and .tex\n")
-        made += 1
-    if not made:
-        where = results / given["experiment"]
-        sys.exit(f"Error: there are no records with data.split={given['split']} in {where}; run the experiment first")
+    return bool(records)
 
 
 def with_records(results: Path) -> list[str]:
-    """The experiments that have records; what was measured for the README is not among them."""
+    """Return the experiments that have records; what was measured for the README is not among them."""
     folders = [folder.parent.relative_to(results) for folder in sorted(results.rglob("records"))]
     return [str(folder) for folder in folders if folder.parts[0] != "measured"]
 

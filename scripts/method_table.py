@@ -2,12 +2,13 @@
 
 from sam_bench.cli.compose import compose
 from sam_bench.optim.registry import METHODS, MethodEntry
+from scripts.arguments import parser
 
 HEADINGS = ("`optimizer=`", "class", "what it does", "passes a step", "own settings", "paper")
 
 
 def table() -> str:
-    """One row a method, in Markdown."""
+    """Return a row for each method, in Markdown."""
     lines = [HEADINGS, ("---",) * len(HEADINGS)]
     for entry in METHODS.values():
         own_class = f"`{entry.class_name}`" if entry.perturbs else "–"
@@ -27,11 +28,12 @@ def _settings(entry: MethodEntry) -> str:
 
 
 def _written(value: object) -> str:
-    """As the command line takes it."""
+    """Return a value as the command line takes it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}"
 
 
 if __name__ == "__main__":
+    parser(__doc__).parse_args()
     print(table())

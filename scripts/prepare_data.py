@@ -10,11 +10,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sam_bench.cli.compose import compose
 from sam_bench.errors import UserError
 from sam_bench.lookup import load
+from scripts.arguments import parser
 
 
 def main(arguments: list[str]) -> None:
+    words = parser(__doc__)
+    words.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE")
+    overrides = words.parse_args(arguments).overrides
     try:
-        data = compose(arguments).data
+        data = compose(overrides).data
         if data.spec.files is None:
             sys.exit(f"data={data.name} is generated: there is nothing to obtain.")
         files = load(data.spec.files)

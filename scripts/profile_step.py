@@ -1,8 +1,7 @@
 """Where the time of a training step goes, and how much a GPU is asked to launch for it.
 
-python scripts/profile_step.py [model=wrn16_8] [optimizer=sam] [engine=auto] [device=auto] [precision=auto] [batch=128]
-                               [steps=3] [top=15]
-python scripts/profile_step.py launches=resnet20,wrn16_8,pyramidnet110 [optimizer=sam] [precision=bf16]
+python scripts/profile_step.py --model wrn16_8 --optimizer sam
+python scripts/profile_step.py --launches resnet20,wrn16_8,pyramidnet110
 
 Steps are those of a run on generated images, warm: the first form prints seconds a step, launches a step, the share of
 convolutions and the kernels that take longest, on CUDA as the device ran them, on the CPU torch's operations in their
@@ -10,6 +9,8 @@ place. The second prints, for each network, how many operations that compute som
 taken one by one on the CPU: about what a GPU has to launch then, but that one operation may be several kernels there.
 """
 
+import argparse
+import dataclasses
 import json
 import math
 import re
@@ -22,8 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark import PERIOD
-from contender import Ours, timed
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -31,24 +30,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sam_bench.cli.compose import choices
 from sam_bench.data import synthetic
 from sam_bench.errors import ResourceError, UserError
-from sam_bench.lookup import lookup
 from sam_bench.optim.registry import METHODS
+from scripts.arguments import at_least, name_of, names_of, parser
+from scripts.benchmark.case import Ours
+from scripts.benchmark.records import Case
 
-DEFAULTS = {
-    "model": "wrn16_8",
-    "optimizer": "sam",
-    "engine": "auto",
-    "device": "auto",
-    "precision": "auto",
-    "batch": "128",
-    "steps": "3",
-    "top": "15",
-    "launches": "",
-}
 WARMUP = {"cuda": 10, "cpu": 2}
 """Steps of each kind; on CUDA a captured one is replayed by then."""
-LONGEST, MOST = 90, 8
-"""Letters of a kernel's name that are shown, and operations of the rest."""
+LONGEST = 90
+"""Letters of a kernel's name that are shown."""
+MOST = 8
+"""Operations of the rest that are named."""
 CONVOLUTION = re.compile("conv|fprop|dgrad|wgrad|winograd|implicit_gemm")
 FUSED = re.compile("triton_(?!tem)|cpp_fused")
 """Kernels that were compiled for what is around convolutions, and are named after these too."""
@@ -62,7 +54,8 @@ class _Launches(TorchDispatchMode):
         self.counter: Counter[str] = Counter()
 
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):
-        schema, name = operation._schema, operation.overloadpacket.__name__
+        schema = operation._schema
+        name = operation.overloadpacket.__name__
         makes = any(returned.alias_info is None and "Tensor" in str(returned.type) for returned in schema.returns)
         writes = schema.is_mutable and torch.Tag.inplace_view not in operation.tags
         if (makes or writes) and name not in ALLOCATES:
@@ -120,14 +113,14 @@ def count(ours: Ours, steps: int) -> StepLaunches:
     return StepLaunches(whole, passes, launches(lambda: [next(batches) for _ in range(steps)]))
 
 
-def warm(given: dict[str, str]) -> tuple[Ours, int]:
-    """A run that takes steps as it will go on to do, and after how many steps it repeats itself."""
-    period, batch = PERIOD.get(given["optimizer"], 1), int(given["batch"])
-    synthetic.TRAIN, synthetic.TEST = max(100 * batch, 5_000), 1_000
-    ours = Ours(given | {"method": given["optimizer"]})
-    for _ in range(period * WARMUP[ours.hardware.device.type]):
+def warm(case: Case) -> Ours:
+    """Return a run that takes steps as it will go on to do."""
+    synthetic.TRAIN = max(100 * case.batch_size, 5_000)
+    synthetic.TEST = 1_000
+    ours = Ours(case)
+    for _ in range(case.period * WARMUP[ours.hardware.device.type]):
         ours.step()
-    return ours, period
+    return ours
 
 
 def kernels(ours: Ours, steps: int) -> list[tuple[str, int, float]]:
@@ -153,7 +146,8 @@ def of_device(profiler: profile) -> list[tuple[str, int, float]]:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
-    calls, seconds = Counter(), Counter()
+    calls: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
     for event in events:
         if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset"):
             calls[event["name"]] += 1
@@ -172,27 +166,30 @@ def is_convolution(name: str) -> bool:
     return bool(CONVOLUTION.search(name)) and not FUSED.search(name)
 
 
-def show_profile(given: dict[str, str]) -> None:
-    """Print where the time of a step goes."""
-    ours, period = warm(given)
-    steps = period * math.ceil(int(given["steps"]) / period)
-    on_cuda, hardware = ours.hardware.device.type == "cuda", ours.hardware
-    seconds = timed(ours, ours.step, steps)["seconds"]
+def show_profile(case: Case, steps: int, top: int) -> None:
+    """Print where the time of a step goes.
+
+    Args:
+        steps: at least so many are profiled.
+        top: kernels that are shown.
+    """
+    ours = warm(case)
+    steps = case.period * math.ceil(steps / case.period)
+    seconds = ours.timed(ours.step, steps)["seconds"]
     found = kernels(ours, steps)
     total = sum(spent for _, _, spent in found)
-    convolutions = sum(spent for name, _, spent in found if is_convolution(name))
-    launched = (
-        f"{sum(calls for _, calls, _ in found) / steps:,.0f}" if on_cuda else described(count(ours, steps), steps)
-    )
-    print(f"{given['model']}, {given['optimizer']}, batches of {given['batch']}, {ours.facts()['engine']}, "
-          f"{hardware.precision}, {hardware.name}; {steps} steps\n\n"
-          f"a step: {1000 * seconds:.4g} ms\n"
-          f"launches a step{'' if on_cuda else ', taken one by one'}: {launched}\n"
-          f"{'kernels' if on_cuda else 'operations'}: {1000 * total / steps:.4g} ms a step while they are profiled, "
-          f"convolutions {convolutions / total:.1%} of it\n\n"
-          f"| {'kernel' if on_cuda else 'operation'} | calls a step | ms a step | share |\n"
-          "| --- | --- | --- | --- |")  # fmt: skip
-    for name, calls, spent in found[: int(given["top"])]:
+    convolutions = sum(spent for name, _, spent in found if is_convolution(name)) / total
+    kind = "kernel"
+    launched = f"launches a step: {sum(calls for _, calls, _ in found) / steps:,.0f}"
+    if ours.hardware.device.type != "cuda":
+        kind = "operation"
+        launched = f"launches a step, taken one by one: {described(count(ours, steps), steps)}"
+    print(f"{case.model}, {case.method}, batches of {case.batch_size}, {ours.facts()['engine']}, "
+          f"{ours.hardware.precision}, {ours.hardware.name}; {steps} steps\n\na step: {1000 * seconds:.4g} ms\n"
+          f"{launched}\n{kind}s: {1000 * total / steps:.4g} ms a step while they are profiled, "
+          f"convolutions {convolutions:.1%} of it\n\n"
+          f"| {kind} | calls a step | ms a step | share |\n| --- | --- | --- | --- |")  # fmt: skip
+    for name, calls, spent in found[:top]:
         print(f"| {name[:LONGEST]} | {calls / steps:.4g} | {1000 * spent / steps:.4g} | {spent / total:.1%} |")
 
 
@@ -208,26 +205,44 @@ def numbers(found: StepLaunches, steps: int) -> list[str]:
     return [f"{each.total() / steps:,.0f}" for each in (found.whole, found.passes, found.batches, found.rest)]
 
 
-def show_launches(given: dict[str, str]) -> None:
+def show_launches(case: Case, models: list[str]) -> None:
     """Print how many operations a step of each network consists of."""
-    own = {"device": "cpu", "engine": "eager", "batch": "2", "precision": given["precision"].replace("auto", "bf16")}
-    print(f"Operations a step, {given['optimizer']}, {own['precision']}\n")
+    print(f"Operations a step, {case.method}, {case.precision}\n")
     print("| network | whole step | its passes | the batch | the rest |\n| --- | --- | --- | --- | --- |")
-    for model in given["launches"].split(","):
-        ours, steps = warm(given | own | {"model": model})
-        print(f"| {model} | {' | '.join(numbers(count(ours, steps), steps))} |", flush=True)
+    for model in models:
+        ours = warm(dataclasses.replace(case, model=model))
+        print(f"| {model} | {' | '.join(numbers(count(ours, case.period), case.period))} |", flush=True)
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    """Return what the command line asks for."""
+    words = parser(__doc__)
+    add = words.add_argument
+    add("--model", default="wrn16_8", type=name_of(choices("model"), "model"), help="network")
+    add("--optimizer", default="sam", type=name_of(METHODS, "optimizer"), help="method")
+    add("--engine", default="auto", choices=("auto", "eager", "compile", "graph"))
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    add("--batch-size", default=128, type=at_least(1), help="images a step")
+    add("--steps", default=3, type=at_least(1), help="that are profiled, or a few more")
+    add("--top", default=15, type=at_least(1), help="kernels that are shown")
+    add(
+        "--launches", type=names_of(choices("model"), "launches"), help="networks whose operations are counted, no more"
+    )
+    return words.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> None:
-    given = DEFAULTS | dict(argument.partition("=")[::2] for argument in arguments)
-    numeric = all(given[name].isdecimal() and int(given[name]) for name in ("batch", "steps", "top"))
-    if len(given) > len(DEFAULTS) or not numeric:
-        sys.exit(__doc__.strip())
+    options = parsed(arguments)
+    case = Case("ours", options.model, options.optimizer, options.engine, options.device, options.precision)
+    case = dataclasses.replace(case, batch_size=options.batch_size)
     try:
-        for name in given["launches"].split(",") if given["launches"] else [given["model"]]:
-            lookup(choices("model"), name, "model")
-        lookup(METHODS, given["optimizer"], "optimizer")
-        show_launches(given) if given["launches"] else show_profile(given)
+        if options.launches:
+            precision = options.precision.replace("auto", "bf16")
+            own = {"device": "cpu", "engine": "eager", "batch_size": 2, "precision": precision}
+            show_launches(dataclasses.replace(case, **own), options.launches)
+        else:
+            show_profile(case, options.steps, options.top)
     except UserError as error:
         sys.exit(f"Error: {error}")
 

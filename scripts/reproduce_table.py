@@ -1,8 +1,8 @@
 """Train what is missing of METHODS × SEEDS under an experiment, then make its table.
 
-python scripts/reproduce_table.py [experiment=NAME] [methods=sgd,sam,asam,gsam] [seeds=0,1,2]
+python scripts/reproduce_table.py --experiment quick --methods sgd,sam --seeds 0,1
 
-Without an experiment: sam_example where there is a CUDA device, else quick. Interrupted, it goes on where it was.
+Interrupted, the same command goes on where it was.
 """
 
 import signal
@@ -17,19 +17,21 @@ from sam_bench.cli.main import EXIT_RUN
 from sam_bench.errors import UserError
 from sam_bench.report.table import protocol
 from sam_bench.runtime.signals import SIGNALS
-
-CPU = {"experiment": "quick", "seeds": "0,1"}
-CUDA = {"experiment": "sam_example", "seeds": "0,1,2"}
-METHODS = "sgd,sam,asam,gsam"
+from scripts.arguments import parser
 
 
 def main(arguments: list[str]) -> None:
-    given = dict(argument.partition("=")[::2] for argument in arguments)
-    if set(given) - {"experiment", "methods", "seeds"}:
-        sys.exit(__doc__.strip())
-    chosen = {"methods": METHODS} | (CUDA if torch.cuda.is_available() else CPU)
-    chosen |= {name: value for name, value in given.items() if value}
-    experiment, methods, seeds = chosen["experiment"], chosen["methods"], chosen["seeds"]
+    experiment, seeds = ("sam_example", "0,1,2") if torch.cuda.is_available() else ("quick", "0,1")
+    words = parser(__doc__)
+    words.add_argument("--experiment", default=experiment, help="sam_example where there is a CUDA device, else quick")
+    words.add_argument("--methods", default="sgd,sam,asam,gsam", help="of optimization")
+    words.add_argument("--seeds", default=seeds, help="of each method")
+    options = words.parse_args(arguments)
+    reproduce(options.experiment, options.methods, options.seeds)
+
+
+def reproduce(experiment: str, methods: str, seeds: str) -> None:
+    """Train and make the table; ends this process with an exit code."""
     try:
         first = compose(
             [f"experiment={experiment}", f"optimizer={methods.split(',')[0]}", f"seed={seeds.split(',')[0]}"]
@@ -42,7 +44,7 @@ def main(arguments: list[str]) -> None:
     failed = call("-m", "sam_bench", "--multirun", *runs)
     if failed not in (0, EXIT_RUN):  # interrupted, or nothing was run: that has been said
         sys.exit(failed)
-    sys.exit(failed or call(str(Path(__file__).with_name("make_table.py")), f"experiment={experiment}"))
+    sys.exit(failed or call(str(Path(__file__).with_name("make_table.py")), "--experiment", experiment))
 
 
 def call(*arguments: str) -> int:

@@ -1,6 +1,6 @@
 """Kill runs with -9 at random moments until they are finished, and compare what they end in, bit for bit.
 
-python scripts/torture.py [kills=300] [seed=0]
+python scripts/torture.py --kills 300 --seed 0
 
 Each round takes the next method, with a weight average or in half precision, and the same short run twice: left alone,
 and started again after each kill. A checkpoint is saved after every step, and half of the kills wait for a process that
@@ -23,6 +23,7 @@ import torch
 from sam_bench.cli.compose import compose
 from sam_bench.optim.registry import METHODS
 from sam_bench.runs.record import MEASURED
+from scripts.arguments import at_least, parser
 
 RUN = ["data=synthetic", "data.train_subset=60", "trainer.batch_size=8", "trainer.epochs=3", "trainer.device=cpu",
        "trainer.eval_batch_size=100", "model=resnet8", "trainer.checkpoint_minutes=1e-9"]  # fmt: skip
@@ -34,35 +35,58 @@ VARIANTS = (
 
 
 def main(arguments: list[str]) -> None:
-    given = {"kills": "300", "seed": "0"} | dict(argument.partition("=")[::2] for argument in arguments)
-    if len(given) > 2 or not all(value.isdigit() for value in given.values()):
-        sys.exit(__doc__.strip())
-    draw, wanted, kills, rounds = random.Random(int(given["seed"])), int(given["kills"]), 0, 0
+    words = parser(__doc__)
+    words.add_argument("--kills", default=300, type=at_least(1), help="in all rounds together")
+    words.add_argument("--seed", default=0, type=int, help="of the moments of the kills")
+    options = words.parse_args(arguments)
     multiprocessing.set_forkserver_preload(["sam_bench.cli.main", "sam_bench.runs.run", "torch._dynamo"])
     warm = multiprocessing.get_context("forkserver").Process(target=int)  # the imports, which are no part of a run
     warm.start()
     warm.join()
+    draw = random.Random(options.seed)
+    kills = 0
+    rounds = 0
     with tempfile.TemporaryDirectory() as folder:
-        while kills < wanted:
-            method = list(METHODS)[rounds % len(METHODS)]
-            variant = VARIANTS[0 if METHODS[method].averages else rounds % len(VARIANTS)]
-            overrides = [*RUN, f"optimizer={method}", f"seed={rounds}", *variant]
-            alone, tortured = Path(folder) / f"{rounds}-alone", Path(folder) / f"{rounds}-tortured"
-            began = time.monotonic()
-            attempt(alone, overrides, None)
-            seconds, here, torn = time.monotonic() - began, 0, set()
-            while not list(tortured.rglob("records/*.json")):
-                last = kills + here >= wanted
-                after = None if last else draw.uniform(0, seconds / 2)
-                here += attempt(tortured, overrides, after, writing=draw.random() < 0.5 and not last)
-                torn |= temporary(tortured)
-            same = ending(alone) == ending(tortured)
-            print(f"{method:<14}{' '.join(variant[:2]):<48}{here:>4} kills, {len(torn):>3} within writing  "
-                  f"{'the same, bit for bit' if same else 'DIFFERENT'}", flush=True)  # fmt: skip
-            if not same:
-                sys.exit(1)
-            kills, rounds = kills + here, rounds + 1
+        while kills < options.kills:
+            kills += one_round(Path(folder), rounds, options.kills - kills, draw)
+            rounds += 1
     print(f"{kills} kills in {rounds} runs: all ended as if left alone")
+
+
+def one_round(folder: Path, number: int, wanted: int, draw: random.Random) -> int:
+    """Do a run twice, compare, and return the number of kills; end with exit code 1 if the endings differ."""
+    method = list(METHODS)[number % len(METHODS)]
+    variant = VARIANTS[0 if METHODS[method].averages else number % len(VARIANTS)]
+    overrides = [*RUN, f"optimizer={method}", f"seed={number}", *variant]
+    alone = folder / f"{number}-alone"
+    tortured = folder / f"{number}-tortured"
+    began = time.monotonic()
+    attempt(alone, overrides, None)
+    seconds = time.monotonic() - began
+    kills, torn = torment(tortured, overrides, seconds, wanted, draw)
+    same = ending(alone) == ending(tortured)
+    print(f"{method:<14}{' '.join(variant[:2]):<48}{kills:>4} kills, {torn:>3} within writing  "
+          f"{'the same, bit for bit' if same else 'DIFFERENT'}", flush=True)  # fmt: skip
+    if not same:
+        sys.exit(1)
+    return kills
+
+
+def torment(folder: Path, overrides: list[str], seconds: float, wanted: int, draw: random.Random) -> tuple[int, int]:
+    """Start a run again and again until it is finished; return the kills, and how many came while it was writing.
+
+    Args:
+        seconds: that it takes if left alone.
+        wanted: kills, at most.
+    """
+    kills = 0
+    torn: set[Path] = set()
+    while not list(folder.rglob("records/*.json")):
+        last = kills >= wanted
+        after = None if last else draw.uniform(0, seconds / 2)
+        kills += attempt(folder, overrides, after, writing=draw.random() < 0.5 and not last)
+        torn |= temporary(folder)
+    return kills, len(torn)
 
 
 def attempt(folder: Path, overrides: list[str], seconds: float | None, writing: bool = False) -> bool:
@@ -86,17 +110,18 @@ def attempt(folder: Path, overrides: list[str], seconds: float | None, writing: 
 
 
 def temporary(folder: Path) -> set[Path]:
-    """Files that are being written, or were when their writer was killed; no two have one name."""
+    """Return files that are being written, or were when their writer was killed; no two have one name."""
     return set((folder / "runs" / "default").glob("*/.checkpoint-*"))
 
 
 def go(folder: Path, overrides: list[str]) -> None:
-    """One start of the run, in a process of its own."""
+    """Start the run once, in a process of its own."""
     from sam_bench.data import synthetic
     from sam_bench.runs import run
 
     torch.set_num_threads(1)
-    synthetic.TRAIN, synthetic.TEST = 100, 100
+    synthetic.TRAIN = 100
+    synthetic.TEST = 100
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
     with redirect_stdout(io.StringIO()):
@@ -104,7 +129,7 @@ def go(folder: Path, overrides: list[str]) -> None:
 
 
 def ending(folder: Path) -> object:
-    """What a run left: its last checkpoint and its record, but for times, tensors as bytes."""
+    """Return what a run left: its last checkpoint and its record, but for times, tensors as bytes."""
     checkpoint = torch.load(max(folder.rglob("checkpoint-*.pt")), weights_only=True)
     (record,) = folder.rglob("records/*.json")
     return plain([checkpoint, json.loads(record.read_text())])

@@ -1,6 +1,5 @@
 """`make gpu-check`: it needs nothing of ours installed, keeps its time, and leaves what it has."""
 
-import importlib
 import os
 import shutil
 import subprocess
@@ -10,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts import gpu_check
+from scripts.benchmark.benchmark import options_of
+from scripts.benchmark.records import Case
 from tests.conftest import ROOT, everything_below, has_ended
 
 SCRIPTS = ROOT / "scripts"
@@ -45,12 +47,6 @@ def bare(tmp_path):
     return ENVIRONMENT | {"PYTHONPATH": f"{site}:{ROOT}"}
 
 
-@pytest.fixture
-def gpu_check(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("gpu_check")
-
-
 def call(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
 
@@ -72,7 +68,8 @@ def test_its_tests_are_collected_where_optional_packages_are_not_installed(bare,
 
 
 def test_a_users_loop_that_cannot_be_had_says_why(bare):
-    done = call(bare, str(SCRIPTS / "contender.py"), "kind=user", "model=resnet8", "device=cpu")
+    case = Case("user's loop", "resnet8", device="cpu")
+    done = call(bare, str(SCRIPTS / "benchmark" / "case.py"), case.to_json())
     assert done.stdout == '{"error": "No module named \'pytorch_optimizer\'"}\n', done.stderr
 
 
@@ -81,30 +78,29 @@ def test_make_lets_an_environment_of_ones_own_find_the_package(tmp_path):
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$PYTHONPATH $*"\n')
     python.chmod(0o755)
-    for target, script in (("gpu-check", "gpu_check"), ("bench", "benchmark"), ("profile", "profile_step")):
-        command = ["make", "-s", target, f"PYTHON={python}", "OPTIONS=minutes=3 out=there"]
+    for target, script in (("gpu-check", "gpu_check"), ("bench", "benchmark/benchmark"), ("profile", "profile_step")):
+        command = ["make", "-s", target, f"PYTHON={python}", "OPTIONS=--minutes 3 --out there"]
         for before, after in (("", ""), ("/elsewhere", ":/elsewhere")):
             environment = os.environ | {"PYTHONPATH": before}
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-            assert done.stdout == f"{ROOT}{after} scripts/{script}.py minutes=3 out=there\n", done.stderr
+            assert done.stdout == f"{ROOT}{after} scripts/{script}.py --minutes 3 --out there\n", done.stderr
 
 
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("arguments", "said", "code"),
     [
-        ("device=cuda", "Error: torch finds no CUDA device here"),
-        ("models=resnet9", "did you mean resnet"),
-        ("minutes=soon", "python"),
-        ("minutes=0", "python"),
-        ("minutes=inf", "python"),
-        ("minute=8", "python"),
+        ("--device cuda", "Error: torch finds no CUDA device here", 1),
+        ("--models resnet9", "did you mean resnet", 2),
+        ("--minutes soon", "argument --minutes: invalid", 2),
+        ("--minutes 0", "argument --minutes: 0 is less", 2),
+        ("--minutes inf", "finite", 2),
+        ("--minute 8", "unrecognized arguments: --minute", 2),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_anything_is_created(folder, argument, said):
-    done = call(ENVIRONMENT, str(SCRIPTS / "gpu_check.py"), argument)
-    assert done.returncode == 1
+def test_what_cannot_be_done_is_refused_before_anything_is_created(folder, arguments, said, code):
+    done = call(ENVIRONMENT, str(SCRIPTS / "gpu_check.py"), *arguments.split())
+    assert done.returncode == code
     assert said in done.stderr
-    assert said == "python" or done.stderr.count("\n") == 1
     assert everything_below(folder) == []
 
 
@@ -123,7 +119,7 @@ finally:
 
 
 @pytest.mark.parametrize("kind", ["obeys", "does not"])
-def test_what_takes_too_long_is_stopped_with_all_that_it_has_started(gpu_check, folder, monkeypatch, capfd, kind):
+def test_what_takes_too_long_is_stopped_with_all_that_it_has_started(folder, monkeypatch, capfd, kind):
     monkeypatch.setattr(gpu_check, "ENDING", 1.0)
     began = time.monotonic()
     assert not gpu_check.run([sys.executable, "-c", STUBBORN, kind], began + 3, folder / "log")
@@ -140,15 +136,15 @@ SAYS = "import sys; print(*sys.argv[1:])"
 
 
 @pytest.mark.parametrize("failing", [None, "TESTS", "BENCHMARK"])
-def test_the_benchmark_gets_what_is_left_whatever_became_of_the_tests(gpu_check, folder, monkeypatch, failing):
+def test_the_benchmark_gets_what_is_left_whatever_became_of_the_tests(folder, monkeypatch, failing):
     for name in ("TESTS", "BENCHMARK"):
         code = f"{SAYS}; sys.exit({name == failing:d})"
         monkeypatch.setattr(gpu_check, name, [sys.executable, "-c", code, name])
     with pytest.raises(SystemExit) as ended:
-        gpu_check.main(["device=cpu", "minutes=2", "out=out", "rounds=3"])
+        gpu_check.main(["--device", "cpu", "--minutes", "2", "--out", "out", "--rounds", "3"])
     assert ended.value.code == (0 if failing is None else 1)
     tests, benchmark = Path("out/gpu-check.log").read_text().splitlines()
     assert tests == "TESTS"
-    *options, minutes = benchmark.split()
-    assert {"device=cpu", "models=wrn16_8,resnet20", "out=out", "rounds=3"} <= set(options)
-    assert 60 * float(minutes.removeprefix("minutes=")) == pytest.approx(120 - gpu_check.STARTING, abs=5)
+    options = options_of(None).parse_args(benchmark.split()[1:])
+    assert (options.device, options.models, options.rounds) == ("cpu", ["wrn16_8", "resnet20"], 3)
+    assert 60 * options.minutes == pytest.approx(120 - gpu_check.STARTING, abs=5)

@@ -1,6 +1,5 @@
 """The README: its recipe for an own optimizer works, and its commands ask for what exists."""
 
-import importlib
 import json
 import os
 import re
@@ -15,6 +14,7 @@ import torch
 from sam_bench.cli import compose, main
 from sam_bench.errors import ConfigError
 from sam_bench.report.table import read_records, write_table
+from scripts.benchmark.report import summary
 from tests.conftest import ROOT, TINY, options
 
 README = (ROOT / "README.md").read_text()
@@ -116,9 +116,7 @@ def test_the_table_is_made_from_the_committed_records(tmp_path):
     assert {record["dataset"] for record in records} == {"cifar10"}
 
 
-def test_the_table_of_costs_is_made_from_the_committed_measurements(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    summary = importlib.import_module("benchmark_report").summary
+def test_the_table_of_costs_is_made_from_the_committed_measurements():
     (name,) = re.findall(r"`results/benchmark/([\w-]+)\.md`", README)
     data = json.loads((ROOT / "results" / "benchmark" / f"{name}.json").read_text())
     assert "\n".join(summary(data)) in README

@@ -68,7 +68,7 @@ EXCEPTIONS = {
 """Words that a file may have all the same: it refuses what it speaks of."""
 
 
-@pytest.mark.parametrize("path", MODULES + sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", MODULES + sorted((ROOT / "scripts").rglob("*.py")), ids=lambda path: path.name)
 def test_nothing_is_executed_from_data(path):
     found = set(re.findall(FORBIDDEN, path.read_text()))
     assert found <= {EXCEPTIONS.get(path.name)}

@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 
 def test_runs_that_are_killed_twenty_times_and_more_end_as_if_left_alone():
     done = subprocess.run(
-        [sys.executable, "scripts/torture.py", "kills=24", "seed=1"],
+        [sys.executable, "scripts/torture.py", "--kills", "24", "--seed", "1"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,

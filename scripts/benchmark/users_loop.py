@@ -1,10 +1,9 @@
 """What many write today: a loop of their own with torchvision's transforms, a DataLoader and pytorch-optimizer's SAM.
 
-python scripts/users_loop.py [seed=0] [epochs=2] [model=resnet8] [batch=128] [precision=fp32] [device=auto] [workers=2]
-                             [root=data]
+python scripts/benchmark/users_loop.py --seed 0 --precision autocast
 
 Trains by the quick protocol (that of `experiment=quick optimizer=sam`) and prints the test error. The benchmark
-compares its speed with ours, with precision=autocast (bfloat16) too.
+compares its speed with ours, with --precision autocast (bfloat16) too.
 """
 
 import sys
@@ -25,6 +24,7 @@ from sam_bench.errors import UserError
 from sam_bench.training.build import build_network, load_data
 from sam_bench.training.loss import smoothing_for_torch
 from sam_bench.training.schedules import learning_rate
+from scripts.arguments import at_least, parser
 
 CIFAR10 = DATASETS["cifar10"]
 
@@ -33,7 +33,8 @@ class Pictures(Dataset):
     """As torchvision's CIFAR10 gives them: an image for a transform, one by one."""
 
     def __init__(self, images: Images, transform: transforms.Compose):
-        self.pixels, self.labels = images.pixels.permute(0, 2, 3, 1).contiguous().numpy(), images.labels.tolist()
+        self.pixels = images.pixels.permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels = images.labels.tolist()
         self.transform = transform
 
     def __len__(self) -> int:
@@ -59,19 +60,21 @@ class UsersLoop:
         *,
         device: torch.device,
         precision: str,
-        batch: int,
+        batch_size: int,
         workers: int,
         crop: bool,
         epochs: int,
         lr: float,
         rho: float,
     ):
-        self.model, self.device, self.precision = model.to(device), device, precision
+        self.model = model.to(device)
+        self.device = device
+        self.precision = precision
         cropped = [transforms.RandomCrop(32, padding=4)] if crop else []
         transform = transforms.Compose([*cropped, transforms.RandomHorizontalFlip(), *_TO_TENSOR])
         self.loader = DataLoader(
             Pictures(train, transform),
-            batch,
+            batch_size,
             shuffle=True,
             num_workers=workers,
             pin_memory=device.type == "cuda",
@@ -87,7 +90,8 @@ class UsersLoop:
         """Train for an epoch; pauses after each step."""
         self.model.train()
         for images, labels in self.loader:
-            images, labels = images.to(self.device), labels.to(self.device)
+            images = images.to(self.device)
+            labels = labels.to(self.device)
             correct = []
 
             def closure(images=images, labels=labels, correct=correct) -> Tensor:
@@ -108,7 +112,7 @@ class UsersLoop:
 
     @torch.no_grad()
     def test_error(self, test: Images) -> float:
-        """In percent."""
+        """Return the share of wrong answers in percent."""
         self.model.eval()
         wrong = 0
         for images, labels in DataLoader(Pictures(test, transforms.Compose(_TO_TENSOR)), 1000):
@@ -121,43 +125,49 @@ _TO_TENSOR = [transforms.ToTensor(), transforms.Normalize(CIFAR10.mean, CIFAR10.
 
 
 def main(arguments: list[str]) -> None:
-    given = {"seed": "0", "epochs": "2", "model": "resnet8", "batch": "128", "precision": "fp32", "device": "auto"}
-    given |= {"workers": "2", "root": "data"}
-    number = len(given)
-    given |= dict(argument.partition("=")[::2] for argument in arguments)
-    numeric = all(given[name].isdigit() for name in ("seed", "epochs", "batch", "workers")) and given["batch"] != "0"
-    known = given["device"] in ("auto", "cpu", "cuda")
-    if len(given) > number or not numeric or not known or given["precision"] not in ("fp32", "autocast"):
-        sys.exit(__doc__.strip())
-    device = given["device"] if given["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    words = parser(__doc__)
+    words.add_argument("--seed", default=0, type=int, help="of the weights and the order of the images")
+    words.add_argument("--epochs", default=2, type=at_least(1), help="to train")
+    words.add_argument("--model", default="resnet8", help="network")
+    words.add_argument("--batch-size", default=128, type=at_least(1), help="images a step")
+    words.add_argument("--precision", default="fp32", choices=("fp32", "autocast"))
+    words.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    words.add_argument("--workers", default=2, type=at_least(0), help="processes that load images")
+    words.add_argument("--root", default="data", help="folder of CIFAR-10")
+    options = words.parse_args(arguments)
+    found = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        config = compose(["data=cifar10", f"data.root={given['root']}", "data.timeout=60", f"model={given['model']}"])
+        config = compose(["data=cifar10", f"data.root={options.root}", "data.timeout=60", f"model={options.model}"])
         dataset = load_data(config.data)
-        torch.manual_seed(int(given["seed"]))
+        torch.manual_seed(options.seed)
         model = build_network(config)
     except UserError as error:
         sys.exit(f"Error: {error}")
     loop = UsersLoop(
         model,
         dataset.train,
-        device=torch.device(device),
-        precision=given["precision"],
-        batch=int(given["batch"]),
-        workers=int(given["workers"]),
+        device=torch.device(found if options.device == "auto" else options.device),
+        precision=options.precision,
+        batch_size=options.batch_size,
+        workers=options.workers,
         crop=False,
-        epochs=int(given["epochs"]),
+        epochs=options.epochs,
         lr=0.3,
         rho=0.02,
     )
-    seconds = 0.0
-    for epoch in range(int(given["epochs"])):
-        began = time.perf_counter()
-        for _ in loop.epoch():
-            pass
-        seconds += time.perf_counter() - began
-        latest = loop.log[-len(loop.loader) :]
-        print(f"epoch {epoch + 1}  train_loss {sum(loss for loss, _ in latest) / len(latest):.4g}", flush=True)
+    seconds = sum(train_epoch(loop, epoch) for epoch in range(1, options.epochs + 1))
     print(f"test_error {loop.test_error(dataset.test):.2f}  train_seconds {seconds:.1f}")
+
+
+def train_epoch(loop: UsersLoop, epoch: int) -> float:
+    """Train for an epoch, print its loss, and return its seconds."""
+    began = time.perf_counter()
+    for _ in loop.epoch():
+        pass
+    seconds = time.perf_counter() - began
+    losses = [loss for loss, _ in loop.log[-len(loop.loader) :]]
+    print(f"epoch {epoch}  train_loss {sum(losses) / len(losses):.4g}", flush=True)
+    return seconds
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+"""What the command lines of the scripts share."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sam_bench.errors import ConfigError
+from sam_bench.lookup import lookup
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of a description, and shows the default of every option that has a help text."""
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help begins with the script's docstring."""
+    return argparse.ArgumentParser(description=description, formatter_class=_Formatter, allow_abbrev=False)
+
+
+def name_of(table: Mapping[str, Any], kind: str) -> Callable[[str], str]:
+    """Return an option's type: a name that the table has."""
+
+    def name(text: str) -> str:
+        try:
+            lookup(table, text, kind)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return text
+
+    return name
+
+
+def names_of(table: Mapping[str, Any], kind: str) -> Callable[[str], list[str]]:
+    """Return an option's type: names that the table has, with commas between them."""
+    name = name_of(table, kind)
+    return lambda text: [name(each) for each in text.split(",")]
+
+
+def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
+    """Return an option's type: numbers that are not below the least one."""
+
+    def number(text: str) -> Any:
+        value = kind(text)
+        if not value >= least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return value
+
+    return number

@@ -1,0 +1,286 @@
+"""One process of the benchmark: gets ready, then works as often as it is told, and says how long it took.
+
+python scripts/benchmark/case.py '{"kind": "ours", "model": "resnet20", "method": "sam", "device": "cpu"}'
+
+Started by `scripts/benchmark/benchmark.py` with the fields of a `Case`. It reads a line from standard input for each
+turn, the number of steps or "evaluate", and writes a line of JSON to standard output. Images are generated, in
+CIFAR-10's size and number.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from sam_bench.cli.compose import compose
+from sam_bench.data import synthetic
+from sam_bench.data.registry import DATASETS
+from sam_bench.errors import UserError
+from sam_bench.runs.spec import RunSpec
+from sam_bench.runtime.device import Hardware
+from sam_bench.runtime.distributed import Processes
+from sam_bench.training.build import build_network, load_data, prepare
+from sam_bench.training.cuda_graph import CudaGraphs
+from sam_bench.training.evaluate import evaluate
+from sam_bench.training.loss import cross_entropy, smoothing_for_torch
+from sam_bench.training.step import WARMUP_STEPS
+from scripts.arguments import parser
+from scripts.benchmark.records import Case
+
+CLASSES = DATASETS["synthetic"].classes
+SMOOTHING = smoothing_for_torch(0.1, "others", CLASSES)
+ENDLESS = 10**6
+
+
+def network(name: str) -> torch.nn.Module:
+    """Return a network that the configuration has, as it is before training."""
+    return build_network(compose(["data=synthetic", f"model={name}"]))
+
+
+class Work:
+    """What a case repeats."""
+
+    hardware: Hardware
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+    def evaluate(self) -> None:
+        raise NotImplementedError
+
+    def passes(self) -> float:
+        """Return the number of passes until now, where they are counted."""
+        return 0.0
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is known once it is warm."""
+        return {}
+
+    def timed(self, action: Callable[[], None], count: int) -> dict[str, float]:
+        """Return seconds and passes of an action, on average over so many, and the peak memory until now."""
+        self.hardware.synchronize()
+        before = self.passes()
+        began = time.perf_counter()
+        for _ in range(count):
+            action()
+        self.hardware.synchronize()
+        seconds = (time.perf_counter() - began) / count
+        passes = (self.passes() - before) / count
+        return {"seconds": seconds, "passes": passes, "peak_memory_bytes": self.hardware.peak_memory()}
+
+
+def configured(device: str, precision: str) -> Hardware:
+    """Return the hardware, told to be fast."""
+    hardware = Hardware.choose(device, precision)
+    hardware.configure(deterministic=False)
+    return hardware
+
+
+class Ours(Work):
+    """Steps of a training run, with everything on: data, augmentation, schedules, totals."""
+
+    def __init__(self, case: Case):
+        self.case = case
+        config = compose(
+            [
+                "data=synthetic",
+                f"model={case.model}",
+                f"optimizer={case.method}",
+                f"trainer.batch_size={case.batch_size}",
+                f"trainer.device={case.device}",
+                f"trainer.precision={case.precision}",
+                f"trainer.engine={case.engine}",
+                f"trainer.epochs={ENDLESS}",
+                f"trainer.eval_every={ENDLESS}",
+                "trainer.last_batch=drop",  # every step is of a whole batch
+            ]
+        )
+        spec = RunSpec.resolve(config)
+        self.hardware = spec.hardware
+        self.hardware.configure(deterministic=False)
+        processes = Processes(self.hardware.device.type)
+        self.training = prepare(config, load_data(config.data), self.hardware, spec.engine, processes)
+        self.training.epoch = 1  # in the first one a user is told how long the whole run will take
+        self.pauses = self.training.run()
+
+    def step(self) -> None:
+        if next(self.pauses):
+            next(self.pauses)  # the pause after an epoch is none after a step
+
+    def passes(self) -> float:
+        return self.training.optimizer.passes
+
+    def evaluate(self) -> None:
+        """Evaluate on the test set, as after an epoch."""
+        training = self.training
+        arguments = training.test, training.config.trainer.eval_batch_size, self.hardware, training.processes
+        evaluate(training.eval_model, *arguments)
+        training.model.train()
+
+    def facts(self) -> dict[str, Any]:
+        return {"engine": self.training.step.engine, "epoch_steps": len(self.training.train)}
+
+
+class LowerBound(Work):
+    """Forward and backward passes on a fixed batch, and nothing else."""
+
+    def __init__(self, case: Case):
+        self.hardware = configured(case.device, case.precision)
+        device = self.hardware.device
+        torch.manual_seed(0)
+        self.model = network(case.model).to(device, memory_format=torch.channels_last).train()
+        images = torch.randn(case.batch_size, 3, 32, 32, device=device)
+        self.images = images.contiguous(memory_format=torch.channels_last)
+        self.labels = torch.randint(0, CLASSES, (len(images),), device=device)
+        self.loss = self._loss if case.engine == "eager" else torch.compile(self._loss)
+        self.take = self._captured() if case.engine == "graph" else self._pass
+
+    def step(self) -> None:
+        self.take()
+
+    def _captured(self) -> Callable[[], None]:
+        graphs = CudaGraphs(self.hardware.device)
+        with graphs.warmup():
+            for _ in range(WARMUP_STEPS):
+                self._pass()
+        return graphs.capture(self._pass)
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        with self.hardware.autocast():
+            logits = self.model(images)
+        return cross_entropy(logits, labels, SMOOTHING)
+
+    def _pass(self) -> None:
+        for p in self.model.parameters():
+            p.grad = None
+        self.loss(self.images, self.labels).backward()
+
+    def facts(self) -> dict[str, Any]:
+        counter = FlopCounterMode(display=False)
+        with counter:
+            self._loss(self.images, self.labels).backward()
+        return {"flop": counter.get_total_flops(), "device": self.hardware.name, "precision": self.hardware.precision}
+
+
+class UsersSteps(Work):
+    """Steps of a loop as many write it: see `users_loop.py`."""
+
+    def __init__(self, case: Case):
+        from scripts.benchmark.users_loop import UsersLoop  # needs torchvision and pytorch-optimizer
+
+        self.hardware = Hardware.choose(case.device, "fp32")
+        torch.manual_seed(0)
+        self.loop = UsersLoop(
+            network(case.model),
+            synthetic.load()[0],
+            device=self.hardware.device,
+            precision=case.precision,
+            batch_size=case.batch_size,
+            workers=case.workers,
+            crop=True,
+            epochs=200,
+            lr=0.1,
+            rho=0.05,
+        )
+        self.steps = self._steps()
+
+    def _steps(self) -> Iterator[None]:
+        while True:
+            yield from self.loop.epoch()
+
+    def step(self) -> None:
+        next(self.steps)
+
+
+class PreparedBatches(Work):
+    """Our batches, with nothing done with them."""
+
+    def __init__(self, case: Case):
+        ours = Ours(case)
+        self.hardware = ours.hardware
+        self.train = ours.training.train
+        self.batches = iter(())
+
+    def step(self) -> None:
+        if next(self.batches, None) is None:
+            self.batches = self.train.epoch(0)
+            next(self.batches)
+
+
+class MatrixProduct(Work):
+    """A product of two large square matrices in the run's precision: a yardstick, which a convolution may surpass."""
+
+    def __init__(self, case: Case):
+        self.hardware = configured(case.device, case.precision)
+        self.size = 8192 if self.hardware.device.type == "cuda" else 2048
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.hardware.precision, torch.float32)
+        self.a, self.b = (torch.randn(self.size, self.size, device=self.hardware.device, dtype=dtype) for _ in range(2))
+
+    def step(self) -> None:
+        torch.mm(self.a, self.b)
+
+    def facts(self) -> dict[str, Any]:
+        return {"flop": 2 * self.size**3}
+
+
+KINDS: dict[str, Callable[[Case], Work]] = {
+    "ours": Ours,
+    "lower bound": LowerBound,
+    "user's loop": UsersSteps,
+    "batches": PreparedBatches,
+    "matmul": MatrixProduct,
+}
+
+
+def main(arguments: list[str]) -> None:
+    words = parser(__doc__)
+    words.add_argument("case", type=Case.from_json, help="the fields of a Case, as JSON")
+    case = words.parse_args(arguments).case
+    if case.kind not in KINDS:
+        words.error(f"kind is one of {', '.join(KINDS)}, not {case.kind}")
+    answers = own_output()
+    synthetic.TRAIN = 50_000
+    synthetic.TEST = 10_000
+    try:
+        work = KINDS[case.kind](case)
+        processes = Processes(work.hardware.device.type)
+        work.hardware.forget_peak_memory()
+        for _ in range(case.warmup):
+            work.step()
+        facts = work.facts()
+    except (UserError, ModuleNotFoundError) as error:
+        print(json.dumps({"error": str(error)}), file=answers, flush=True)
+        sys.exit(1)
+    serve(work, processes, answers, facts)
+
+
+def own_output() -> TextIO:
+    """Return standard output as it is, for the answers; whatever else is printed goes nowhere."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return answers
+
+
+def serve(work: Work, processes: Processes, answers: TextIO, facts: dict[str, Any]) -> None:
+    """Say what is known now, then do what each line of standard input says, and answer it."""
+
+    def answer(**values: Any) -> None:
+        if processes.leads:
+            print(json.dumps(values), file=answers, flush=True)
+
+    answer(**facts, **work.timed(work.step, 1), threads=torch.get_num_threads(), torch=torch.__version__)
+    while command := processes.agree(sys.stdin.readline() if processes.leads else None).strip():
+        if command == "evaluate":
+            work.evaluate()  # warms up
+            answer(**work.timed(work.evaluate, 1))
+        else:
+            answer(**work.timed(work.step, int(command)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,277 @@
+"""The benchmark's tables, from what it wrote.
+
+python scripts/benchmark/report.py results/benchmark/<device>.json
+"""
+
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sam_bench.optim.registry import METHODS
+from scripts.arguments import parser
+from scripts.benchmark.records import CaseResult, ComparisonResult
+
+EPOCH_STEPS = math.ceil(50_000 / 128)
+PRECISIONS = ("fp32", "autocast")
+"""Those of the users' loops."""
+
+
+class AgainstLowerBound:
+    """A network's comparison with its lower bound, of which all that a table needs was measured.
+
+    Args:
+        users: the network's comparison with users' loops, if there is one.
+    """
+
+    def __init__(self, measured: ComparisonResult, users: ComparisonResult | None):
+        self.model = measured.model
+        self.sgd = measured.find(kind="ours", method="sgd")
+        self.sam = measured.find(kind="ours", method="sam")
+        self.batches = measured.find(kind="batches")
+        self.matmul = measured.find(kind="matmul")
+        bounds = [result for result in measured.results if result.case.kind == "lower bound"]
+        self.compiled = next((bound for bound in bounds if bound.case.engine == "compile"), None)
+        self.bare = next((bound for bound in bounds if bound is not self.compiled), None)
+        self.best = min(bounds, key=lambda bound: bound.median, default=None)
+        self.evaluation_seconds = measured.evaluation_seconds
+        self.users = users
+
+    @property
+    def complete(self) -> bool:
+        """Whether there are enough results for a table."""
+        return None not in (self.bare, self.sgd, self.sam, self.batches, self.matmul)
+
+    @property
+    def flop(self) -> int:
+        """The floating-point operations of a pass."""
+        return self.bare.facts["flop"]
+
+    @property
+    def flops(self) -> float:
+        """The floating-point operations of SAM's step in a second."""
+        return 2 * self.flop / self.sam.median
+
+    @property
+    def peak_flops(self) -> float:
+        """The floating-point operations of the matrix product in a second."""
+        return self.matmul.facts["flop"] / self.matmul.median
+
+    def evaluation_share(self, result: CaseResult) -> float:
+        """Return an evaluation's seconds over those of five epochs of training."""
+        return self.evaluation_seconds / (5 * result.median * EPOCH_STEPS)
+
+    def over_users(self, precision: str) -> tuple[CaseResult, list[float]] | None:
+        """Return a user's loop and its seconds over ours, if both were measured."""
+        loop = self.users and self.users.find(kind="user's loop", precision=precision)
+        ours = self.users and self.users.find(kind="ours")
+        return (loop, loop.over(ours)) if loop and ours else None
+
+    def summary(self) -> dict[str, str]:
+        """Return the network's column of the summary, by row."""
+        rows = {"SAM's step / its two bare passes": f"{statistics.median(self.sam.over_passes_of(self.best)):.2f}"}
+        for precision in PRECISIONS:
+            users = self.over_users(precision)
+            rows[f"a user's loop, {precision} / ours"] = f"{statistics.median(users[1]):.2f}" if users else "–"
+        share = "–" if self.evaluation_seconds is None else f"{self.evaluation_share(self.sgd):.1%}"
+        return rows | {
+            "SAM, images/s": f"{self.sam.images_per_second:,.0f}",
+            "SGD, images/s": f"{self.sgd.images_per_second:,.0f}",
+            "SAM's FLOP/s / a matrix product's": f"{self.flops / self.peak_flops:.0%}",
+            "preparing a batch / SAM's step": f"{statistics.median(self.batches.over(self.sam)):.1%}",
+            "evaluating every 5th of 200 epochs / training, SGD": share,
+        }
+
+    def table(self) -> list[str]:
+        """Return the table of SAM's step."""
+        rows = {
+            f"SAM's step, {len(self.sam.turns)} rounds": "",
+            "---": "---",
+            f"ours, {self.sam.facts['engine']}": milliseconds(self.sam.seconds),
+            "its two passes alone": milliseconds([2 * s for s in self.bare.seconds]),
+        }
+        if self.compiled:
+            rows["the same, compiled"] = milliseconds([2 * s for s in self.compiled.seconds])
+        rows["ours / the faster of these"] = spread(self.sam.over_passes_of(self.best))
+        for precision in PRECISIONS:
+            if users := self.over_users(precision):
+                rows[f"a user's loop, {precision}"] = milliseconds(users[0].seconds)
+                rows[f"a user's loop, {precision} / ours"] = spread(users[1])
+        return [f"| {title} | {cell} |".replace("|  |", "| |") for title, cell in (rows | self.details()).items()]
+
+    def details(self) -> dict[str, str]:
+        """Return the rows of that table that are no comparison."""
+        rows = {
+            f"{EPOCH_STEPS} such steps (50,000 images)": f"{self.sam.median * EPOCH_STEPS:.2f} s",
+            "floating-point operations of a pass": f"{self.flop / 1e9:.1f} G",
+            "ours, in FLOP/s": f"{self.flops / 1e12:.3f} T",
+            "a matrix product of large squares, in FLOP/s": f"{self.peak_flops / 1e12:.3f} T",
+            "ours / the matrix product": f"{self.flops / self.peak_flops:.1%}",
+            "preparing a batch": milliseconds(self.batches.seconds),
+            "preparing a batch / the step": spread(self.batches.over(self.sam), "{:.2%}"),
+        }
+        if self.evaluation_seconds is not None:
+            shares = f"SAM {self.evaluation_share(self.sam):.2%}, SGD {self.evaluation_share(self.sgd):.2%}"
+            rows["evaluating 10,000 images (once)"] = f"{self.evaluation_seconds:.3f} s"
+            rows["evaluating every 5th of 200 epochs / training"] = shares
+        peak = self.sam.turns[-1]["peak_memory_bytes"] / 2**20
+        return rows | {"peak memory of the process": f"{peak:,.0f} MiB"}
+
+
+def report(data: dict[str, Any]) -> str:
+    """Return all tables, as Markdown.
+
+    Args:
+        data: as the benchmark writes it.
+    """
+    comparisons = [ComparisonResult.from_dict(comparison) for comparison in data["comparisons"]]
+    lines = [f"# Benchmark on {data['device']}", "", introduction(data), "", *summary(data)]
+    for model in dict.fromkeys(comparison.model for comparison in comparisons):
+        lines += of_network([comparison for comparison in comparisons if comparison.model == model])
+    for comparison in comparisons:
+        if comparison.question in OWN_TABLES and comparison.results:
+            lines += OWN_TABLES[comparison.question](comparison)
+    lines += of_scaling([each for each in comparisons if each.question in ("batch size", "width")])
+    if data["not_measured"]:
+        lines += ["", f"Not measured: {'; '.join(data['not_measured'])}."]
+    return "\n".join(lines)
+
+
+def introduction(data: dict[str, Any]) -> str:
+    """Return what was measured with, and what the figures are."""
+    versions = data["versions"]
+    return (
+        f"{data['precision']}, torch {versions['torch']}, Python {versions['python']}, commit "
+        f"{(data['git_commit'] or 'unknown')[:10]}. Batches of 128 unless it is said otherwise; medians over the "
+        "rounds, and quartiles. Ours is the training loop with everything on but evaluation and checkpoints; a user's "
+        "is `scripts/benchmark/users_loop.py`, with torch's defaults."
+        + (f" Memory allocator: {versions['preloaded'] or versions['libc']}." if "libc" in versions else "")
+        + (f" {data['minutes']:g} minutes." if "minutes" in data else "")
+    )
+
+
+def summary(data: dict[str, Any]) -> list[str]:
+    """Return a table with a column for each network: ratios, medians over the rounds."""
+    comparisons = [ComparisonResult.from_dict(comparison) for comparison in data["comparisons"]]
+    networks = [against_lower_bound(comparisons, model) for model in dict.fromkeys(each.model for each in comparisons)]
+    columns = {network.model: network.summary() for network in networks if network}
+    if not columns:
+        return []
+    rows = next(iter(columns.values()))
+    lines = [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
+    return lines + [f"| {row} | {' | '.join(column[row] for column in columns.values())} |" for row in rows]
+
+
+def against_lower_bound(comparisons: list[ComparisonResult], model: str) -> AgainstLowerBound | None:
+    """Return a network's comparison with its lower bound, if all that a table needs was measured."""
+    of_model = {comparison.question: comparison for comparison in comparisons if comparison.model == model}
+    if "lower bound" not in of_model:
+        return None
+    network = AgainstLowerBound(of_model["lower bound"], of_model.get("user's loop"))
+    return network if network.complete else None
+
+
+def of_network(comparisons: list[ComparisonResult]) -> list[str]:
+    """Return a network's section: the table of SAM's step, and the table of methods."""
+    network = against_lower_bound(comparisons, comparisons[0].model)
+    rows = {"sgd": None, "sam": None}
+    for comparison in comparisons:
+        if comparison.question == "method" or (comparison.question == "lower bound" and network):
+            rows |= method_rows(comparison, with_sgd=comparison.question == "lower bound")
+    rows = [row for row in rows.values() if row]
+    lines = ["", f"## {comparisons[0].model}"] if rows else []
+    if network:
+        lines += ["", *network.table()]
+    if rows:
+        columns = "method | passes | rounds | a step | images/s | step / (passes × SGD's step)"
+        lines += ["", f"| {columns} | step / (passes × bare pass) |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    return lines + rows
+
+
+def method_rows(comparison: ComparisonResult, with_sgd: bool) -> dict[str, str]:
+    """Return the row of each method that was measured beside SGD and its bare passes."""
+    sgd = comparison.find(kind="ours", method="sgd")
+    bare = comparison.find(kind="lower bound")
+    rows = {}
+    for result in comparison.results if sgd and bare else []:
+        if result.case.kind == "ours" and (with_sgd or result is not sgd):
+            rows[result.case.method] = (
+                f"| {METHODS[result.case.method].title} | {result.turns[0]['passes']:.3g} | {len(result.turns)} | "
+                f"{milliseconds(result.seconds)} | {result.images_per_second:,.0f} | "
+                f"{spread(result.over_passes_of(sgd))} | {spread(result.over_passes_of(bare))} |"
+            )
+    return rows
+
+
+def of_engines(comparison: ComparisonResult) -> list[str]:
+    """Return the section on the ways to take steps."""
+    first = comparison.results[0]
+    lines = ["", f"## Engines, {comparison.model}", ""]
+    lines += [f"| engine | a step | {EPOCH_STEPS} steps | step / {first.case.engine}'s |", "| --- | --- | --- | --- |"]
+    for result in comparison.results:
+        cells = [result.facts["engine"], milliseconds(result.seconds), f"{result.median * EPOCH_STEPS:.2f} s"]
+        lines.append(f"| {' | '.join(cells)} | {spread(result.over(first))} |")
+    return lines
+
+
+def of_counts(title: str, columns: str, field: str) -> Callable[[ComparisonResult], list[str]]:
+    """Return what makes the section on cases that differ in a field."""
+
+    def section(comparison: ComparisonResult) -> list[str]:
+        lines = ["", f"## {title}, {comparison.model}", "", f"| {columns} | images/s |", "| --- | --- | --- |"]
+        for result in comparison.results:
+            count = getattr(result.case, field)
+            lines.append(f"| {count} | {milliseconds(result.seconds)} | {result.images_per_second:,.0f} |")
+        return lines
+
+    return section
+
+
+OWN_TABLES = {
+    "engines": of_engines,
+    "threads": of_counts("Threads", "threads | SAM's step", "threads"),
+    "GPUs": of_counts("Several GPUs", "GPUs | a step", "processes"),
+}
+"""What makes the section of a comparison, by its question."""
+
+
+def of_scaling(comparisons: list[ComparisonResult]) -> list[str]:
+    """Return the section on batch sizes and widths, a row for each."""
+    rows = []
+    for comparison in comparisons:
+        sam = comparison.find(kind="ours", method="sam")
+        bare = comparison.find(kind="lower bound")
+        if sam and bare:
+            size = f": batch {sam.case.batch_size}" if comparison.question == "batch size" else ""
+            cells = [comparison.model + size, milliseconds(sam.seconds), f"{sam.images_per_second:,.0f}"]
+            rows.append(f"| {' | '.join(cells)} | {spread(sam.over_passes_of(bare))} |")
+    heading = ["", "## Batch size and width", "", "| | SAM's step | images/s | step / two bare passes |"]
+    return [*heading, "| --- | --- | --- | --- |", *rows] if rows else []
+
+
+def spread(values: list[float], form: str = "{:.3f}") -> str:
+    """Return median and quartiles, such as "1.050 (1.038 – 1.071)"."""
+    low, _, high = statistics.quantiles(values, n=4)
+    middle, low, high = (form.format(value) for value in (statistics.median(values), low, high))
+    return f"{middle} ({low} – {high})"
+
+
+def milliseconds(seconds: list[float]) -> str:
+    """Return median and quartiles, such as "97.36 ms (96.78 – 99.69)"."""
+    return spread([1000 * value for value in seconds], "{:.4g}").replace(" ", " ms ", 1)
+
+
+def main(arguments: list[str]) -> None:
+    words = parser(__doc__)
+    words.add_argument("data", type=Path, help="what the benchmark has written")
+    path = words.parse_args(arguments).data
+    if not path.is_file():
+        words.error(f"there is no {path}")
+    print(report(json.loads(path.read_text())))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
