@@ -117,7 +117,8 @@ def temporary(folder: Path) -> set[Path]:
 def go(folder: Path, overrides: list[str]) -> None:
     """Start the run once, in a process of its own."""
     from sam_bench.data import synthetic
-    from sam_bench.runs import run
+    from sam_bench.runs.run import run
+    from sam_bench.runs.spec import RunSpec
 
     torch.set_num_threads(1)
     synthetic.TRAIN = 100
@@ -125,7 +126,7 @@ def go(folder: Path, overrides: list[str]) -> None:
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
     with redirect_stdout(io.StringIO()):
-        run.execute(compose([*overrides, "trainer.progress=none"]))
+        run(RunSpec.resolve(compose([*overrides, "trainer.progress=none"])))
 
 
 def ending(folder: Path) -> object:
