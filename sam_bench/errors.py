@@ -25,7 +25,7 @@ class Busy(StateError):
     """Another process works on the run."""
 
 
-class LeaderFailed(UserError):
+class MainProcessFailed(UserError):
     """Of several processes of a run the first one failed, which says why."""
 
 

@@ -26,7 +26,7 @@ def test_every_method_is_a_class_of_the_package():
 @pytest.mark.parametrize("entry", METHODS.values(), ids=METHODS)
 def test_the_registry_and_the_class_agree(entry):
     assert method(entry.name).selects_examples == entry.selects_examples
-    assert method(entry.name).looks_ahead == entry.looks_ahead
+    assert method(entry.name).perturbs_first == entry.perturbs_first
 
 
 def test_type_checkers_see_what_can_be_imported():

@@ -281,7 +281,7 @@ def test_processes_that_share_a_run_stop_together_and_go_on_to_the_same_end(tmp_
 def test_processes_that_share_a_run_fail_together(together):
     said = together("full", -1, "full disk")
     assert "failed: UserError the disk is full" in said
-    assert "failed: LeaderFailed UserError: the disk is full" in said
+    assert "failed: MainProcessFailed UserError: the disk is full" in said
 
 
 def test_processes_that_share_a_run_agree_on_a_signal_in_the_last_moment(tmp_path, together):

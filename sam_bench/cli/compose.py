@@ -151,9 +151,10 @@ def explain(error: Exception) -> str:
     """What a user needs to know of an error of Hydra's or OmegaConf's."""
     if isinstance(error, MissingConfigException) and str(error.missing_cfg_file).endswith("/submitit_slurm"):
         return NOT_INSTALLED.format("slurm")
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        return no_such(group, option, error.options)
+        if options := error.options or list(choices(group)):
+            return no_such(group, option, options)
     if isinstance(error, OverrideParseException):
         reason = str(error).splitlines()[0]
         return f"{error.override} cannot be understood (no spaces around = and commas; quote what is special): {reason}"

@@ -19,7 +19,7 @@ from sam_bench.cli.compose import CONF, CONFIG_NAME, Asked, composing, new_comma
 from sam_bench.cli.launchers import launcher
 from sam_bench.cli.sweep import Outcome, Sweep, summary
 from sam_bench.config.schema import Config
-from sam_bench.errors import Busy, ConfigError, Interrupted, LeaderFailed, StateError, UserError
+from sam_bench.errors import Busy, ConfigError, Interrupted, MainProcessFailed, StateError, UserError
 from sam_bench.runtime.signals import SIGNALS, Interruption
 
 if typing.TYPE_CHECKING:
@@ -110,17 +110,17 @@ def attempt(config: Config, words: str = "", asked_to_end: Callable[[], bool] = 
         title = spec.run_id
         record, new = run(spec, asked_to_end)
         status = record["status"]
-        if not new and _leads() and config.trainer.progress != "none":
+        if not new and _is_main_process() and config.trainer.progress != "none":
             print(f"{title}  {status} before, {spec.files.record}; trainer.rerun=true runs it again", flush=True)
         return Outcome(title, "skipped" if not new and status == "finished" else status)
     except Interrupted as interrupted:
         interrupted.title = title
         raise
     except Exception as error:
-        who = "" if _leads() else f" (process {os.environ['RANK']})"
+        who = "" if _is_main_process() else f" (process {os.environ['RANK']})"
         if not isinstance(error, UserError):
             traceback.print_exc()
-        elif not isinstance(error, LeaderFailed):
+        elif not isinstance(error, MainProcessFailed):
             print(f"Error{who}: {error}", file=sys.stderr, flush=True)
         status = "busy" if isinstance(error, Busy) else "failed"
         return Outcome(title, status, f"{type(error).__name__}: {error}".splitlines()[0])
@@ -136,7 +136,7 @@ def _task(cfg: DictConfig) -> None:
         try:
             outcome = attempt(config)
         except Interrupted as interrupted:
-            if _leads():
+            if _is_main_process():
                 print(interrupted, file=sys.stderr, flush=True)
             sys.exit(EXIT_RESUMABLE)
         if outcome.status in ("failed", "busy"):
@@ -184,12 +184,12 @@ def _run_of_sweep(config: Config, hydra_config: DictConfig) -> None:
 _hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(_task)
 
 
-def _leads() -> bool:
+def _is_main_process() -> bool:
     """Whether this is the one of several processes, all of which come to the same, that says so."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _stop(code: int, message: object) -> typing.NoReturn:
-    if _leads():
+    if _is_main_process():
         print(f"Error: {message}" if code != EXIT_INTERRUPTED else message, file=sys.stderr)
     sys.exit(code)

@@ -16,10 +16,10 @@ S = TypeVar("S", bound="Settings")
 
 def setting(
     *,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
     choices: tuple[str, ...] | None = None,
     identity: bool = True,
     usual: Any = None,
@@ -27,12 +27,12 @@ def setting(
     """A field of a `Settings` class, with the rule for its value; None is always allowed where the type allows it.
 
     Args:
-        least, above, most, below: bounds, inclusive and exclusive; for a tuple, of each of its numbers.
+        ge, gt, le, lt: bounds, inclusive and exclusive; for a tuple, of each of its numbers.
         choices: the only values.
         identity: whether the value can change a run's result, and so belongs to the run's identity.
         usual: a value that identities leave out: runs from before there was the setting keep theirs.
     """
-    bounds = {"at least": least, "above": above, "at most": most, "below": below}
+    bounds = {"at least": ge, "above": gt, "at most": le, "below": lt}
     return field(metadata={"bounds": bounds, "choices": choices, "identity": identity, "usual": usual})
 
 

@@ -22,14 +22,14 @@ class BaseConfig(Settings):
     _path = "optimizer.base"
 
     name: str = setting(choices=tuple(BASES))
-    lr: float = setting(above=0)
+    lr: float = setting(gt=0)
     """The learning rate's greatest value, reached after the warm-up."""
-    weight_decay: float = setting(least=0)
+    weight_decay: float = setting(ge=0)
     """On every parameter."""
-    momentum: float | None = setting(least=0, below=1)
+    momentum: float | None = setting(ge=0, lt=1)
     nesterov: bool | None = setting()
-    betas: tuple[float, ...] | None = setting(least=0, below=1)
-    eps: float | None = setting(above=0)
+    betas: tuple[float, ...] | None = setting(ge=0, lt=1)
+    eps: float | None = setting(gt=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,15 +62,15 @@ class OptimizerConfig(Settings):
     base: BaseConfig
     batchnorm: str = setting(choices=("clean", "both"))
     """Passes in which BatchNorm's running statistics change: the unperturbed one, or both."""
-    clip_norm: float | None = setting(above=0)
+    clip_norm: float | None = setting(gt=0)
     """The greatest norm of the direction that the base optimizer is given; gradients are not clipped before."""
-    rho: float | None = setting(least=0)
+    rho: float | None = setting(ge=0)
     """The radius ρ; where it follows a schedule, its greatest value."""
-    rho_min: float | None = setting(least=0)
+    rho_min: float | None = setting(ge=0)
     """Where the radius's schedule ends."""
     rho_schedule: str | None = setting(choices=("constant", "linear", "cosine", "proportional"))
     """Proportional is to the learning rate, as GSAM has it; the others are functions of the step."""
-    m: int | None = setting(least=1)
+    m: int | None = setting(ge=1)
     """Examples that share a perturbation (m-sharpness); by default all of a batch that one process has."""
     sync_perturbation: bool | None = setting()
     """With several processes, one perturbation for all of them, along the averaged gradient."""
@@ -86,7 +86,7 @@ class OptimizerConfig(Settings):
         found = super()._read(values)
         method = lookup(METHODS, found["name"], cls.key("name"))
         optional = {name: found[name] for name in _RADIUS + _SECOND_PASS} | {name: values.get(name) for name in _OWN}
-        needed = (_RADIUS if method.perturbs else ()) + (_SECOND_PASS if method.looks_twice else ())
+        needed = (_RADIUS if method.perturbs else ()) + (_SECOND_PASS if method.has_second_pass else ())
         may_be_null = ("m", *(option.name for option in method.options if option.optional))
         _belonging(cls, optional, needed + method.option_names, method.name, may_be_null)
         try:
@@ -134,9 +134,9 @@ class AveragingConfig(Settings):
     _path = "averaging"
 
     name: str = setting(choices=("none", "swa", "ema"))
-    starts: tuple[float, ...] | None = setting(least=0, below=1)
+    starts: tuple[float, ...] | None = setting(ge=0, lt=1)
     """Of swa: fractions of the run; each is a running mean of the weights after every later epoch."""
-    decay: float | None = setting(least=0, below=1)
+    decay: float | None = setting(ge=0, lt=1)
     """Of ema: after every step, mean ← decay · mean + (1 − decay) · w."""
 
     def __post_init__(self) -> None:
@@ -154,23 +154,23 @@ class ModelConfig(Settings):
     _path = "model"
 
     family: str = setting(choices=tuple(MODELS))
-    depth: int | None = setting(least=1)
+    depth: int | None = setting(ge=1)
     """Layers with weights, as the family's paper counts them."""
-    width: int | None = setting(least=1)
+    width: int | None = setting(ge=1)
     """Of a wide residual network: how many times as many channels as ResNet's."""
-    alpha: int | None = setting(least=1)
+    alpha: int | None = setting(ge=1)
     """PyramidNet's α: channels that its blocks add, all together."""
-    groups: int | None = setting(least=1)
+    groups: int | None = setting(ge=1)
     """ResNeXt's groups of convolutions."""
-    group_width: int | None = setting(least=1)
+    group_width: int | None = setting(ge=1)
     """Channels in each of them, in the first stage."""
     arch: str | None = setting()
     """With `model=torchvision`, the name of the classifier, such as resnet18."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        optional = {name for entry in MODELS.values() for name in entry.options}
-        _belonging(self, MODELS[self.family].options, optional, self.family)
+        optional = {name: getattr(self, name) for entry in MODELS.values() for name in entry.options}
+        _belonging(self, optional, MODELS[self.family].options, self.family)
         MODELS[self.family].check(self.options())
 
     @classmethod
@@ -210,11 +210,11 @@ class DataConfig(Settings):
     name: str = setting(choices=tuple(DATASETS))
     root: str = setting(identity=False)
     """The folder that the data set's files are looked for in, and kept in."""
-    timeout: float = setting(above=0, identity=False)
+    timeout: float = setting(gt=0, identity=False)
     """Seconds that each remote source of them may take."""
     split: str = setting(choices=("test", "tune"))
     """Measure on the test set, or, to choose hyper-parameters, on a tenth of the training set held out."""
-    train_subset: int | None = setting(least=1)
+    train_subset: int | None = setting(ge=1)
     """Train on so many images only, equally many of each class."""
     crop: bool = setting()
     """A random crop after 4 pixels of padding."""
@@ -271,17 +271,17 @@ class ScheduleConfig(Settings):
     _path = "schedule"
 
     name: str = setting(choices=("step", "cosine", "linear", "constant"))
-    warmup_epochs: float = setting(least=0)
+    warmup_epochs: float = setting(ge=0)
     """The rate first rises linearly for so many epochs."""
-    warmup_start: float = setting(least=0, most=1, usual=0.0)
+    warmup_start: float = setting(ge=0, le=1, usual=0.0)
     """The fraction of the rate from which it rises."""
     every: str = setting(choices=("step", "epoch"))
     """How often the rate changes, in the warm-up too."""
-    lr_min: float = setting(least=0)
+    lr_min: float = setting(ge=0)
     """Where cosine and linear end; η_min of a radius proportional to the learning rate."""
-    milestones: tuple[float, ...] | None = setting(above=0, below=1)
+    milestones: tuple[float, ...] | None = setting(gt=0, lt=1)
     """Of the step schedule: fractions of the run at which the rate is multiplied by `factor`."""
-    factor: float | None = setting(above=0, most=1)
+    factor: float | None = setting(gt=0, le=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -295,14 +295,14 @@ class TrainerConfig(Settings):
 
     _path = "trainer"
 
-    epochs: int = setting(least=1)
-    batch_size: int = setting(least=1)
-    micro_batch_size: int | None = setting(least=1)
+    epochs: int = setting(ge=1)
+    batch_size: int = setting(ge=1)
+    micro_batch_size: int | None = setting(ge=1)
     """Examples in a forward pass, where a whole batch takes too much memory; one perturbation for all of them."""
-    eval_batch_size: int = setting(least=1)
-    eval_every: int = setting(least=1)
+    eval_batch_size: int = setting(ge=1)
+    eval_every: int = setting(ge=1)
     """Epochs between evaluations; the last epoch is always evaluated."""
-    label_smoothing: float = setting(least=0, below=1)
+    label_smoothing: float = setting(ge=0, lt=1)
     """Probability taken from the true class."""
     smoothing_over: str = setting(choices=("others", "all"))
     """Classes that it is spread over: the K − 1 others, as the SAM example has it, or all K, as torch has it."""
@@ -320,14 +320,14 @@ class TrainerConfig(Settings):
     deterministic: bool = setting(identity=False)
     """On CUDA, kernels that give the same bits for the same input, so that an interrupted run ends as it would have;
     slower. On the CPU that is so in any case."""
-    max_skipped: int | None = setting(least=0)
+    max_skipped: int | None = setting(ge=0)
     """Steps that may be skipped because a gradient was not finite, 200 if not set; after an epoch with more of them the
     run has diverged."""
-    max_minutes: float | None = setting(above=0, identity=False)
+    max_minutes: float | None = setting(gt=0, identity=False)
     """After so many the run saves a checkpoint and ends; the same command goes on from there."""
-    checkpoint_every: int | None = setting(least=1, identity=False)
+    checkpoint_every: int | None = setting(ge=1, identity=False)
     """Epochs between checkpoints; one is saved at the end in any case."""
-    checkpoint_minutes: float | None = setting(above=0, identity=False)
+    checkpoint_minutes: float | None = setting(gt=0, identity=False)
     """Minutes between checkpoints, in the middle of an epoch too."""
     rerun: bool = setting(identity=False)
     """Run again what is finished; the old record and run folder are moved aside."""
@@ -374,7 +374,7 @@ class Config(Settings):
 
     experiment: str = setting(identity=False)
     """The preset's name (`experiment=`), under which records and tables are kept."""
-    seed: int = setting(least=0, below=2**32)
+    seed: int = setting(ge=0, lt=2**32)
     """Of initial weights, order and augmentation."""
     optimizer: OptimizerConfig
     averaging: AveragingConfig

@@ -1,4 +1,4 @@
-"""The step that every method shares: perturb, look again, come back, move."""
+"""The step that every method shares: perturb, second pass, restore, update."""
 
 import contextlib
 import math
@@ -151,7 +151,7 @@ class SharpnessAware(Method):
         """
         self._refuse_scalers_step()
         self._be_at_rest("step()")
-        parts, two, together = _parts(closure, weights), self.looks_twice(self.steps), callable(closure)
+        parts, two, together = _parts(closure, weights), self.has_second_pass(self.steps), callable(closure)
         if not together and self.sync_perturbation:
             raise ValueError("sync_perturbation is one perturbation for all: it does not go with several closures")
         before = self.statistics.read()
@@ -160,7 +160,7 @@ class SharpnessAware(Method):
         loss, finite = 0.0, None
         try:
             for part, weight in parts:
-                value, g_part, h_part, ok = self._look(part, weight, scaler, together)
+                value, g_part, h_part, ok = self._passes_of(part, weight, scaler, together)
                 loss, finite = loss + weight * value, ok if finite is None else finite & ok
                 g = add(g, g_part, weight)
                 h = add(h, h_part, weight) if two else g
@@ -198,9 +198,9 @@ class SharpnessAware(Method):
         for hook in self._optimizer_step_pre_hooks.values():
             if hook(self, (), {}) is not None:
                 raise RuntimeError("a step's pre-hook cannot replace its arguments when it is taken by hand")
-        two, clean = self.looks_twice(self.steps), self.statistics.read()
+        two, clean = self.has_second_pass(self.steps), self.statistics.read()
         try:
-            if self.looks_ahead:
+            if self.perturbs_first:
                 if zero_grad:
                     self.zero_grad()
                 self._move(self._perturbation_ahead())
@@ -235,7 +235,7 @@ class SharpnessAware(Method):
         """
         if self._between is None:
             raise RuntimeError("second_step() came first: it ends what first_step() begins")
-        held, fresh = self._between, self._between.two or self.looks_ahead
+        held, fresh = self._between, self._between.two or self.perturbs_first
         if scaler is not held.scaler:
             self.restore()
             raise ValueError("first_step() and second_step() must be given the same scaler; the step is given up")
@@ -246,7 +246,7 @@ class SharpnessAware(Method):
             raise
         self.passes += fresh
         self._return()
-        if self.batchnorm == "clean" and not self.looks_ahead:
+        if self.batchnorm == "clean" and not self.perturbs_first:
             self.statistics.write(held.clean)
         self._between = None
         if not fresh:
@@ -358,13 +358,13 @@ class SharpnessAware(Method):
 
     # What a step is made of.
 
-    def _look(
+    def _passes_of(
         self, closure: Closure, weight: float, scaler: GradScaler | None, together: bool
     ) -> tuple[Tensor, Gradients, Gradients, Tensor]:
         """Loss, g, h and whether g is finite, of one part of a batch; weights and statistics are at `w` afterwards."""
-        two = self.looks_twice(self.steps)
+        two = self.has_second_pass(self.steps)
         try:
-            if self.looks_ahead:
+            if self.perturbs_first:
                 self._move(self._perturbation_ahead())
             self.zero_grad()
             with self._syncing(together and (not two or self.sync_perturbation)), torch.enable_grad():
@@ -387,7 +387,7 @@ class SharpnessAware(Method):
             self._move(e)
             del e
             with self._syncing(together), torch.enable_grad():
-                self.passes += weight * self.look_again(closure, losses)
+                self.passes += weight * self.second_pass(closure, losses)
         finally:
             self._return()
         if self.batchnorm == "clean":
@@ -488,7 +488,7 @@ class SharpnessAware(Method):
         memory = self._recall(used)
         v = self.combine(whole_g, whole_h, **memory)
         added = self.correction(whole_g, whole_h)
-        learnt = self.remember(whole_g, whole_h, **memory) if self.looks_twice(self.steps) else {}
+        learnt = self.update_state(whole_g, whole_h, **memory) if self.has_second_pass(self.steps) else {}
         if v is not whole_h:
             finite = finite & torch.isfinite(global_norm(whole_h))
         norm = global_norm(v)
@@ -554,7 +554,7 @@ class SharpnessAware(Method):
         found: dict[str, list[Tensor]] = {}
         for p in parameters:
             if p not in self.memory:
-                self.memory[p] = self.blank(real(p))
+                self.memory[p] = self.init_state(real(p))
             for name, value in self.memory[p].items():
                 found.setdefault(name, []).append(value)
         return found

@@ -17,27 +17,27 @@ class Method(Optimizer):
 
     `w` are the parameters, `g = ∇L(w)` and `h = ∇L(w + e)`: lists of real tensors in one order. A hook allocates what
     it returns, changes none of its arguments, and waits for no value on the device. `memory` is what the method
-    remembers of these parameters, by the names that `blank` gives.
+    remembers of these parameters, by the names that `init_state` gives.
     """
 
     keeps_gradient = False
-    """Whether `combine`, `correction` or `remember` needs `g`; if not, its memory is free during the second pass."""
+    """Whether `combine`, `correction` or `update_state` needs `g`; if not, its memory is free in the second pass."""
 
     selects_examples = False
     """Whether the closure returns one loss for each example and takes an index of examples: see `ESAM`."""
 
-    looks_ahead = False
+    perturbs_first = False
     """Whether the perturbation comes before the first gradient: see `ahead`."""
 
     perturbed: set[Tensor] | None
     """The parameters that are perturbed; None for all."""
 
-    def looks_twice(self, t: int) -> bool:
+    def has_second_pass(self, t: int) -> bool:
         """Whether step `t`, which counts from 0, has a second pass."""
         return True
 
     def ahead(self) -> tuple[Gradients, Tensor | float]:
-        """The perturbation at radius one of a method that `looks_ahead`: tensors by parameter, and a common factor."""
+        """The perturbation at radius one where a method `perturbs_first`: tensors by parameter, and a common factor."""
         raise NotImplementedError
 
     def direction(self, w: list[Tensor], g: list[Tensor], **memory: list[Tensor]) -> list[Tensor] | Direction:
@@ -47,7 +47,7 @@ class Method(Optimizer):
         """
         raise NotImplementedError
 
-    def look_again(self, closure: Closure, losses: Tensor) -> float:
+    def second_pass(self, closure: Closure, losses: Tensor) -> float:
         """The second pass, at `w + e`; returns the share of a forward-backward pass that it is.
 
         Args:
@@ -64,11 +64,11 @@ class Method(Optimizer):
         """What is added to the weights after the base optimizer's step, times the learning rate, in new tensors."""
         return None
 
-    def blank(self, p: Tensor) -> dict[str, Tensor]:
+    def init_state(self, p: Tensor) -> dict[str, Tensor]:
         """What is remembered of a parameter before its first step; the names are those of the hooks' `memory`."""
         return {}
 
-    def remember(self, g: list[Tensor], h: list[Tensor], **memory: list[Tensor]) -> dict[str, list[Tensor]]:
+    def update_state(self, g: list[Tensor], h: list[Tensor], **memory: list[Tensor]) -> dict[str, list[Tensor]]:
         """What is remembered after a step of two passes, in new tensors."""
         return {}
 

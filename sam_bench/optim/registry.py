@@ -25,9 +25,9 @@ class MethodEntry:
     """Hyper-parameters of its own: keyword arguments of its class, settings under `optimizer.`."""
     perturbs: bool = True
     """Whether it has a radius."""
-    looks_twice: bool = True
+    has_second_pass: bool = True
     """Whether a second pass follows the perturbation, at least now and then: what m-sharpness is about."""
-    looks_ahead: bool = False
+    perturbs_first: bool = False
     """Whether its only pass is at perturbed weights, so that running statistics are re-estimated at the end."""
     averages: bool = False
     """Whether weight averaging is part of it."""
@@ -37,7 +37,7 @@ class MethodEntry:
     """Whether it draws random numbers: its class takes a seed."""
     needs_momentum: bool = False
     """Whether it is of use only on a base optimizer with momentum."""
-    not_captured: str = ""
+    not_capturable: str = ""
     """Why its step cannot be captured in a CUDA graph, if it cannot."""
 
     @property
@@ -72,7 +72,7 @@ _ENTRIES = (
         "Robbins & Monro (1951)",
         passes="1",
         perturbs=False,
-        looks_twice=False,
+        has_second_pass=False,
     ),
     MethodEntry(
         "sam", "SAM", "sam:SAM", "perturbation of length ρ along the gradient", "Foret et al. (2021), arXiv:2010.01412"
@@ -186,8 +186,8 @@ _ENTRIES = (
         "perturbation against the base's momentum, before the only gradient",
         "Becker et al. (2024), arXiv:2401.12033",
         passes="1",
-        looks_twice=False,
-        looks_ahead=True,
+        has_second_pass=False,
+        perturbs_first=True,
         needs_momentum=True,
     ),
     MethodEntry(
@@ -214,7 +214,7 @@ _ENTRIES = (
         passes="4/3 + γ",
         selects_examples=True,
         draws=True,
-        not_captured="the host seeds its random mask anew in every step",
+        not_capturable="the host seeds its random mask anew in every step",
         options=(
             Option("beta", float, "β, the share of the weights that is perturbed", gt=0, le=1),
             Option("gamma", float, "γ, the share of the examples that the second pass is on", gt=0, le=1),

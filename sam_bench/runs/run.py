@@ -101,23 +101,23 @@ def run(
     held = contextlib.ExitStack()
 
     def earlier() -> Record | None:
-        return processes.by_leader(lambda: None if config.trainer.rerun else files.finished())
+        return processes.on_main_process(lambda: None if config.trainer.rerun else files.finished())
 
     def lock() -> None:
         held.callback(RunLock(files.lock).release)
 
     if (record := earlier()) is not None:
         return record, False
-    processes.by_leader(lambda: obtain_data(config.data))
+    processes.on_main_process(lambda: obtain_data(config.data))
     dataset = load_data(config.data)
     with held:
-        processes.by_leader(lock)
+        processes.on_main_process(lock)
         if (record := earlier()) is not None:  # another process has just finished it
             return record, False
         try:
             return _Work(spec, dataset, processes, interruption).train(loggers), True
         except Exception as error:
-            if processes.leads and not isinstance(error, Interrupted):
+            if processes.is_main_process and not isinstance(error, Interrupted):
                 files.fail(traceback.format_exc())
             raise
 
@@ -150,7 +150,7 @@ class _Work:
             with self.interruption:
                 self.train_and_save(loggers)
                 record = make_record(self.spec, self.dataset, self.training, self.origin["code"])
-                record = self.processes.by_leader(lambda: self.spec.files.finish(record))
+                record = self.processes.on_main_process(lambda: self.spec.files.finish(record))
                 self.report()
                 summary = {name: record[name] for name in ("test_error", "best_test_error", "status")}
                 (late,) = self.processes.any(self.interruption.signal is not None)
@@ -177,7 +177,7 @@ class _Work:
                 self.spec.files.set_aside()
             return self.checkpoints.load()
 
-        state, origin = self.processes.by_leader(newest), self.origin
+        state, origin = self.processes.on_main_process(newest), self.origin
         if state is None:
             return
         if state["dataset_sha256"] != origin["dataset_sha256"]:
@@ -196,7 +196,7 @@ class _Work:
 
     def start(self, loggers: Iterable[Logger]) -> list[Logger]:
         """Tell all loggers of the main process that the run begins; returns them."""
-        if not self.processes.leads:
+        if not self.processes.is_main_process:
             return []
         spec, training = self.spec, self.training
         console = Console(spec.config.trainer.progress)
@@ -255,11 +255,11 @@ class _Work:
     def save(self) -> None:
         """Write a checkpoint of the present moment."""
         state, training = self.origin | {"training": self.training.state_dict()}, self.training
-        self.processes.by_leader(lambda: self.checkpoints.save(training.epoch, training.position, state))
+        self.processes.on_main_process(lambda: self.checkpoints.save(training.epoch, training.position, state))
 
     def report(self) -> None:
         """Say what came out, beside what was said of the last epoch."""
-        if not self.processes.leads:
+        if not self.processes.is_main_process:
             return
         for name, measured in self.training.averaged.items():
             values = "  ".join(f"{key} {value:.4g}" for key, value in measured.items())

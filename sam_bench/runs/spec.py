@@ -98,7 +98,7 @@ def batchnorm_policy(config: Config) -> str:
     "clean": the unperturbed passes. "both": all passes. "re-estimated": a pass over the training images before the last
     evaluation, for a method that has no unperturbed pass.
     """
-    return "re-estimated" if METHODS[config.optimizer.name].looks_ahead else config.optimizer.batchnorm
+    return "re-estimated" if METHODS[config.optimizer.name].perturbs_first else config.optimizer.batchnorm
 
 
 def check_shares(config: Config) -> None:
@@ -125,7 +125,7 @@ def check_shares(config: Config) -> None:
 
 def _m(config: Config) -> int | None:
     optimizer, size = config.optimizer, config.trainer.batch_size
-    if not METHODS[optimizer.name].looks_twice:
+    if not METHODS[optimizer.name].has_second_pass:
         return None
     return size if optimizer.sync_perturbation else optimizer.m or size // world_size()
 

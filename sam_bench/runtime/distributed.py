@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from sam_bench.errors import ConfigError, LeaderFailed
+from sam_bench.errors import ConfigError, MainProcessFailed
 
 T = TypeVar("T")
 
@@ -28,66 +28,67 @@ class Processes:
     """
 
     def __init__(self, device: str):
-        self.rank, self.size = int(os.environ.get("RANK", "0")), world_size()
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world_size = world_size()
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         if device == "cuda" and self.local_rank >= torch.cuda.device_count():
             raise ConfigError(
                 f"there are {torch.cuda.device_count()} CUDA devices here and more processes: lower --nproc_per_node"
             )
-        if self.size > 1 and not dist.is_initialized():
+        if self.world_size > 1 and not dist.is_initialized():
             if device == "cuda":
                 torch.cuda.set_device(self.local_rank)
             dist.init_process_group("nccl" if device == "cuda" else "gloo")
             atexit.register(_leave)
-        self.hosts = dist.new_group(backend="gloo") if device == "cuda" and self.size > 1 else None
+        self.hosts = dist.new_group(backend="gloo") if device == "cuda" and self.world_size > 1 else None
         """Through which the programs talk while their devices work; None for the usual group."""
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the one process that writes files and speaks to the user."""
         return self.rank == 0
 
-    def agree(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """The leader's value, everywhere."""
-        if self.size == 1:
+        if self.world_size == 1:
             return value
         holder = [value]
         dist.broadcast_object_list(holder)
         dist.barrier()  # so that none leaves the program while another still listens to it
         return holder[0]
 
-    def by_leader(self, action: Callable[[], T]) -> T:
+    def on_main_process(self, action: Callable[[], T]) -> T:
         """What an action of the leader's returns, everywhere; where it fails, all fail.
 
         Raises:
-            LeaderFailed: in the others; in the leader it is the error itself.
+            MainProcessFailed: in the others; in the leader it is the error itself.
         """
-        if self.size == 1:
+        if self.world_size == 1:
             return action()
         result = error = None
-        if self.leads:
+        if self.is_main_process:
             try:
                 result = action()
             except Exception as failed:
                 error = failed
-        result, reason = self.agree((result, None if error is None else f"{type(error).__name__}: {error}"))
+        result, reason = self.broadcast_object((result, None if error is None else f"{type(error).__name__}: {error}"))
         if error is not None:
             raise error
         if reason is not None:
-            raise LeaderFailed(reason)
+            raise MainProcessFailed(reason)
         return result
 
     def gather(self, value: Any) -> list[Any]:
         """Everybody's values, everywhere, by rank."""
-        if self.size == 1:
+        if self.world_size == 1:
             return [value]
-        values = [None] * self.size
+        values = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
     def any(self, *flags: bool) -> list[bool]:
         """Of each flag, whether it is set in any process; does not wait for the device."""
-        if self.size == 1:
+        if self.world_size == 1:
             return list(flags)
         found = torch.tensor(flags, dtype=torch.int32)
         dist.all_reduce(found, dist.ReduceOp.MAX, group=self.hosts)
@@ -95,7 +96,7 @@ class Processes:
 
     def add(self, *totals: Tensor) -> None:
         """Replace each tensor by its sum over the processes."""
-        if self.size > 1:
+        if self.world_size > 1:
             for total in totals:
                 dist.all_reduce(total)
 
@@ -104,11 +105,11 @@ class Processes:
         statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         self.add(*statistics)
         for buffer in statistics:
-            buffer /= self.size
+            buffer /= self.world_size
 
     def copy_buffers(self, model: torch.nn.Module) -> None:
         """Give everybody the leader's running statistics."""
-        if self.size > 1:
+        if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 

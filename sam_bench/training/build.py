@@ -29,7 +29,7 @@ def load_data(config: DataConfig) -> Dataset:
     folder = obtain_data(config)
     if folder is None:
         return divide(config.spec, *load(config.spec.loader)(None), config.split, config.train_subset)
-    return _divided(config.spec, folder.absolute(), config.split, config.train_subset)
+    return _divided(config.spec, folder, Path.cwd(), config.split, config.train_subset)
 
 
 def verify_data(config: DataConfig) -> None:
@@ -40,7 +40,7 @@ def verify_data(config: DataConfig) -> None:
     """
     folder = obtain_data(config)
     if folder is not None:
-        _whole(config.spec, folder.absolute())
+        _whole(config.spec, folder, Path.cwd())
 
 
 def obtain_data(config: DataConfig) -> Path | None:
@@ -60,13 +60,17 @@ def obtain_data(config: DataConfig) -> Path | None:
 
 
 @functools.lru_cache(maxsize=1)
-def _divided(spec: DatasetSpec, folder: Path, split: str, train_subset: int | None) -> Dataset:
-    """Return the images of a run; those of the latest one stay in memory, and so need be hashed but once."""
-    return divide(spec, *_whole(spec, folder), split, train_subset)
+def _divided(spec: DatasetSpec, folder: Path, base: Path, split: str, train_subset: int | None) -> Dataset:
+    """Return the images of a run; those of the latest one stay in memory, and so need be hashed but once.
+
+    Args:
+        base: what the folder is relative to.
+    """
+    return divide(spec, *_whole(spec, folder, base), split, train_subset)
 
 
 @functools.lru_cache(maxsize=1)
-def _whole(spec: DatasetSpec, folder: Path) -> tuple[Images, Images]:
+def _whole(spec: DatasetSpec, folder: Path, base: Path) -> tuple[Images, Images]:
     """Return the training and the test set, every byte verified, before they are divided."""
     return load(spec.loader)(folder)
 
@@ -81,7 +85,7 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, p
     torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
     model = build_network(config).to(hardware.device, memory_format=torch.channels_last)
     parallel = model
-    if processes.size > 1:
+    if processes.world_size > 1:
         parallel = in_parallel(model)
         torch.manual_seed(generator_for(config.seed, "dropout", processes.rank).initial_seed())
     optimizer = build_optimizer(config, parallel)
@@ -93,7 +97,7 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, p
             augment,
             trainer.batch_size,
             config.seed,
-            (processes.rank, processes.size),
+            (processes.rank, processes.world_size),
             trainer.last_batch == "keep",
         )
         for images in (dataset.train, dataset.test)
@@ -126,7 +130,7 @@ def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
         own["rho"] = options.rho
     if METHODS[options.name].draws:
         own["seed"] = config.seed
-    if METHODS[options.name].looks_twice:
+    if METHODS[options.name].has_second_pass:
         own["sync_perturbation"] = options.sync_perturbation
     try:
         return method(options.name)(model.parameters(), base, **own)

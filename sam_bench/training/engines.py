@@ -42,8 +42,8 @@ def choose_engine(config: Config, hardware: Hardware) -> tuple[str, str]:
 def _against_graph(config: Config) -> str:
     """Why a step cannot be captured in a CUDA graph, if it cannot."""
     method, base = METHODS[config.optimizer.name], config.optimizer.base.name
-    if method.not_captured:
-        return f"{method.title}'s step cannot be captured, because {method.not_captured}"
+    if method.not_capturable:
+        return f"{method.title}'s step cannot be captured, because {method.not_capturable}"
     if not BASES[base].captured:
         return f"a step of optimizer.base={base} cannot be captured, because torch counts its steps on the host"
     return "steps of several processes are not captured" if world_size() > 1 else ""

@@ -22,7 +22,7 @@ def evaluate(
     loss = torch.zeros((), dtype=torch.float64, device=hardware.device)
     wrong = torch.zeros((), dtype=torch.int64, device=hardware.device)
     for number, (images, labels) in enumerate(batches.plain(batch_size)):
-        if number % processes.size == processes.rank:
+        if number % processes.world_size == processes.rank:
             with hardware.autocast():
                 logits = model(images)
             loss += cross_entropy(logits, labels) * len(labels)

@@ -143,7 +143,7 @@ class Training:
                 self.step(images, labels)
                 self.averages.after_step()
                 self.position += 1
-                self.on_step(self.processes.size * self.step.images / self.watch.seconds)
+                self.on_step(self.processes.world_size * self.step.images / self.watch.seconds)
                 if first == self.epoch == 0:
                     self._estimate()
                 yield False
@@ -237,7 +237,7 @@ class Training:
                     self.step.give_up_compiling(error)
             return evaluate(self.model, *arguments)
 
-        if last and self.optimizer.looks_ahead:
+        if last and self.optimizer.perturbs_first:
             estimate_on_training_images(self.model, self.train, trainer.epochs, self.hardware, self.processes)
         loss, error = measure() if last or (self.epoch + 1) % trainer.eval_every == 0 else (None, None)
         self._note("test_loss", loss)

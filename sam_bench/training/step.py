@@ -58,10 +58,10 @@ class Step:
         self.model, self.optimizer, self.hardware, self.processes = model, optimizer, hardware, processes
         self.m, self.micro_batch_size, self.scaler = m, micro_batch_size, scaler
         each = "none" if optimizer.selects_examples else "mean"
-        self.compiled, self.plain_look = compiled, _look(model, hardware, label_smoothing, each)
+        self.compiled, self.plain_forward = compiled, _forward_and_loss(model, hardware, label_smoothing, each)
         if compiled:
             torch.compiler.reset()  # what earlier runs of this program compiled counts against a limit
-        self.look = compile_for(self.plain_look) if compiled else self.plain_look
+        self.forward = compile_for(self.plain_forward) if compiled else self.plain_forward
         zero = torch.zeros((), device=hardware.device)
         self.rates = {"lr": zero, "rho": zero.clone()} if rates_on_device else None
         self.loss = torch.zeros((), dtype=torch.float64, device=hardware.device)
@@ -101,7 +101,7 @@ class Step:
         if not self.compiled or is_out_of_memory(error):
             raise error
         self.compiled = False
-        self.look = self.plain_look
+        self.forward = self.plain_forward
         MESSAGES.warning(f"torch.compile failed, so the run goes on without it, slower: {_first_line(error)}")
 
     def _take(self, images: Tensor, labels: Tensor) -> None:
@@ -142,7 +142,7 @@ class Step:
 
     def not_yet_averaged(self, more: bool) -> contextlib.AbstractContextManager:
         """Where more gradients are added before several processes average them: in one go, after the last."""
-        return self.model.no_sync() if more and self.processes.size > 1 else contextlib.nullcontext()
+        return self.model.no_sync() if more and self.processes.world_size > 1 else contextlib.nullcontext()
 
     def read(self) -> tuple[float, float]:
         """Mean loss over the batches in which it is finite, and error in percent, since the last reading.
@@ -150,7 +150,7 @@ class Step:
         Of all processes together. Waits for the device.
         """
         self.processes.add(self.loss, self.summed, self.wrong)
-        summed, images = self.summed.item(), self.images * self.processes.size
+        summed, images = self.summed.item(), self.images * self.processes.world_size
         result = self.loss.item() / summed if summed else math.nan, 100 * self.wrong.item() / images
         for total in (self.loss, self.summed, self.wrong):
             total.zero_()
@@ -183,7 +183,7 @@ class CapturedStep(Step):
         return "graph" if self.captures else super().engine
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
-        kind = len(labels), self.optimizer.looks_twice(self.optimizer.steps)
+        kind = len(labels), self.optimizer.has_second_pass(self.optimizer.steps)
         if (captured := self.captured.get(kind)) is not None:
             captured.images.copy_(images)
             captured.labels.copy_(labels)
@@ -253,7 +253,7 @@ class _Part:
         cut = list(zip(images.split(size), labels.split(size), strict=True))
         for number, (x, y) in enumerate(cut, start=1):
             with step.not_yet_averaged(number < len(cut)):
-                loss, missed = step.look(x, y)
+                loss, missed = step.forward(x, y)
                 if loss.requires_grad:
                     share = loss.mean() * (len(y) / len(labels))
                     (share if step.scaler is None else step.scaler.scale(share)).backward()
@@ -264,18 +264,18 @@ class _Part:
         return torch.cat(losses) if step.optimizer.selects_examples else torch.stack(losses).sum()
 
 
-def _look(
+def _forward_and_loss(
     model: nn.Module, hardware: Hardware, label_smoothing: float, each: str
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """A forward pass: from images and labels to the loss, reduced so, and how many labels are missed."""
 
-    def look(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with hardware.autocast():
             logits = model(images)
         loss = cross_entropy(logits, labels, label_smoothing, each)
         return loss, (logits.detach().argmax(1) != labels).sum()
 
-    return look
+    return forward
 
 
 def compile_for(work: Callable[..., T]) -> Callable[..., T]:

@@ -270,11 +270,11 @@ def serve(work: Work, processes: Processes, answers: TextIO, facts: dict[str, An
     """Say what is known now, then do what each line of standard input says, and answer it."""
 
     def answer(**values: Any) -> None:
-        if processes.leads:
+        if processes.is_main_process:
             print(json.dumps(values), file=answers, flush=True)
 
     answer(**facts, **work.timed(work.step, 1), threads=torch.get_num_threads(), torch=torch.__version__)
-    while command := processes.agree(sys.stdin.readline() if processes.leads else None).strip():
+    while command := processes.broadcast_object(sys.stdin.readline() if processes.is_main_process else None).strip():
         if command == "evaluate":
             work.evaluate()  # warms up
             answer(**work.timed(work.evaluate, 1))

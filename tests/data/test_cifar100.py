@@ -14,8 +14,7 @@ from sam_bench.data import cifar
 from sam_bench.data.download import Unavailable
 from sam_bench.data.registry import DATASETS
 from sam_bench.errors import ConfigError, DataError
-from sam_bench.runs import run
-from tests.conftest import everything_below
+from tests.conftest import everything_below, execute
 from tests.data.test_cifar10 import add
 
 CLASSES = DATASETS["cifar100"].classes
@@ -120,7 +119,7 @@ def test_the_digests_are_torchvisions():
 
 def test_a_run_trains_on_it_with_a_hundred_classes(contents, folder):
     write_archive(folder / "data", contents)
-    record = run.execute(compose.compose([*RUN, "trainer.batch_size=100", "data.train_subset=200"]))
+    record = execute(compose.compose([*RUN, "trainer.batch_size=100", "data.train_subset=200"]))
     assert record["dataset"] == "cifar100"
     assert (record["train_images"], record["test_images"]) == (200, COUNTS["test"])
     assert record["config"]["data"]["name"] == "cifar100"

@@ -30,7 +30,7 @@ RADII = {"asam": 0.5, "asam_official": 0.5, "gsam": 0.5, "usam": 0.02, "msam": 0
 
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 PERTURBING = [name for name, entry in METHODS.items() if entry.perturbs]
-TWICE = [name for name, entry in METHODS.items() if entry.looks_twice]
+TWICE = [name for name, entry in METHODS.items() if entry.has_second_pass]
 """Methods that perturb along a gradient and look again, in the first step at least."""
 
 

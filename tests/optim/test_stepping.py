@@ -38,7 +38,7 @@ def by_hand(model: nn.Module, optimizer, t: int, scaler=None, freeze: bool = Fal
         (scaler.scale(losses.mean()) if scaler else losses.mean()).backward()
         return losses.detach()
 
-    before = None if optimizer.looks_ahead else backward()
+    before = None if optimizer.perturbs_first else backward()
     if optimizer.first_step(zero_grad=zero_grad, scaler=scaler):
         chosen = slice(None)
         if hasattr(optimizer, "choose"):

@@ -19,7 +19,7 @@ from tests.conftest import differences
 from tests.training.stand_in import install
 from tests.training.tape import Tape, name_of
 
-CAPTURED = [name for name, entry in METHODS.items() if not entry.not_captured]
+CAPTURED = [name for name, entry in METHODS.items() if not entry.not_capturable]
 
 
 class Momentum(torch.optim.Optimizer):

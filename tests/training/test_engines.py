@@ -30,7 +30,7 @@ def triton(monkeypatch):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_auto_captures_whatever_can_be_captured(triton, name):
-    reason = METHODS[name].not_captured
+    reason = METHODS[name].not_capturable
     engine, why = chosen("cuda", f"optimizer={name}")
     assert engine == ("compile" if reason else "graph")
     assert reason in why

@@ -59,7 +59,7 @@ def test_what_has_no_clean_pass_is_evaluated_with_statistics_of_a_last_one(tiny_
 @pytest.mark.parametrize("name", ["msam", "sam"])
 def test_the_record_says_where_the_statistics_come_from(tiny_run, name, batchnorm):
     record = tiny_run(*RUN, f"optimizer={name}", f"optimizer.batchnorm={batchnorm}")
-    expected = "re-estimated" if METHODS[name].looks_ahead else batchnorm
+    expected = "re-estimated" if METHODS[name].perturbs_first else batchnorm
     assert record["batchnorm"] == record["config"]["optimizer"]["batchnorm"] == expected
     assert any("BatchNorm re-estimated" in line for line in notes([record])) == (name == "msam")
 

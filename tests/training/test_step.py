@@ -34,7 +34,7 @@ def test_micro_batches_take_the_step_of_the_whole_batch(name, micro):
     assert cut[1:] == pytest.approx(whole[1:])
 
 
-@pytest.mark.parametrize("name", [n for n, entry in METHODS.items() if entry.looks_twice and n != "sam_on"])
+@pytest.mark.parametrize("name", [n for n, entry in METHODS.items() if entry.has_second_pass and n != "sam_on"])
 def test_parts_have_perturbations_of_their_own(name):
     whole, parts, all_of_it = after_steps(name), after_steps(name, m=4), after_steps(name, m=10)
     assert torch.equal(whole[0], all_of_it[0])

@@ -133,6 +133,6 @@ def test_copies_of_the_weights_in_the_last_pass(name):
     for _ in range(3):  # of the methods that look twice in every second step, the last one does
         step(torch.randn(4, 3, 32, 32), torch.arange(4))
     entry, optimizer = METHODS[name], step.optimizer
-    copies = 2 + entry.perturbs + (entry.looks_twice and optimizer.keeps_gradient)
+    copies = 2 + entry.perturbs + (entry.has_second_pass and optimizer.keeps_gradient)
     copies += sum(len([x for x in memory.values() if x.numel() == SIZE**2]) for memory in optimizer.memory.values())
     assert counted[-1] == copies

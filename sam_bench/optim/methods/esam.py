@@ -84,7 +84,7 @@ class ESAM(SAM):
         count = max(1, math.ceil(round(self.gamma * len(before), 9)))
         return torch.argsort(after - before, descending=True, stable=True)[:count].sort().values
 
-    def look_again(self, closure: Closure, losses: Tensor) -> float:
+    def second_pass(self, closure: Closure, losses: Tensor) -> float:
         """A forward pass of all examples, a third of a forward-backward pass, and a whole one of the chosen."""
         if losses.dim() != 1:
             raise ValueError("ESAM's closure returns one loss for each example, a tensor of shape (n,)")

@@ -37,7 +37,7 @@ class SAMEveryK(SAM):
         super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
         self.k = k
 
-    def looks_twice(self, t: int) -> bool:
+    def has_second_pass(self, t: int) -> bool:
         return t % self.k == 0
 
 
@@ -73,17 +73,17 @@ class LookSAM(SAMEveryK):
         super().__init__(params, base, rho, k=k, adaptive=adaptive, model=model, **options)
         self.alpha = alpha
 
-    def blank(self, p: Tensor) -> dict[str, Tensor]:
+    def init_state(self, p: Tensor) -> dict[str, Tensor]:
         return {"h_v": torch.zeros_like(p)}
 
     def direction(self, w: list[Tensor], g: list[Tensor], h_v: list[Tensor]) -> Direction:
         return super().direction(w, g)
 
     def combine(self, g: list[Tensor], h: list[Tensor], h_v: list[Tensor]) -> list[Tensor]:
-        if self.looks_twice(self.steps):
+        if self.has_second_pass(self.steps):
             return h
         scale = self.alpha * global_norm(g) / (global_norm(h_v) + 1e-12)
         return torch._foreach_add(g, torch._foreach_mul(h_v, scale))
 
-    def remember(self, g: list[Tensor], h: list[Tensor], h_v: list[Tensor]) -> dict[str, list[Tensor]]:
+    def update_state(self, g: list[Tensor], h: list[Tensor], h_v: list[Tensor]) -> dict[str, list[Tensor]]:
         return {"h_v": torch._foreach_sub(h, torch._foreach_mul(g, along(h, g)))}

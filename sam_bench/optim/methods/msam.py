@@ -29,7 +29,7 @@ class MSAM(SharpnessAware):
         RuntimeError: in a step, it keeps its momentum under a name that is not known here.
     """
 
-    looks_ahead = True
+    perturbs_first = True
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class MSAM(SharpnessAware):
         if not all(group.get("momentum") or "betas" in group for group in self.param_groups):
             raise ValueError("MSAM looks along the momentum, and this base optimizer has none: give it momentum=0.9")
 
-    def looks_twice(self, t: int) -> bool:
+    def has_second_pass(self, t: int) -> bool:
         return False
 
     def ahead(self) -> tuple[Gradients, Tensor | float]:

@@ -22,5 +22,5 @@ class SGD(SharpnessAware):
     ):
         super().__init__(params, base, 0.0, model=model, **options)
 
-    def looks_twice(self, t: int) -> bool:
+    def has_second_pass(self, t: int) -> bool:
         return False

@@ -46,13 +46,13 @@ class FSAM(SharpnessAware):
         self.sigma = sigma
         self.lmbda = lmbda
 
-    def blank(self, p: Tensor) -> dict[str, Tensor]:
+    def init_state(self, p: Tensor) -> dict[str, Tensor]:
         return {"m": torch.zeros_like(p), "started": p.new_zeros(())}
 
     def direction(self, w: list[Tensor], g: list[Tensor], m: list[Tensor], started: list[Tensor]) -> Direction:
         return unit(torch._foreach_sub(g, m, alpha=self.sigma))
 
-    def remember(
+    def update_state(
         self, g: list[Tensor], h: list[Tensor], m: list[Tensor], started: list[Tensor]
     ) -> dict[str, list[Tensor]]:
         share = torch._foreach_mul(started, -self.lmbda)  # of g: 1 in a tensor's first step, then 1 − λ
@@ -92,11 +92,11 @@ class VaSSO(SharpnessAware):
         super().__init__(params, base, rho, model=model, **options)
         self.theta = theta
 
-    def blank(self, p: Tensor) -> dict[str, Tensor]:
+    def init_state(self, p: Tensor) -> dict[str, Tensor]:
         return {"d": torch.zeros_like(p)}
 
     def direction(self, w: list[Tensor], g: list[Tensor], d: list[Tensor]) -> Direction:
         return unit(torch._foreach_lerp(d, g, self.theta))
 
-    def remember(self, g: list[Tensor], h: list[Tensor], d: list[Tensor]) -> dict[str, list[Tensor]]:
+    def update_state(self, g: list[Tensor], h: list[Tensor], d: list[Tensor]) -> dict[str, list[Tensor]]:
         return {"d": torch._foreach_lerp(d, g, self.theta)}
