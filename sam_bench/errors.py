@@ -26,7 +26,7 @@ class Busy(StateError):
 
 
 class MainProcessFailed(UserError):
-    """Of several processes of a run the first one failed, which says why."""
+    """The main one of several processes of a run failed, and says why."""
 
 
 class Interrupted(Exception):
@@ -39,4 +39,6 @@ class Interrupted(Exception):
 
     def __init__(self, message: str, by_signal: bool = True, finished: bool = False):
         super().__init__(message)
-        self.by_signal, self.finished, self.title = by_signal, finished, ""
+        self.by_signal = by_signal
+        self.finished = finished
+        self.title = ""

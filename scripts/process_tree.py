@@ -25,7 +25,8 @@ def kill_trees(pids: Iterable[int]) -> None:
 
     Each is halted first, so that none starts another meanwhile.
     """
-    roots, halted = list(pids), set()
+    roots = list(pids)
+    halted = set()
     while found := {each for root in roots for each in tree(root)} - halted:
         for pid in found:
             _send(pid, signal.SIGSTOP)

@@ -51,7 +51,7 @@ NOT_INSTALLED = "hydra/launcher={0} needs a package that is not installed: pip i
 
 OPTIONAL = ("experiment", "sweep")
 GROUPS = ("optimizer", "optimizer/base", "averaging", "model", "data", "schedule", "trainer", "logger", *OPTIONAL)
-"""Of the configuration: groups of which one option is chosen."""
+"""The configuration's groups: one option of each is chosen, of loggers several."""
 
 MANY = 20
 """Runs of a sweep that take long enough to compose to be announced."""
@@ -122,7 +122,8 @@ def requested(arguments: argparse.Namespace) -> Asked:
         return Asked([], [])
     _refuse_group_words(arguments.overrides)
     with composing():
-        loader, name = _loader(arguments.config_dir), arguments.config_name or CONFIG_NAME
+        loader = _loader(arguments.config_dir)
+        name = arguments.config_name or CONFIG_NAME
         master = loader.load_configuration(
             name, arguments.overrides, run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False
         )
@@ -135,7 +136,8 @@ def requested(arguments: argparse.Namespace) -> Asked:
         _require_launcher(master.hydra)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError("several processes share one run, not a sweep: start torchrun for each run, without -m")
-        launcher, sweep = master.hydra.runtime.choices["hydra/launcher"], Sweep(Path(master.hydra.sweep.dir))
+        launcher = master.hydra.runtime.choices["hydra/launcher"]
+        sweep = Sweep(Path(master.hydra.sweep.dir))
         if not master.hydra.sweeper["_target_"].endswith(BasicSweeper.__name__):
             return Asked([read(master)], None, launcher, sweep)
         params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]

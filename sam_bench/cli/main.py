@@ -25,8 +25,14 @@ from sam_bench.runtime.signals import SIGNALS, Interruption
 if typing.TYPE_CHECKING:
     from sam_bench.runs.spec import RunSpec
 
-EXIT_RUN, EXIT_CONFIG, EXIT_RESUMABLE, EXIT_INTERRUPTED = 1, 2, 75, 130
-"""A run failed; nothing was begun; runs were asked to end, and the same command goes on; Ctrl-C outside of a run."""
+EXIT_RUN = 1
+"""A run failed."""
+EXIT_CONFIG = 2
+"""Nothing was begun."""
+EXIT_RESUMABLE = 75
+"""Runs were asked to end; the same command goes on."""
+EXIT_INTERRUPTED = 130
+"""Ctrl-C came outside of a run."""
 
 AGAIN = "The same command goes on from the last checkpoints, where there are any."
 
@@ -164,7 +170,8 @@ def _run_of_sweep(config: Config, hydra_config: DictConfig) -> None:
         outcome = attempt(config, words, asked_to_end)
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr, flush=True)
-        status, by_signal = "finished" if interrupted.finished else "interrupted", interrupted.by_signal
+        status = "finished" if interrupted.finished else "interrupted"
+        by_signal = interrupted.by_signal
         outcome = Outcome(interrupted.title, status)
     ends = outcome.status == "interrupted" or by_signal
     if ends and by_signal and launcher(launched_by).requeues:

@@ -14,7 +14,7 @@ outcome: not begun, killed, or still on its way."""
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one run.
+    """What became of one run.
 
     Args:
         title: its name, or what was asked for where it did not get so far.
@@ -46,7 +46,11 @@ class Sweep:
         write_atomically(self._path(number), json.dumps(asdict(outcome), ensure_ascii=False).encode())
 
     def outcomes(self, titles: list[str] | None) -> list[Outcome]:
-        """Of all runs, in their order: unfinished are those of which nothing is known. Without titles, of the known."""
+        """Return the outcome of every run in launch order, `unfinished` where nothing is known.
+
+        Args:
+            titles: one for each run; None returns only the outcomes that are known.
+        """
         if titles is None:
             known = self.folder.glob("outcome-*.json")
             return [self._read(path) for path in sorted(known, key=lambda path: int(path.stem.partition("-")[2]))]

@@ -135,9 +135,9 @@ class AveragingConfig(Settings):
 
     name: str = setting(choices=("none", "swa", "ema"))
     starts: tuple[float, ...] | None = setting(ge=0, lt=1)
-    """Of swa: fractions of the run; each is a running mean of the weights after every later epoch."""
+    """For swa: fractions of the run; each begins a running mean of the weights after every later epoch."""
     decay: float | None = setting(ge=0, lt=1)
-    """Of ema: after every step, mean ← decay · mean + (1 − decay) · w."""
+    """For ema: after every step, mean ← decay · mean + (1 − decay) · w."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -157,7 +157,7 @@ class ModelConfig(Settings):
     depth: int | None = setting(ge=1)
     """Layers with weights, as the family's paper counts them."""
     width: int | None = setting(ge=1)
-    """Of a wide residual network: how many times as many channels as ResNet's."""
+    """For a wide residual network: how many times as many channels as ResNet's."""
     alpha: int | None = setting(ge=1)
     """PyramidNet's α: channels that its blocks add, all together."""
     groups: int | None = setting(ge=1)
@@ -235,7 +235,9 @@ class DataConfig(Settings):
             self._check_root()
 
     def _check_subset(self, count: int) -> None:
-        title, classes, available = self.spec.title, self.spec.classes, self.spec.available(self.split)
+        title = self.spec.title
+        classes = self.spec.classes
+        available = self.spec.available(self.split)
         if count % classes:
             raise ConfigError(f"data.train_subset={count} is not a multiple of {classes}, the classes of {title}")
         if count > available:
@@ -280,7 +282,7 @@ class ScheduleConfig(Settings):
     lr_min: float = setting(ge=0)
     """Where cosine and linear end; η_min of a radius proportional to the learning rate."""
     milestones: tuple[float, ...] | None = setting(gt=0, lt=1)
-    """Of the step schedule: fractions of the run at which the rate is multiplied by `factor`."""
+    """For the step schedule: fractions of the run at which the rate is multiplied by `factor`."""
     factor: float | None = setting(gt=0, le=1)
 
     def __post_init__(self) -> None:
@@ -308,7 +310,7 @@ class TrainerConfig(Settings):
     """Classes that it is spread over: the K − 1 others, as the SAM example has it, or all K, as torch has it."""
     device: str = setting(choices=("auto", "cpu", "cuda"))
     precision: str = setting(choices=("auto", "fp32", "bf16", "fp16"))
-    """Of the forward pass, by autocast; parameters are always float32. Auto: bf16 where the hardware is fast at it.
+    """Precision of the forward pass, by autocast; parameters are always float32. Auto: bf16 where the hardware is fast at it.
     With fp16 the loss is scaled, as much as its gradients allow."""
     progress: str = setting(choices=("auto", "bar", "plain", "none"), identity=False)
     """Auto: a bar in a terminal, else a plain line for each epoch."""
@@ -375,7 +377,7 @@ class Config(Settings):
     experiment: str = setting(identity=False)
     """The preset's name (`experiment=`), under which records and tables are kept."""
     seed: int = setting(ge=0, lt=2**32)
-    """Of initial weights, order and augmentation."""
+    """Decides initial weights, order and augmentation."""
     optimizer: OptimizerConfig
     averaging: AveragingConfig
     model: ModelConfig
@@ -435,7 +437,7 @@ def _belonging(
     owner: str,
     may_be_null: tuple[str, ...] = (),
 ) -> None:
-    """Of the optional settings, exactly the owner's own must have a value, but for those that may be null."""
+    """Check that exactly the owner's own of the optional settings have a value, but for those that may be null."""
     for name, value in sorted(optional.items()):
         if value is not None and name not in own:
             raise ConfigError(

@@ -49,7 +49,7 @@ class Draws:
         return Draws(**{name: to_device(value, device) for name, value in vars(self).items()})
 
     def slice(self, start: int, count: int) -> "Draws":
-        """Of `count` consecutive images."""
+        """Return the draws for `count` consecutive images."""
         return Draws(**{name: value[start : start + count] for name, value in vars(self).items()})
 
 
@@ -76,7 +76,10 @@ class Augment:
         device: torch.device,
         padding: str = "zeros",
     ):
-        self.crop, self.flip, self.cutout, self.padding = crop, flip, cutout, padding
+        self.crop = crop
+        self.flip = flip
+        self.cutout = cutout
+        self.padding = padding
         mean, std = normalise or ((0.0,) * 3, (1.0,) * 3)
         self.mean = 255 * torch.tensor(mean, device=device)
         self.scale = 1 / (255 * torch.tensor(std, device=device))

@@ -37,8 +37,12 @@ class Batches:
         share: tuple[int, int] = (0, 1),
         keep_last: bool = True,
     ):
-        self.padded, self.labels = augment.prepare(images.pixels), images.labels
-        self.augment, self.batch_size, self.seed, self.share = augment, batch_size, seed, share
+        self.padded = augment.prepare(images.pixels)
+        self.labels = images.labels
+        self.augment = augment
+        self.batch_size = batch_size
+        self.seed = seed
+        self.share = share
         device = images.labels.device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         whole = len(self.labels) - len(self.labels) % batch_size
@@ -57,7 +61,8 @@ class Batches:
         return batches if self.stream is None else ahead(batches, self.stream)
 
     def _epoch(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        count, device = len(self.labels), self.labels.device
+        count = len(self.labels)
+        device = self.labels.device
         generator = generator_for(self.seed, "epoch", epoch)
         order = to_device(torch.randperm(count, generator=generator), device)
         draws = Draws.of(count, generator).to(device)
@@ -89,5 +94,6 @@ def ahead(batches: Iterator[tuple[Tensor, Tensor]], stream: torch.cuda.Stream) -
         present.wait_stream(stream)
         for tensor in batch:
             tensor.record_stream(present)  # its memory is not used again before what is done with it now
-        given, batch = batch, prepared()
+        given = batch
+        batch = prepared()
         yield given

@@ -40,7 +40,7 @@ class Files:
     folder: str
     """The name of the folder that they lie in."""
     algorithm: str
-    """Of the digests: sha256, or md5 where its publishers give no other."""
+    """How digests are made: sha256, or md5 where its publishers give no other."""
     digests: Mapping[str, str]
     """By file. A file with another one is refused."""
     local: Mapping[str, Callable[[Path], Contents]]

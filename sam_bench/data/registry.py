@@ -17,7 +17,7 @@ class DatasetSpec:
     train_images: int
     test_images: int
     mean: tuple[float, float, float]
-    """Of red, green and blue, between 0 and 1: what `data.normalise` subtracts."""
+    """Mean red, green and blue, between 0 and 1: what `data.normalise` subtracts."""
     std: tuple[float, float, float]
     """What it then divides by."""
     loader: str

@@ -13,7 +13,7 @@ MESSAGES = logging.getLogger("sam_bench")
 """What the package has to say goes through this logger: to the user here, and to whatever handlers it has besides."""
 
 SHOWN = ("lr", "train_loss", "train_error", "test_loss", "test_error", "train_seconds")
-"""Of an epoch's values, what a user sees."""
+"""Values of an epoch that a user sees."""
 
 
 class Console(logging.Handler):

@@ -40,7 +40,9 @@ class PyramidNet(nn.Module):
 
     def __init__(self, blocks: int, alpha: int, bottleneck: bool, classes: int):
         super().__init__()
-        channels, width, layers = 16, 16.0, []
+        channels = 16
+        width = 16.0
+        layers = []
         for stage in range(3):
             for position in range(blocks):
                 width += alpha / (3 * blocks)

@@ -21,7 +21,8 @@ class PaddedShortcut(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
-        self.stride, self.missing = stride, outputs - inputs
+        self.stride = stride
+        self.missing = outputs - inputs
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.missing))
@@ -76,7 +77,8 @@ class ResidualNetwork(nn.Module):
     def __init__(self, stem: int, stages, blocks, branch, shortcut: type[nn.Module], classes: int):
         super().__init__()
         self.stem = conv_bn(3, stem, 3)
-        channels, layers = stem, []
+        channels = stem
+        layers = []
         for stage, outputs in enumerate(stages):
             for block in range(blocks[stage]):
                 stride = 2 if stage and not block else 1

@@ -33,7 +33,9 @@ class WideResNet(nn.Module):
 
     def __init__(self, depth: int, width: int, classes: int):
         super().__init__()
-        blocks, channels, layers = (depth - 4) // 6, 16, []
+        blocks = (depth - 4) // 6
+        channels = 16
+        layers = []
         for stage, outputs in enumerate((16 * width, 32 * width, 64 * width)):
             for block in range(blocks):
                 layers.append(WideBlock(channels, outputs, stride=2 if stage and not block else 1))

@@ -26,7 +26,8 @@ class WeightAverage:
             raise ValueError(f"decay={decay} is not in [0, 1)")
         if isinstance(parameters, torch.nn.Module):
             raise TypeError("WeightAverage takes parameters: give it model.parameters()")
-        self.parameters, self.decay = list(parameters), decay
+        self.parameters = list(parameters)
+        self.decay = decay
         self.count = 0
         """Updates so far."""
         self.mean: list[Tensor] = []
@@ -96,7 +97,8 @@ class WeightAverage:
         """
         if state["mean"] and [m.shape for m in state["mean"]] != [p.shape for p in self.parameters]:
             raise ValueError("this is a mean of other parameters: their number or shapes differ")
-        self.count, self._raw = state["count"], None
+        self.count = state["count"]
+        self._raw = None
         self.mean = [m.to(p.device, copy=True) for m, p in zip(state["mean"], self.parameters, strict=False)]
 
     def _be_raw(self, caller: str) -> None:

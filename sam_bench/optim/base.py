@@ -44,14 +44,16 @@ def load_in_place(base: Optimizer, state_dict: dict[str, Any]) -> None:
     Raises:
         ValueError: the groups do not match.
     """
-    state, groups = base.state, base.param_groups
+    state = base.state
+    groups = base.param_groups
     base.load_state_dict(state_dict)
     for group, loaded in zip(groups, base.param_groups, strict=True):
         group.clear()
         group.update(loaded)
     state.clear()
     state.update(base.state)
-    base.state, base.param_groups = state, groups
+    base.state = state
+    base.param_groups = groups
 
 
 def _tensors(params: Iterable[Any]) -> Iterator[Tensor]:

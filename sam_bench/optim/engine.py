@@ -100,7 +100,8 @@ class SharpnessAware(Method):
         self.batchnorm = batchnorm
         self.clip_norm = clip_norm
         self.sync_perturbation = sync_perturbation
-        self.state, self.param_groups = base.state, base.param_groups
+        self.state = base.state
+        self.param_groups = base.param_groups
         self.perturbed: set[Tensor] | None = None
         inner = getattr(model, "_orig_mod", model)  # of a compiled one
         self.parallel = inner if isinstance(inner, DistributedDataParallel) else None
@@ -151,17 +152,21 @@ class SharpnessAware(Method):
         """
         self._refuse_scalers_step()
         self._be_at_rest("step()")
-        parts, two, together = _parts(closure, weights), self.has_second_pass(self.steps), callable(closure)
+        parts = _parts(closure, weights)
+        two = self.has_second_pass(self.steps)
+        together = callable(closure)
         if not together and self.sync_perturbation:
             raise ValueError("sync_perturbation is one perturbation for all: it does not go with several closures")
         before = self.statistics.read()
         g: Gradients = {}
         h: Gradients = {}
-        loss, finite = 0.0, None
+        loss = 0.0
+        finite = None
         try:
             for part, weight in parts:
                 value, g_part, h_part, ok = self._passes_of(part, weight, scaler, together)
-                loss, finite = loss + weight * value, ok if finite is None else finite & ok
+                loss = loss + weight * value
+                finite = ok if finite is None else finite & ok
                 g = add(g, g_part, weight)
                 h = add(h, h_part, weight) if two else g
                 del g_part, h_part
@@ -198,7 +203,8 @@ class SharpnessAware(Method):
         for hook in self._optimizer_step_pre_hooks.values():
             if hook(self, (), {}) is not None:
                 raise RuntimeError("a step's pre-hook cannot replace its arguments when it is taken by hand")
-        two, clean = self.has_second_pass(self.steps), self.statistics.read()
+        two = self.has_second_pass(self.steps)
+        clean = self.statistics.read()
         try:
             if self.perturbs_first:
                 if zero_grad:
@@ -235,7 +241,8 @@ class SharpnessAware(Method):
         """
         if self._between is None:
             raise RuntimeError("second_step() came first: it ends what first_step() begins")
-        held, fresh = self._between, self._between.two or self.perturbs_first
+        held = self._between
+        fresh = self._between.two or self.perturbs_first
         if scaler is not held.scaler:
             self.restore()
             raise ValueError("first_step() and second_step() must be given the same scaler; the step is given up")
@@ -339,14 +346,19 @@ class SharpnessAware(Method):
         if (owner := state_dict["sharpness_aware"]["method"]) != self.method_name:
             raise ValueError(f"this is the state of {owner}, not of {self.method_name}")
         load_in_place(self.base, {key: state_dict[key] for key in ("state", "param_groups")})
-        self._between, self._away, self._resting, self.settled = None, [], None, False
-        own, parameters = state_dict["sharpness_aware"], self._parameters()
+        self._between = None
+        self._away = []
+        self._resting = None
+        self.settled = False
+        own = state_dict["sharpness_aware"]
+        parameters = self._parameters()
         for i, saved in state_dict["state"].items():
             present = self.base.state[parameters[i]]
             for name, value in saved.items():
                 if isinstance(value, Tensor) and value.dim() == 0:  # torch rounds counters to the parameter's precision
                     present[name] = value.to(present[name].device, copy=True)
-        self.steps, self.passes = own["steps"], own["passes"]
+        self.steps = own["steps"]
+        self.passes = own["passes"]
         self.skipped.copy_(own["skipped"])
         self.memory = {
             parameters[i]: {name: value.to(parameters[i].device, copy=True) for name, value in of_one.items()}

@@ -156,7 +156,8 @@ def differences(config: Mapping[str, Any], figure: Published | None) -> list[str
     """
     if figure is None:
         return ["there is no figure for this method"]
-    values, found = LEFT_OUT | flat(config), []
+    values = LEFT_OUT | flat(config)
+    found = []
     for key, usual in {"model.name": figure.model, **figure.protocol}.items():
         value = values.get(key)
         absent = value is None and usual is not None  # under another choice, which is itself a difference

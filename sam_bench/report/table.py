@@ -85,7 +85,8 @@ def protocol(configs: list[Mapping[str, Any]], experiment: str) -> list[str]:
         method = config["optimizer"]["name"]
         for reason in differences(config, published(method, config["model"]["name"])):
             reasons.setdefault(reason, set()).add(method)
-    everyone, texts = {config["optimizer"]["name"] for config in configs}, []
+    everyone = {config["optimizer"]["name"] for config in configs}
+    texts = []
     for reason, methods in reasons.items():
         who = ", ".join(_title(method) for method in sorted(methods, key=_rank))
         texts.append(reason if methods == everyone else f"{reason} ({who})")
@@ -125,7 +126,8 @@ def notes(records: list[dict[str, Any]]) -> list[str]:
 def write_table(records: list[dict[str, Any]], experiment: str, folder: Path, name: str = "table") -> str:
     """Write the table's `.csv` (every column, unrounded), `.md` and `.tex` to `folder`; returns the Markdown."""
     table = make_table(records)
-    above, below = protocol([record["config"] for record in records], experiment), notes(records)
+    above = protocol([record["config"] for record in records], experiment)
+    below = notes(records)
     cells = [[_cell(row, column) for column in _columns(table)] for _, row in table.iterrows()]
     headings = [SHOWN[column] for column in _columns(table)]
     markdown = "\n\n".join([f"# {experiment}", *above, _markdown(headings, cells), *below]) + "\n"
@@ -222,7 +224,10 @@ def _peers(row: dict[str, Any], key: str, rows: list[dict[str, Any]]) -> list[di
 
 
 def _protocol(config: Mapping[str, Any]) -> list[str]:
-    model, data, trainer, base = config["model"], config["data"], config["trainer"], config["optimizer"]["base"]
+    model = config["model"]
+    data = config["data"]
+    trainer = config["trainer"]
+    base = config["optimizer"]["base"]
     images = f"{data['train_subset']:,} training images" if data.get("train_subset") else "all training images"
     crop = f"crop ({data['padding']} padding)" if "padding" in data else "crop"
     names = {"crop": crop, "flip": "flip", "cutout": "cutout"}

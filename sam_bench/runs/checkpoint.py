@@ -31,7 +31,9 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, run_id: str, tell: Callable[[str], None]):
-        self.folder, self.run_id, self.tell = folder, run_id, tell
+        self.folder = folder
+        self.run_id = run_id
+        self.tell = tell
 
     def save(self, epoch: int, position: int, state: dict[str, Any]) -> Path:
         """Write a checkpoint, whole or not at all, then remove the third newest.
@@ -93,7 +95,8 @@ class Checkpoints:
             raise StateError(f"{path} is damaged, or no checkpoint (its content is not what its name says)")
         try:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            form, owner = int(state["format"]), state["run_id"]
+            form = int(state["format"])
+            owner = state["run_id"]
         except Exception as error:  # what is no checkpoint can fail in any way
             raise StateError(f"{path} is no checkpoint ({type(error).__name__})") from error
         if form > FORMAT:

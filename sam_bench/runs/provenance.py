@@ -16,7 +16,7 @@ def code_versions() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Of whatever can change a result."""
+    """Return the version of whatever can change a result."""
     found: dict[str, str | None] = {"python": platform.python_version(), "cuda": torch.version.cuda}
     found["libc"] = " ".join(platform.libc_ver()) or None  # whose memory allocator it is, unless one was preloaded
     found["preloaded"] = ", ".join(Path(name).name for name in os.environ.get("LD_PRELOAD", "").split()) or None

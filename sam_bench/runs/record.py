@@ -15,7 +15,7 @@ SCHEMA_VERSION = 1
 Record = dict[str, Any]
 
 MEASURED = ("train_seconds", "eval_seconds", "seconds", "images_per_second", "peak_memory", "peak_memory_bytes")
-"""Of records and checkpoints, what differs between two runs that are otherwise equal."""
+"""Entries of records and checkpoints that differ between two runs that are otherwise equal."""
 
 
 class RunFiles:
@@ -106,7 +106,8 @@ def read_record(path: Path) -> Record:
     """
     try:
         record = json.loads(path.read_text())
-        version, _ = record["schema_version"], record["config"]
+        version = record["schema_version"]
+        _ = record["config"]
     except (ValueError, KeyError, TypeError) as error:
         raise StateError(f"{path} is not the record of a run ({error!r}); move it away to run again") from error
     if version > SCHEMA_VERSION:

@@ -93,7 +93,8 @@ def run(
             run, a file cannot be written, or there is not enough memory. What was saved before is as it was.
         Interrupted: the run was asked to end, or `trainer.max_minutes` are over.
     """
-    config, files = spec.config, spec.files
+    config = spec.config
+    files = spec.files
     interruption = Interruption(config.trainer.max_minutes, asked_to_end)
     spec.hardware.configure(config.trainer.deterministic)
     check_shares(config)
@@ -145,7 +146,8 @@ class _Work:
     def train(self, loggers: Iterable[Logger]) -> Record:
         """Go on from where the run stands, to its record."""
         self.resume()
-        loggers, summary = self.start(loggers), None
+        loggers = self.start(loggers)
+        summary = None
         try:
             with self.interruption:
                 self.train_and_save(loggers)
@@ -177,7 +179,8 @@ class _Work:
                 self.spec.files.set_aside()
             return self.checkpoints.load()
 
-        state, origin = self.processes.on_main_process(newest), self.origin
+        state = self.processes.on_main_process(newest)
+        origin = self.origin
         if state is None:
             return
         if state["dataset_sha256"] != origin["dataset_sha256"]:
@@ -198,7 +201,8 @@ class _Work:
         """Tell all loggers of the main process that the run begins; returns them."""
         if not self.processes.is_main_process:
             return []
-        spec, training = self.spec, self.training
+        spec = self.spec
+        training = self.training
         console = Console(spec.config.trainer.progress)
         training.on_step = console.step
         whence = f", on from epoch {training.epoch}, step {training.position}" if training.done else ""
@@ -228,13 +232,16 @@ class _Work:
             Interrupted: the run was asked to end; a checkpoint was saved.
             ResourceError: there is no memory for a step.
         """
-        training, trainer, saved = self.training, self.spec.config.trainer, time.monotonic()
+        training = self.training
+        trainer = self.spec.config.trainer
+        saved = time.monotonic()
         try:
             for epoch_done in training.run():
                 if epoch_done:
                     for logger in loggers:
                         logger.log(training.epoch, {name: values[-1] for name, values in training.history.items()})
-                every, minutes = trainer.checkpoint_every, trainer.checkpoint_minutes
+                every = trainer.checkpoint_every
+                minutes = trainer.checkpoint_minutes
                 due = epoch_done and every is not None and training.epoch % every == 0
                 late = minutes is not None and time.monotonic() - saved >= 60 * minutes
                 late, stop = self.processes.any(late, self.interruption.reason is not None)
@@ -254,7 +261,8 @@ class _Work:
 
     def save(self) -> None:
         """Write a checkpoint of the present moment."""
-        state, training = self.origin | {"training": self.training.state_dict()}, self.training
+        state = self.origin | {"training": self.training.state_dict()}
+        training = self.training
         self.processes.on_main_process(lambda: self.checkpoints.save(training.epoch, training.position, state))
 
     def report(self) -> None:
@@ -271,7 +279,9 @@ class _Work:
 
 
 def _no_memory(spec: RunSpec, training: Training) -> str:
-    trainer, m, device = spec.config.trainer, spec.config.optimizer.m, spec.hardware.name
+    trainer = spec.config.trainer
+    m = spec.config.optimizer.m
+    device = spec.hardware.name
     own = trainer.batch_size // spec.world_size
     if training.position == len(training.train):  # the epoch is trained
         return (
@@ -294,7 +304,9 @@ def make_record(spec: RunSpec, dataset: Dataset, training: Training, code: list[
     Args:
         code: versions and commits that the run was trained with, the last ones last; several, where they changed.
     """
-    config, history, optimizer = spec.config, training.history, training.optimizer
+    config = spec.config
+    history = training.history
+    optimizer = training.optimizer
     seconds = sum(history["train_seconds"])
     return {
         "schema_version": SCHEMA_VERSION,

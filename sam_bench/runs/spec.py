@@ -55,7 +55,8 @@ class RunSpec:
         """The spec of a configuration on a device and an engine that are chosen already."""
         identity = _identity(config, hardware, engine)
         run_id = f"{config.optimizer.name}-{config.model.title}-seed{config.seed}-{_digest(identity)}"
-        paths, experiment = config.paths, config.experiment
+        paths = config.paths
+        experiment = config.experiment
         files = RunFiles(paths.runs_of(experiment), paths.results_of(experiment), run_id)
         policy = batchnorm_policy(config)
         return cls(config, hardware, engine, engine_reason, world_size(), _m(config), policy, identity, files)
@@ -67,7 +68,9 @@ class RunSpec:
 
     def describe(self) -> str:
         """The run in a few words."""
-        config, optimizer, data = self.config, self.config.optimizer, self.config.data
+        config = self.config
+        optimizer = self.config.optimizer
+        data = self.config.data
         own = config.trainer.batch_size // self.world_size
         parts = [METHODS[optimizer.name].title]
         if optimizer.rho is not None:
@@ -107,7 +110,8 @@ def check_shares(config: Config) -> None:
     Raises:
         ConfigError: one cannot, or a process's share of it is smaller than m.
     """
-    count, size = world_size(), config.trainer.batch_size
+    count = world_size()
+    size = config.trainer.batch_size
     images = config.data.train_images
     last = images % size if config.trainer.last_batch == "keep" else 0
     for batch, name in ((size, "trainer.batch_size"), (last, "the last batch of an epoch")):
@@ -124,7 +128,8 @@ def check_shares(config: Config) -> None:
 
 
 def _m(config: Config) -> int | None:
-    optimizer, size = config.optimizer, config.trainer.batch_size
+    optimizer = config.optimizer
+    size = config.trainer.batch_size
     if not METHODS[optimizer.name].has_second_pass:
         return None
     return size if optimizer.sync_perturbation else optimizer.m or size // world_size()
@@ -133,7 +138,8 @@ def _m(config: Config) -> int | None:
 def _identity(config: Config, hardware: Hardware, engine: str) -> dict[str, Any]:
     """What is about several processes changes nothing in one. A captured step gives the bits of a compiled one."""
     identity = config.identity()
-    optimizer, trainer = identity["optimizer"], identity["trainer"]
+    optimizer = identity["optimizer"]
+    trainer = identity["trainer"]
     if (m := _m(config)) is not None:
         optimizer["m"] = m
         optimizer["sync_perturbation"] &= world_size() > 1

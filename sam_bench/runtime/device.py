@@ -15,7 +15,8 @@ from torch.amp import GradScaler
 
 from sam_bench.errors import ConfigError
 
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+_MMAP_THRESHOLD = -3
+_TRIM_THRESHOLD = -1
 """The names of glibc's `mallopt` for the sizes from which memory is taken from, and given back to, the system."""
 
 

@@ -87,7 +87,7 @@ class Processes:
         return values
 
     def any(self, *flags: bool) -> list[bool]:
-        """Of each flag, whether it is set in any process; does not wait for the device."""
+        """Return whether each flag is set in any process; does not wait for the device."""
         if self.world_size == 1:
             return list(flags)
         found = torch.tensor(flags, dtype=torch.int32)

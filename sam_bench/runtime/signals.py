@@ -31,7 +31,10 @@ class Interruption:
         elsewhere: Callable[[], bool] = lambda: False,
         tell: Callable[[], None] = lambda: None,
     ):
-        self.max_minutes, self.began, self.elsewhere, self.tell = max_minutes, time.monotonic(), elsewhere, tell
+        self.max_minutes = max_minutes
+        self.began = time.monotonic()
+        self.elsewhere = elsewhere
+        self.tell = tell
         self.signal: int | None = None
         self.at = 0.0
         self.earlier: dict[int, object] = {}
@@ -66,7 +69,8 @@ class Interruption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.signal is None:
-            self.signal, self.at = number, now
+            self.signal = number
+            self.at = now
             self.tell()
         elif now - self.at > ECHO_SECONDS:
             signal.signal(number, signal.SIG_DFL)

@@ -81,7 +81,8 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, p
     Args:
         engine: how steps are taken: "eager", "compile" or "graph".
     """
-    data, trainer = config.data, config.trainer
+    data = config.data
+    trainer = config.trainer
     torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
     model = build_network(config).to(hardware.device, memory_format=torch.channels_last)
     parallel = model
@@ -120,7 +121,8 @@ def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
     Raises:
         ConfigError: the method does not go with this network.
     """
-    options, entry = config.optimizer, BASES[config.optimizer.base.name]
+    options = config.optimizer
+    entry = BASES[config.optimizer.base.name]
     device = next(model.parameters()).device.type  # meta, while it is only checked
     form = {"fused": True} if entry.fused and device != "meta" else {}
     form |= {"capturable": True} if entry.capturable and device == "cuda" else {}

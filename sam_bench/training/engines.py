@@ -27,7 +27,8 @@ def choose_engine(config: Config, hardware: Hardware) -> tuple[str, str]:
                 "trainer.engine=graph captures CUDA graphs, and the device is the CPU: use trainer.engine=eager or auto"
             )
         return ("eager", "") if asked == "auto" else (asked, "")
-    without_graph, without_compiler = _against_graph(config), _against_compiling(config)
+    without_graph = _against_graph(config)
+    without_compiler = _against_compiling(config)
     if asked == "graph" and without_graph:
         raise ConfigError(f"trainer.engine=graph: {without_graph}; use trainer.engine=compile or auto")
     if asked in ("graph", "compile") and without_compiler:
@@ -41,7 +42,8 @@ def choose_engine(config: Config, hardware: Hardware) -> tuple[str, str]:
 
 def _against_graph(config: Config) -> str:
     """Why a step cannot be captured in a CUDA graph, if it cannot."""
-    method, base = METHODS[config.optimizer.name], config.optimizer.base.name
+    method = METHODS[config.optimizer.name]
+    base = config.optimizer.base.name
     if method.not_capturable:
         return f"{method.title}'s step cannot be captured, because {method.not_capturable}"
     if not BASES[base].captured:

@@ -26,13 +26,14 @@ from sam_bench.training.stopwatch import Stopwatch
 MESSAGES = logging.getLogger("sam_bench")
 
 MAX_SKIPPED = 200
-"""Of `trainer.max_skipped`, where it is not set."""
+"""What `trainer.max_skipped` is, where it is not set."""
 
 EXPLODED = 100.0
 """Nats: an epoch's mean loss above this is that of a run that has come to nothing; guessing costs 2.3."""
 
 HOURS = 3600.0
-MEASURED_STEPS, MEASURED_SECONDS = 10, 20.0
+MEASURED_STEPS = 10
+MEASURED_SECONDS = 20.0
 """After so many steps, or seconds, the time of a run is estimated; the first step, which warms up, does not count."""
 
 History = dict[str, list[float | None]]
@@ -70,14 +71,16 @@ class Training:
     diverged_epoch: int | None = None
     """The epoch in which the run came to nothing, and ended."""
     watch: Stopwatch = field(default_factory=Stopwatch)
-    """Of the training of an epoch."""
+    """Seconds of the training of an epoch."""
     warm: float | None = None
     """Seconds after the first step, until the time of the whole run is estimated."""
     on_step: Callable[[float], None] = lambda images_per_second: None
     """Called after each step, with the speed of the epoch's training so far."""
 
     def __post_init__(self) -> None:
-        trainer, base, schedule = self.config.trainer, self.config.optimizer.base, self.config.schedule
+        trainer = self.config.trainer
+        base = self.config.optimizer.base
+        schedule = self.config.schedule
         self.eta = schedules.learning_rate(
             schedule.name,
             lr=base.lr,
@@ -178,8 +181,11 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.epoch, self.history, self.peak_memory = state["epoch"], state["history"], state["peak_memory"]
-        self.position, self.diverged_epoch = state["position"], state["diverged_epoch"]
+        self.epoch = state["epoch"]
+        self.history = state["history"]
+        self.peak_memory = state["peak_memory"]
+        self.position = state["position"]
+        self.diverged_epoch = state["diverged_epoch"]
         self.averaged = state["averaged"]
         self.step.load_state_dict(state["totals"])
         self.watch.reset(state["seconds"])
@@ -193,7 +199,8 @@ class Training:
             torch.cuda.set_rng_state(state["cuda_generators"][self.processes.rank], self.hardware.device)
 
     def _radius(self) -> schedules.Schedule | None:
-        optimizer, schedule = self.config.optimizer, self.config.schedule
+        optimizer = self.config.optimizer
+        schedule = self.config.schedule
         if optimizer.rho is None:
             return None
         return schedules.radius(
@@ -209,7 +216,8 @@ class Training:
     def _end_epoch(self) -> None:
         """Note what was measured in an epoch of training, and whether it came to nothing."""
         loss, error = self.step.read()
-        t, skipped = self.done - 1, int(self.optimizer.skipped)
+        t = self.done - 1
+        skipped = int(self.optimizer.skipped)
         self._note("lr", self.eta(t))
         self._note("rho", self.rho(t) if self.rho is not None else None)
         self._note("train_loss", loss)
@@ -224,7 +232,8 @@ class Training:
         self.averages.after_epoch(self.epoch + 1)
 
     def _evaluate(self) -> None:
-        trainer, started = self.config.trainer, time.perf_counter()
+        trainer = self.config.trainer
+        started = time.perf_counter()
         last = self.epoch + 1 == trainer.epochs or self.diverged_epoch is not None
 
         def measure() -> tuple[float, float]:
@@ -260,7 +269,8 @@ class Training:
         elif self.warm is not None and self.hardware.device.type == "cpu":
             elapsed = self.watch.seconds - self.warm
             if t == MEASURED_STEPS or elapsed > MEASURED_SECONDS:
-                self.warm, seconds = None, elapsed / t * (self.steps - t)
+                self.warm = None
+                seconds = elapsed / t * (self.steps - t)
                 if seconds > HOURS:
                     MESSAGES.warning(
                         f"this run will take about {seconds / HOURS:.0f} hours on this CPU. "

@@ -47,7 +47,8 @@ def learning_rate(
         every: "step", or "epoch" to hold the rate of an epoch's first step throughout; the warm-up, too, then rises
             from epoch to epoch as it otherwise does from step to step.
     """
-    steps, warmup = epochs * steps_per_epoch, round(warmup_epochs * steps_per_epoch)
+    steps = epochs * steps_per_epoch
+    warmup = round(warmup_epochs * steps_per_epoch)
     unit = steps_per_epoch if every == "epoch" else 1
     start = warmup_start * lr
 

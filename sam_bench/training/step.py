@@ -55,10 +55,16 @@ class Step:
         compiled: bool = False,
         rates_on_device: bool = False,
     ):
-        self.model, self.optimizer, self.hardware, self.processes = model, optimizer, hardware, processes
-        self.m, self.micro_batch_size, self.scaler = m, micro_batch_size, scaler
+        self.model = model
+        self.optimizer = optimizer
+        self.hardware = hardware
+        self.processes = processes
+        self.m = m
+        self.micro_batch_size = micro_batch_size
+        self.scaler = scaler
         each = "none" if optimizer.selects_examples else "mean"
-        self.compiled, self.plain_forward = compiled, _forward_and_loss(model, hardware, label_smoothing, each)
+        self.compiled = compiled
+        self.plain_forward = _forward_and_loss(model, hardware, label_smoothing, each)
         if compiled:
             torch.compiler.reset()  # what earlier runs of this program compiled counts against a limit
         self.forward = compile_for(self.plain_forward) if compiled else self.plain_forward
@@ -150,7 +156,8 @@ class Step:
         Of all processes together. Waits for the device.
         """
         self.processes.add(self.loss, self.summed, self.wrong)
-        summed, images = self.summed.item(), self.images * self.processes.world_size
+        summed = self.summed.item()
+        images = self.images * self.processes.world_size
         result = self.loss.item() / summed if summed else math.nan, 100 * self.wrong.item() / images
         for total in (self.loss, self.summed, self.wrong):
             total.zero_()
@@ -205,7 +212,8 @@ class CapturedStep(Step):
             replay = self.capturer.capture(lambda: self._take(*own))
         except Exception as error:
             self._set_host_state(before)
-            self.captures, self.captured = False, {}
+            self.captures = False
+            self.captured = {}
             if self.scaler is not None:
                 self.scaler.update(self.scaler.get_scale())  # lets it forget the step that was not taken
             reason = _first_line(error)
@@ -224,7 +232,8 @@ class CapturedStep(Step):
 
     def _forget(self) -> None:
         """Capture anew: what was captured is of other code, or of another state."""
-        self.captured, self.warmed_up = {}, Counter()
+        self.captured = {}
+        self.warmed_up = Counter()
 
 
 @dataclass(frozen=True)
@@ -241,15 +250,20 @@ class _Part:
     """The closure of a batch, or of the part of it that has a perturbation of its own."""
 
     def __init__(self, step: Step, images: Tensor, labels: Tensor):
-        self.step, self.images, self.labels = step, images, labels
+        self.step = step
+        self.images = images
+        self.labels = labels
         self.wrong: Tensor | None = None
-        """Of the first pass."""
+        """How many labels the first pass missed."""
 
     def __call__(self, examples: Tensor | slice = slice(None)) -> Tensor:
-        images, labels = self.images[examples], self.labels[examples]
-        step, size = self.step, self.step.micro_batch_size or len(labels)
+        images = self.images[examples]
+        labels = self.labels[examples]
+        step = self.step
+        size = self.step.micro_batch_size or len(labels)
         step.optimizer.zero_grad()
-        losses, wrong = [], []
+        losses = []
+        wrong = []
         cut = list(zip(images.split(size), labels.split(size), strict=True))
         for number, (x, y) in enumerate(cut, start=1):
             with step.not_yet_averaged(number < len(cut)):

@@ -7,7 +7,8 @@ class Stopwatch:
     """Counts while it runs."""
 
     def __init__(self) -> None:
-        self.before, self.since = 0.0, None
+        self.before = 0.0
+        self.since = None
 
     @property
     def seconds(self) -> float:
@@ -20,8 +21,10 @@ class Stopwatch:
 
     def pause(self) -> None:
         """Stop counting for a while."""
-        self.before, self.since = self.seconds, None
+        self.before = self.seconds
+        self.since = None
 
     def reset(self, seconds: float = 0.0) -> None:
         """Start from so many seconds, paused."""
-        self.before, self.since = seconds, None
+        self.before = seconds
+        self.since = None

@@ -73,9 +73,11 @@ class Plan:
 
     def engines(self, models: list[str]) -> list[Comparison]:
         """Compare the ways to take SAM's steps."""
-        compared, engines = models[:1], ["eager", "compile"]
+        compared = models[:1]
+        engines = ["eager", "compile"]
         if self.device == "cuda":
-            compared, engines = ["wrn16_8", "wrn22_8", "resnet20", "pyramidnet110"], ["graph", "compile", "eager"]
+            compared = ["wrn16_8", "wrn22_8", "resnet20", "pyramidnet110"]
+            engines = ["graph", "compile", "eager"]
         cases = {model: tuple(self.ours(model, engine=engine) for engine in engines) for model in compared}
         return [Comparison("engines", model, cases[model]) for model in compared]
 

@@ -14,6 +14,7 @@ from sam_bench.data import cifar
 from sam_bench.data.download import Unavailable
 from sam_bench.data.registry import DATASETS
 from sam_bench.errors import ConfigError, DataError
+from sam_bench.runs.run import check
 from tests.conftest import everything_below, execute
 from tests.data.test_cifar10 import add
 
@@ -131,7 +132,7 @@ def test_damaged_files_are_found_before_anything_is_created(contents, folder):
     write_folder(folder / "data", contents | {"test": b"damaged"})
     before = everything_below(folder)
     with pytest.raises(DataError, match="CIFAR-100's: its md5"):
-        run.check([compose.compose(RUN)])
+        check([compose.compose(RUN)])
     assert everything_below(folder) == before
 
 

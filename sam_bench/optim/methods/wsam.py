@@ -50,7 +50,8 @@ class WSAM(SAM):
         self.max_norm = max_norm
 
     def combine(self, g: list[Tensor], h: list[Tensor]) -> list[Tensor]:
-        g, h = self._clipped(g), self._clipped(h)
+        g = self._clipped(g)
+        h = self._clipped(h)
         return g if self.decouple else mixed(g, h, self.a)
 
     def correction(self, g: list[Tensor], h: list[Tensor]) -> list[Tensor] | None:
