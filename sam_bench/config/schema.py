@@ -310,8 +310,8 @@ class TrainerConfig(Settings):
     """Classes that it is spread over: the K − 1 others, as the SAM example has it, or all K, as torch has it."""
     device: str = setting(choices=("auto", "cpu", "cuda"))
     precision: str = setting(choices=("auto", "fp32", "bf16", "fp16"))
-    """Precision of the forward pass, by autocast; parameters are always float32. Auto: bf16 where the hardware is fast at it.
-    With fp16 the loss is scaled, as much as its gradients allow."""
+    """Precision of the forward pass, by autocast; parameters are always float32. Auto: bf16 where the hardware is fast
+    at it. With fp16 the loss is scaled, as much as its gradients allow."""
     progress: str = setting(choices=("auto", "bar", "plain", "none"), identity=False)
     """Auto: a bar in a terminal, else a plain line for each epoch."""
     engine: str = setting(choices=("auto", "eager", "compile", "graph"), identity=False)
