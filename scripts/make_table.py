@@ -1,6 +1,6 @@
 """Make tables from records.
 
-python scripts/make_table.py --experiment quick --split tune
+python scripts/make_table.py --experiment quick --split val
 """
 
 import sys
@@ -14,7 +14,7 @@ from scripts.arguments import parser
 def main(arguments: list[str]) -> None:
     words = parser(__doc__)
     words.add_argument("--experiment", help="one alone, else every one that has records")
-    words.add_argument("--split", default="test", choices=("test", "tune"), help="what errors are counted on")
+    words.add_argument("--split", default="test", choices=("test", "val"), help="what errors are counted on")
     words.add_argument("--results", default=Path("results"), type=Path, help="folder with a folder for each experiment")
     options = words.parse_args(arguments)
     experiments = [options.experiment] if options.experiment else with_records(options.results)

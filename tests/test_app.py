@@ -27,8 +27,8 @@ REFUSED = {
     "a typo in a group": (["trainr.epochs=1"], "trainr", "did you mean trainer"),
     "a graph on the CPU": (["trainer.engine=graph"], "trainer.engine=graph", "the device is the CPU"),
     "an epoch without a batch": (
-        ["trainer.last_batch=drop", "data=synthetic", "data.train_subset=100"],
-        "trainer.last_batch=drop",
+        ["trainer.drop_last=true", "data=synthetic", "data.train_subset=100"],
+        "trainer.drop_last=true",
         "trainer.batch_size=128 is more",
     ),
     "a negative radius": (["optimizer.rho=-1"], "optimizer.rho=-1", "at least 0"),
@@ -64,9 +64,9 @@ REFUSED = {
     "a subset that cannot be balanced": (["data.train_subset=15"], "data.train_subset=15", "multiple of 10"),
     "a subset without all classes": (["data=cifar100", "data.train_subset=50"], "train_subset=50", "CIFAR-100"),
     "a subset that is too large": (["data.train_subset=60000"], "data.train_subset=60000", "50000"),
-    "a subset larger than what is left": (["data.split=tune", "data.train_subset=50000"], "train_subset", "45000"),
+    "a subset larger than what is left": (["data.split=val", "data.train_subset=50000"], "train_subset", "45000"),
     "an unknown padding": (["data.padding=mirror"], "data.padding=mirror", "reflect"),
-    "an unknown split": (["data.split=validation"], "data.split=validation", "tune"),
+    "an unknown split": (["data.split=validation"], "data.split=validation", "val"),
     "half an epoch": (["trainer.epochs=1.5"], "trainer.epochs=1.5", "whole number"),
     "no epochs": (["trainer.epochs=0"], "trainer.epochs=0", "at least 1"),
     "a truth value for a number": (["trainer.batch_size=true"], "trainer.batch_size=True", "whole number"),
@@ -240,7 +240,7 @@ def test_a_sweep_file_runs_a_grid_on_the_tune_split(sweep):
     arguments = main.get_args_parser().parse_args([f"sweep={sweep}", "experiment=quick"])
     configs = compose.requested(arguments).configs
     assert len({config.optimizer.rho for config in configs}) == len(configs) > 3
-    assert {config.data.split for config in configs} == {"tune"}
+    assert {config.data.split for config in configs} == {"val"}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ SHARED = {
     "schedule.lr_min": 0.0,
     "trainer.epochs": 200,
     "trainer.batch_size": 128,
-    "trainer.last_batch": "keep",
+    "trainer.drop_last": False,
     "averaging.name": "none",
 }
 """What all the sources agree in, but for what is said of one of them below."""
@@ -46,7 +46,7 @@ SOURCES = {
         "optimizer.batchnorm": "clean",
         "schedule.name": "step",
         "schedule.milestones": (0.3, 0.6, 0.8),
-        "schedule.factor": 0.2,
+        "schedule.gamma": 0.2,
         "trainer.label_smoothing": 0.1,
         "trainer.smoothing_over": "others",
     },
@@ -148,7 +148,7 @@ DECISIVE = {
         "optimizer.rho=0.1",
         "optimizer.rho_schedule=linear",
         "schedule.warmup_epochs=5",
-        "schedule.factor=0.1",
+        "schedule.gamma=0.1",
         "schedule=cosine",
         "trainer.batch_size=256",
         "trainer.label_smoothing=0.0",

@@ -212,7 +212,7 @@ class DataConfig(Settings):
     """The folder that the data set's files are looked for in, and kept in."""
     timeout: float = setting(gt=0, identity=False)
     """Seconds that each remote source of them may take."""
-    split: str = setting(choices=("test", "tune"))
+    split: str = setting(choices=("test", "val"))
     """Measure on the test set, or, to choose hyper-parameters, on a tenth of the training set held out."""
     train_subset: int | None = setting(ge=1)
     """Train on so many images only, equally many of each class."""
@@ -282,12 +282,12 @@ class ScheduleConfig(Settings):
     lr_min: float = setting(ge=0)
     """Where cosine and linear end; η_min of a radius proportional to the learning rate."""
     milestones: tuple[float, ...] | None = setting(gt=0, lt=1)
-    """For the step schedule: fractions of the run at which the rate is multiplied by `factor`."""
-    factor: float | None = setting(gt=0, le=1)
+    """For the step schedule: fractions of the run at which the rate is multiplied by `gamma`."""
+    gamma: float | None = setting(gt=0, le=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        optional = {"milestones": self.milestones, "factor": self.factor}
+        optional = {"milestones": self.milestones, "gamma": self.gamma}
         _belonging(self, optional, tuple(optional) if self.name == "step" else (), self.name)
 
 
@@ -317,8 +317,8 @@ class TrainerConfig(Settings):
     engine: str = setting(choices=("auto", "eager", "compile", "graph"), identity=False)
     """How steps are taken: one operation after another, with forward and loss compiled, or (on CUDA) compiled and whole
     steps captured in a CUDA graph. Auto: on CUDA the last of these that the method allows, on the CPU the first."""
-    last_batch: str = setting(choices=("keep", "drop"), identity=False)
-    """What becomes of the images of an epoch that do not fill a batch: a smaller one, or nothing."""
+    drop_last: bool = setting(identity=False)
+    """Leave out the images of an epoch that do not fill a batch; else they are a smaller one."""
     deterministic: bool = setting(identity=False)
     """On CUDA, kernels that give the same bits for the same input, so that an interrupted run ends as it would have;
     slower. On the CPU that is so in any case."""
@@ -406,9 +406,9 @@ class Config(Settings):
                 f"trainer.micro_batch_size={self.trainer.micro_batch_size} is one perturbation for a whole batch: it "
                 f"does not go with {self.optimizer.name if chooses else 'optimizer.m'}: remove one of them"
             )
-        if self.trainer.last_batch == "drop" and self.data.train_images < self.trainer.batch_size:
+        if self.trainer.drop_last and self.data.train_images < self.trainer.batch_size:
             raise ConfigError(
-                f"trainer.last_batch=drop leaves nothing of {self.data.train_images} training images: "
+                f"trainer.drop_last=true leaves nothing of {self.data.train_images} training images: "
                 f"trainer.batch_size={self.trainer.batch_size} is more"
             )
         most = (self.data.spec.classes - 1) / self.data.spec.classes

@@ -42,14 +42,14 @@ def divide(spec: DatasetSpec, train: Images, test: Images, split: str, train_sub
     """The split and subset that a run asks for.
 
     Args:
-        split: "test" keeps both sets; "tune" measures on a tenth of the training set, the same for every run, and does
+        split: "test" keeps both sets; "val" measures on a tenth of the training set, the same for every run, and does
             not touch the test set.
         train_subset: train on so many images only, equally many of each class, the same for every run.
 
     Raises:
         ValueError: some class has too few images for the subset.
     """
-    if split == "tune":
+    if split == "val":
         test, train = _balanced(train, len(train) // HELD_OUT, spec.classes)
     if train_subset is not None:
         train, _ = _balanced(train, train_subset, spec.classes)

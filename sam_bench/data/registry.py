@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 HELD_OUT = 10
-"""One training image in so many is held out by `data.split=tune`."""
+"""One training image in so many is held out by `data.split=val`."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class DatasetSpec:
     """The files, their digests and where they can be had, a `download.Files`: "module:name". None: it is generated."""
 
     def available(self, split: str) -> int:
-        """Return how many images there are to train on; the tune split leaves some out, equally many of each class."""
+        """Return how many images there are to train on; the val split leaves some out, equally many of each class."""
         held_out = self.train_images // HELD_OUT // self.classes * self.classes
-        return self.train_images - (held_out if split == "tune" else 0)
+        return self.train_images - (held_out if split == "val" else 0)
 
 
 _CIFAR10 = DatasetSpec(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-LEFT_OUT = {"data.padding": "zeros", "schedule.warmup_start": 0.0, "trainer.last_batch": "keep"}
+LEFT_OUT = {"data.padding": "zeros", "schedule.warmup_start": 0.0, "trainer.drop_last": False}
 """Settings that a record has only where they are not as here."""
 
 _ALL = {
@@ -23,7 +23,7 @@ _ALL = {
     "optimizer.base.nesterov": False,
 }
 _LOGS = _ALL | {"data.cutout": True, "trainer.label_smoothing": 0.0}
-_CODE = _ALL | {"trainer.last_batch": "keep", "optimizer.m": 128, "optimizer.clip_norm": None}
+_CODE = _ALL | {"trainer.drop_last": False, "optimizer.m": 128, "optimizer.clip_norm": None}
 _SAM_EXAMPLE = _CODE | {
     "data.padding": "zeros",
     "data.cutout": True,
@@ -33,7 +33,7 @@ _SAM_EXAMPLE = _CODE | {
 _STEP = {
     "schedule.name": "step",
     "schedule.milestones": [0.3, 0.6, 0.8],
-    "schedule.factor": 0.2,
+    "schedule.gamma": 0.2,
     "schedule.warmup_epochs": 0.0,
 }
 _CLOSURE = _CODE | {

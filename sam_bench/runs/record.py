@@ -74,8 +74,7 @@ class RunFiles:
         """
         sweep_temporary(self.record.parent, self.record.name, seconds=3600)  # of the same run in another folder
         if self.finished() is None:
-            content = json.dumps(without_nan(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-            write_atomically(self.record, content.encode())
+            write_atomically(self.record, as_json(record))
         self.failure.unlink(missing_ok=True)
         return self.finished()
 
@@ -96,6 +95,11 @@ class RunFiles:
                 (path.parent / "superseded").mkdir(exist_ok=True)
                 path.rename(path.parent / "superseded" / f"{number}-{path.name}")
         self._finished = None
+
+
+def as_json(record: Record) -> bytes:
+    """Return the content of a record's file."""
+    return (json.dumps(without_nan(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def read_record(path: Path) -> Record:

@@ -336,7 +336,7 @@ def make_record(spec: RunSpec, dataset: Dataset, training: Training, code: list[
         "precision": spec.hardware.precision,
         "engine": training.step.engine,
         "compiled": training.step.compiled,
-        "last_batch": config.trainer.last_batch,
+        "drop_last": config.trainer.drop_last,
         "batchnorm": spec.batchnorm,
         "dataset": dataset.name,
         "dataset_sha256": dataset.sha256,

@@ -54,7 +54,7 @@ class RunSpec:
     def on(cls, config: Config, hardware: Hardware, engine: str = "eager", engine_reason: str = "") -> "RunSpec":
         """The spec of a configuration on a device and an engine that are chosen already."""
         identity = _identity(config, hardware, engine)
-        run_id = f"{config.optimizer.name}-{config.model.title}-seed{config.seed}-{_digest(identity)}"
+        run_id = f"{config.optimizer.name}-{config.model.title}-seed{config.seed}-{digest(identity)}"
         paths = config.paths
         experiment = config.experiment
         files = RunFiles(paths.runs_of(experiment), paths.results_of(experiment), run_id)
@@ -113,7 +113,7 @@ def check_shares(config: Config) -> None:
     count = world_size()
     size = config.trainer.batch_size
     images = config.data.train_images
-    last = images % size if config.trainer.last_batch == "keep" else 0
+    last = images % size if not config.trainer.drop_last else 0
     for batch, name in ((size, "trainer.batch_size"), (last, "the last batch of an epoch")):
         if batch % count:
             raise ConfigError(
@@ -149,8 +149,8 @@ def _identity(config: Config, hardware: Hardware, engine: str) -> dict[str, Any]
     trainer |= {"device": hardware.device.type, "precision": hardware.precision}
     if engine != "eager":
         trainer["compiled"] = True
-    if config.trainer.last_batch != "keep":
-        trainer["last_batch"] = config.trainer.last_batch
+    if config.trainer.drop_last:
+        trainer["drop_last"] = True
     if config.trainer.deterministic and hardware.device.type == "cuda":
         trainer["deterministic"] = True
     if world_size() > 1:
@@ -158,5 +158,6 @@ def _identity(config: Config, hardware: Hardware, engine: str) -> dict[str, Any]
     return identity | {"protocol": PROTOCOL}
 
 
-def _digest(identity: dict[str, Any]) -> str:
+def digest(identity: dict[str, Any]) -> str:
+    """Return what an identity is called in a run's id."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]

@@ -99,7 +99,7 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, p
             trainer.batch_size,
             config.seed,
             (processes.rank, processes.world_size),
-            trainer.last_batch == "keep",
+            not trainer.drop_last,
         )
         for images in (dataset.train, dataset.test)
     )

@@ -90,7 +90,7 @@ class Training:
             warmup_start=schedule.warmup_start,
             lr_min=schedule.lr_min,
             milestones=schedule.milestones or (),
-            factor=schedule.factor or 1.0,
+            gamma=schedule.gamma or 1.0,
             every=schedule.every,
         )
         self.rho = self._radius()

@@ -31,14 +31,14 @@ def learning_rate(
     warmup_start: float = 0.0,
     lr_min: float = 0.0,
     milestones: tuple[float, ...] = (),
-    factor: float = 1.0,
+    gamma: float = 1.0,
     every: str = "step",
 ) -> Schedule:
     """η(t) for t = 0 … epochs · steps_per_epoch − 1; the first step is already at the first value.
 
     Args:
         name: "constant"; "linear" or "cosine", from `lr` after the warm-up towards `lr_min` at the end; "step", `lr`
-            times `factor` for every milestone that is reached.
+            times `gamma` for every milestone that is reached.
         milestones: for "step", fractions of the whole run.
         warmup_epochs: for so long the rate first rises linearly to `lr`.
         warmup_start: the fraction of `lr` at which the first step is; `lr` is reached with the first step after the
@@ -58,7 +58,7 @@ def learning_rate(
             risen = t // unit + (warmup_start == 0)
             return start + (lr - start) * min(risen, warmup / unit) / (warmup / unit)
         if name == "step":
-            return lr * factor ** sum(t >= round(milestone * steps, 9) for milestone in milestones)
+            return lr * gamma ** sum(t >= round(milestone * steps, 9) for milestone in milestones)
         return lr_min + (lr - lr_min) * _decay(name, (t - warmup) / (steps - warmup))
 
     return eta

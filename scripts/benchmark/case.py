@@ -97,7 +97,7 @@ class Ours(Work):
                 f"trainer.engine={case.engine}",
                 f"trainer.epochs={ENDLESS}",
                 f"trainer.eval_every={ENDLESS}",
-                "trainer.last_batch=drop",  # every step is of a whole batch
+                "trainer.drop_last=true",  # every step is of a whole batch
             ]
         )
         spec = RunSpec.resolve(config)

@@ -266,13 +266,13 @@ def test_a_pickle_with_a_payload_is_refused_and_not_executed(contents, tmp_path)
 def test_a_division_is_balanced_fixed_and_disjoint(contents, tmp_path):
     write_binary_folder(tmp_path, contents)
     train, test = cifar.load_cifar10(tmp_path)
-    tune = divide(DATASETS["cifar10"], train, test, "tune", None)
-    assert (len(tune.train), len(tune.test)) == (900, 100)
-    assert torch.bincount(tune.test.labels).tolist() == [10] * 10
-    marks = {bytes(image[:2].numpy().tobytes()) for image in tune.test.pixels}
-    assert not any(bytes(image[:2].numpy().tobytes()) in marks for image in tune.train.pixels)
+    val = divide(DATASETS["cifar10"], train, test, "val", None)
+    assert (len(val.train), len(val.test)) == (900, 100)
+    assert torch.bincount(val.test.labels).tolist() == [10] * 10
+    marks = {bytes(image[:2].numpy().tobytes()) for image in val.test.pixels}
+    assert not any(bytes(image[:2].numpy().tobytes()) in marks for image in val.train.pixels)
     subset = divide(DATASETS["cifar10"], train, test, "test", 300)
     assert torch.bincount(subset.train.labels).tolist() == [30] * 10
     assert len(subset.test) == IMAGES
     assert subset.sha256 == divide(DATASETS["cifar10"], train, test, "test", 300).sha256
-    assert len({subset.sha256, tune.sha256, divide(DATASETS["cifar10"], train, test, "test", None).sha256}) == 3
+    assert len({subset.sha256, val.sha256, divide(DATASETS["cifar10"], train, test, "test", None).sha256}) == 3

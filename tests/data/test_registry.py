@@ -39,7 +39,7 @@ def test_a_generated_set_needs_no_obtaining(folder, monkeypatch):
     verify_data(config)
 
 
-@pytest.mark.parametrize("split", ["test", "tune"])
+@pytest.mark.parametrize("split", ["test", "val"])
 @pytest.mark.parametrize("subset", [None, 100])
 def test_a_config_counts_the_images_that_are_loaded(split, subset):
     overrides = ["data=synthetic", f"data.split={split}", f"data.train_subset={subset or 'null'}"]
@@ -54,5 +54,5 @@ def test_what_is_held_out_is_balanced_over_many_classes():
     train, test = synthetic.load()
     spec = DATASETS["cifar100"]
     hundred = type(train)(train.pixels, torch.arange(len(train)) % spec.classes)
-    tune = divide(spec, hundred, test, "tune", None)
-    assert torch.bincount(tune.test.labels).tolist() == [5] * spec.classes
+    val = divide(spec, hundred, test, "val", None)
+    assert torch.bincount(val.test.labels).tolist() == [5] * spec.classes

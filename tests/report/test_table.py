@@ -188,10 +188,10 @@ def write(folder, made: list[dict]) -> None:
 
 def test_tuning_runs_stay_out_of_the_table(tmp_path):
     tuning = record("sam", 7, 1.0)
-    tuning["config"]["data"]["split"] = "tune"
+    tuning["config"]["data"]["split"] = "val"
     write(tmp_path, [*records(), tuning])
     assert len(read_records(tmp_path / "records")) == len(records())
-    assert [item["seed"] for item in read_records(tmp_path / "records", "tune")] == [7]
+    assert [item["seed"] for item in read_records(tmp_path / "records", "val")] == [7]
 
 
 def test_newer_and_broken_records_are_errors(tmp_path):
@@ -214,7 +214,7 @@ def test_newer_and_broken_records_are_errors(tmp_path):
         (["experiment=wrn16_8", "optimizer=asam"], "model.name is wrn16_8, not wrn22_8"),
         (["experiment=quick"], "trainer.epochs is 2, not 200"),
         (["experiment=smoke"], "data.name is synthetic"),
-        (["experiment=sam_example", "data.split=tune"], "data.split is tune"),
+        (["experiment=sam_example", "data.split=val"], "data.split is val"),
         (["experiment=sam_example", "data.train_subset=1000"], "data.train_subset is 1000"),
         (["experiment=sam_example", "model=resnet8"], "resnet8"),
         (["experiment=sam_example", "optimizer/base=adamw"], "adamw, not sgd"),
@@ -224,7 +224,7 @@ def test_newer_and_broken_records_are_errors(tmp_path):
         (["experiment=sam_example", "data.normalise=false"], "data.normalise is False"),
         (["experiment=sam_example", "optimizer.rho=5"], "optimizer.rho is 5"),
         (["experiment=sam_example", "optimizer.base.nesterov=true"], "nesterov is True"),
-        (["experiment=sam_example", "schedule.factor=0.1"], "schedule.factor is 0.1"),
+        (["experiment=sam_example", "schedule.gamma=0.1"], "schedule.gamma is 0.1"),
     ],
 )
 def test_what_cannot_be_compared_with_published_figures_is_said(overrides, reason):
@@ -242,7 +242,7 @@ def test_what_a_record_leaves_out_is_as_it_was_before_there_was_the_setting():
                 left_out[f"{group}.{f.name}"] = f.metadata["usual"]
                 assert getattr(getattr(default, group), f.name) == f.metadata["usual"]
                 assert f.name not in default.identity()[group]
-    assert left_out | {"trainer.last_batch": "keep"} == LEFT_OUT
+    assert left_out | {"trainer.drop_last": False} == LEFT_OUT
     config = compose.compose(["experiment=closure_example"]).identity()
     for key in left_out:
         group, _, name = key.partition(".")
@@ -253,8 +253,8 @@ def test_what_a_record_leaves_out_is_as_it_was_before_there_was_the_setting():
     ]
     dropped = record("sam", 0, 3.0)["config"]
     assert differences(dropped, published("sam", "wrn22_8")) == []
-    dropped["trainer"]["last_batch"] = "drop"
-    assert differences(dropped, published("sam", "wrn22_8")) == ["trainer.last_batch is drop, not keep"]
+    dropped["trainer"]["drop_last"] = True
+    assert differences(dropped, published("sam", "wrn22_8")) == ["trainer.drop_last is True, not False"]
 
 
 def test_the_protocol_says_how_the_crop_is_padded_and_where_the_warm_up_begins():
@@ -287,18 +287,18 @@ def run_script(cwd, *arguments: str) -> subprocess.CompletedProcess:
 def test_the_script_makes_all_tables_and_passes_over_what_has_none(tmp_path):
     tuning = [copy.deepcopy(item) for item in records()]
     for item in tuning:
-        item["config"]["data"]["split"] = "tune"
+        item["config"]["data"]["split"] = "val"
     write(tmp_path / "results" / "a_study" / "part", tuning)
     write(tmp_path / "results" / "sam_example", records())
     write(tmp_path / "results" / "measured" / "quick", records())
     done = run_script(tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(str(path.parent) for path in tmp_path.rglob("*.md")) == [str(tmp_path / "results" / "sam_example")]
-    assert run_script(tmp_path, "--split", "tune").returncode == 0
-    assert (tmp_path / "results" / "a_study" / "part" / "table-tune.md").is_file()
+    assert run_script(tmp_path, "--split", "val").returncode == 0
+    assert (tmp_path / "results" / "a_study" / "part" / "table-val.md").is_file()
 
 
-@pytest.mark.parametrize("arguments", ["", "--experiment nothing", "--experiment a --split tune"])
+@pytest.mark.parametrize("arguments", ["", "--experiment nothing", "--experiment a --split val"])
 def test_the_script_without_records_is_one_message(tmp_path, arguments):
     done = run_script(tmp_path, *arguments.split())
     assert done.returncode == 1

@@ -26,7 +26,7 @@ def rate(
         warmup_start=start,
         lr_min=lr_min,
         milestones=(0.3, 0.6, 0.8),
-        factor=0.2,
+        gamma=0.2,
         every=every,
     )
 
@@ -59,7 +59,7 @@ def test_the_first_step_is_at_the_first_value(name):
 
 def test_the_step_schedule_is_the_sam_examples():
     eta = schedules.learning_rate(
-        "step", lr=0.1, steps_per_epoch=391, epochs=200, milestones=(0.3, 0.6, 0.8), factor=0.2
+        "step", lr=0.1, steps_per_epoch=391, epochs=200, milestones=(0.3, 0.6, 0.8), gamma=0.2
     )
     values = [eta(epoch * 391) for epoch in range(200)]
     expected = [0.1] * 60 + [0.02] * 60 + [0.004] * 40 + [0.0008] * 40
@@ -80,7 +80,7 @@ def test_by_the_epoch_the_rate_holds_within_each_and_is_that_of_epochs_of_one_st
         warmup_start=start,
         lr_min=0.001,
         milestones=(0.3, 0.6, 0.8),
-        factor=0.2,
+        gamma=0.2,
     )
     for epoch, t in itertools.product(range(EPOCHS), range(STEPS_PER_EPOCH)):
         assert eta(epoch * STEPS_PER_EPOCH + t) == pytest.approx(of_one_step(epoch), rel=1e-12)

@@ -1,0 +1,64 @@
+"""Bring records that an earlier version wrote up to the present names of settings.
+
+python scripts/migrate_records.py results/measured/quick/records
+
+A setting that has another name now changes a run's identity, and so the run's id and the name of its file: the record
+is written under its new name, and the old file is removed. Figures stay as they are.
+"""
+
+import copy
+import sys
+from pathlib import Path
+
+from sam_bench.errors import StateError, UserError
+from sam_bench.runs.files import write_atomically
+from sam_bench.runs.record import Record, as_json, read_record
+from sam_bench.runs.spec import digest
+from scripts.arguments import parser
+
+
+def migrated(record: Record) -> Record:
+    """Return the record with today's names, and the id that follows from them.
+
+    Raises:
+        StateError: its id does not follow from its configuration.
+    """
+    name, _, old = record["run_id"].rpartition("-")
+    if digest(record["config"]) != old:
+        raise StateError(f"{record['run_id']} is not the id of the record's configuration: it was changed by hand")
+    record = copy.deepcopy(record)
+    config = record["config"]
+    if config["data"]["split"] == "tune":
+        config["data"]["split"] = "val"
+    if "factor" in config["schedule"]:
+        config["schedule"]["gamma"] = config["schedule"].pop("factor")
+    if config["trainer"].pop("last_batch", "keep") == "drop":
+        config["trainer"]["drop_last"] = True
+    if "last_batch" in record:
+        record["drop_last"] = record.pop("last_batch") == "drop"
+    record["run_id"] = f"{name}-{digest(config)}"
+    return record
+
+
+def main(arguments: list[str]) -> None:
+    words = parser(__doc__)
+    words.add_argument("folder", type=Path, help="of the records")
+    folder = words.parse_args(arguments).folder
+    changed = 0
+    try:
+        for path in sorted(folder.glob("*.json")):
+            old = read_record(path)
+            new = migrated(old)
+            if new == old:
+                continue
+            write_atomically(folder / f"{new['run_id']}.json", as_json(new))
+            if new["run_id"] != old["run_id"]:
+                path.unlink()
+            changed += 1
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    print(f"{changed} records were brought up to date in {folder}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
