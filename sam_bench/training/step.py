@@ -91,12 +91,15 @@ class Step:
     def __call__(self, images: Tensor, labels: Tensor) -> None:
         """Take a step; where compiled code fails, take it again without, from now on, and warn."""
         before = self._host_state()
+        parts = self._parts(images, labels)
         try:
-            self._take(images, labels)
+            loss = self.optimizer.step(*self._arguments(parts))
         except Exception as error:
             self.give_up_compiling(error)
             self._set_host_state(before)
-            self._take(images, labels)
+            parts = self._parts(images, labels)
+            loss = self.optimizer.step(*self._arguments(parts))
+        self._add_up(loss, parts)
 
     def give_up_compiling(self, error: Exception) -> None:
         """Do without compiled code from now on, because of an error in it.
@@ -110,12 +113,20 @@ class Step:
         self.forward = self.plain_forward
         MESSAGES.warning(f"torch.compile failed, so the run goes on without it, slower: {_first_line(error)}")
 
-    def _take(self, images: Tensor, labels: Tensor) -> None:
-        count = len(labels)
-        size = self.m or count
-        parts = [_Part(self, x, y) for x, y in zip(images.split(size), labels.split(size), strict=True)]
+    def _parts(self, images: Tensor, labels: Tensor) -> "list[_Part]":
+        """Return the closures of a batch, one for each m examples."""
+        size = self.m or len(labels)
+        return [_Part(self, x, y) for x, y in zip(images.split(size), labels.split(size), strict=True)]
+
+    def _arguments(self, parts: "list[_Part]") -> tuple[Any, list[float], GradScaler | None]:
+        """Return what the optimizer's step takes: closures, their shares of the batch, the loss scaling."""
+        count = sum(len(part.labels) for part in parts)
         weights = [len(part.labels) / count for part in parts]
-        loss = self.optimizer.step(parts[0] if self.m is None else parts, weights, self.scaler)
+        return parts[0] if self.m is None else parts, weights, self.scaler
+
+    def _add_up(self, loss: Tensor, parts: "list[_Part]") -> None:
+        """Add a step's loss and errors to the totals."""
+        count = sum(len(part.labels) for part in parts)
         if self.scaler is not None:
             self.scaler.update()
         finite = torch.isfinite(loss)  # a loss that is not would hide all others of the epoch
@@ -208,8 +219,13 @@ class CapturedStep(Step):
         own = images.clone(), labels.clone()
         before = self._host_state()
         passes = self.optimizer.passes
+
+        def work() -> None:
+            parts = self._parts(*own)
+            self._add_up(self.optimizer.step(*self._arguments(parts)), parts)
+
         try:
-            replay = self.capturer.capture(lambda: self._take(*own))
+            replay = self.capturer.capture(work)
         except Exception as error:
             self._set_host_state(before)
             self.captures = False
