@@ -180,10 +180,11 @@ def test_a_run_does_not_depend_on_what_ran_before_in_the_process(tiny_run, folde
 
 
 def test_all_methods_start_from_the_same_weights_and_see_the_same_batches(small_synthetic, folder):
+    hardware = Hardware.choose("cpu", "fp32")
     seen = []
     for optimizer in options("optimizer"):
         chosen = config(f"optimizer={optimizer}")
-        training = build.prepare(chosen, build.load_data(chosen.data), Hardware.choose("cpu", "fp32"), Processes("cpu"))
+        training = build.prepare(chosen, build.load_data(chosen.data), hardware, "eager", Processes("cpu"))
         first = next(iter(training.train.epoch(0)))
         seen.append([*(p.detach().clone() for p in training.model.parameters()), *first])
     for other in seen[1:]:
