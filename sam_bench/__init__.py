@@ -1,4 +1,4 @@
-"""A benchmark of sharpness-aware optimizers on CIFAR-10, under one protocol; and its optimizers, for any training loop.
+"""A benchmark of sharpness-aware optimizers on CIFAR, under one protocol; and its optimizers, for any training loop.
 
     from sam_bench import SAM, ASAM, GSAM, WSAM
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from sam_bench.cli.compose import compose
+from sam_bench.loggers.console import Console
 from sam_bench.runs.run import run
 from sam_bench.runs.spec import RunSpec
 from tests.conftest import ROOT, TINY
@@ -45,6 +47,35 @@ def test_a_logger_is_told_of_beginning_epochs_and_end(folder, small_synthetic):
     ]
 
 
+class Failing(Told):
+    """A logger that fails at the first call of one kind."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def __getattribute__(self, name):
+        if name == object.__getattribute__(self, "at"):
+            return lambda *of: 1 / 0
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("at", ["start", "log", "finish"])
+def test_a_logger_that_fails_costs_a_warning_never_the_run(folder, small_synthetic, capsys, at):
+    told = Told()
+    record, _ = run(RunSpec.resolve(compose(RUN)), loggers=[Failing(at), told])
+    assert record["status"] == "finished"
+    assert capsys.readouterr().err.count("Failing failed and is left out: ZeroDivisionError") == 1
+    assert [call[0] for call in told.calls] == ["start", "log", "log", "finish"]
+    assert logging.getLogger("sam_bench").level == logging.NOTSET
+    assert not any(isinstance(each, Console) for each in logging.getLogger("sam_bench").handlers)
+
+
+def test_a_configuration_can_be_pickled():
+    config = compose([*RUN, "logger=wandb"])
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
 def test_a_logger_is_told_of_a_failure(folder, small_synthetic, monkeypatch):
     monkeypatch.setattr("sam_bench.training.loop.evaluate", lambda *of: 1 / 0)
     told = Told()
@@ -71,7 +102,7 @@ class Logger:
     def log(self, epoch, values):
         self.write(f"{epoch} {values['test_error']}")
     def finish(self, summary):
-        self.write(summary["status"])
+        self.write(summary["status"] if summary else "ended")
     def write(self, line):
         with open(self.file, "a") as file:
             file.write(line + "\\n")

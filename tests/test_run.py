@@ -382,7 +382,7 @@ def test_two_processes_make_one_run_which_equals_that_of_one_with_half_the_batch
     assert together["history"]["train_loss"] == pytest.approx(alone["history"]["train_loss"], rel=1e-4)
     states = [last_checkpoint(folder, run_id, "smoke")["training"]["model"] for run_id in (name, alone["run_id"])]
     for key in states[0]:
-        if "running" not in key and "num_batches" not in key:  # of the leader's half of each batch
+        if "running" not in key and "num_batches" not in key:  # of the main process's half of each batch
             torch.testing.assert_close(states[0][key], states[1][key], rtol=1e-3, atol=1e-5)
 
 

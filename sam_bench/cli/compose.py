@@ -47,7 +47,7 @@ CALLED = {
 }
 """What Hydra may be told to call, and where: a configuration names nothing else that is executed."""
 
-NOT_INSTALLED = "hydra/launcher={0} needs a package that is not installed: pip install '.[{0}]'"
+NOT_INSTALLED = "hydra/launcher={0} needs a package that is not installed: pip install -e '.[{0}]'"
 
 OPTIONAL = ("experiment", "sweep")
 GROUPS = ("optimizer", "optimizer/base", "averaging", "model", "data", "schedule", "trainer", "logger", *OPTIONAL)

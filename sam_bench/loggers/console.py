@@ -42,6 +42,7 @@ class Console(logging.Handler):
             disable=self.kind != "bar",
         )
         self.task = self.bar.add_task(run.name, total=run.steps, completed=run.done, speed="")
+        self.level = MESSAGES.level
         MESSAGES.addHandler(self)
         MESSAGES.setLevel(logging.INFO)
         self.bar.start()
@@ -58,6 +59,7 @@ class Console(logging.Handler):
     def finish(self, summary: Mapping[str, object] | None) -> None:
         self.bar.stop()
         MESSAGES.removeHandler(self)
+        MESSAGES.setLevel(self.level)
 
     def emit(self, record: logging.LogRecord) -> None:
         text = f"{self.run.name}  {record.getMessage()}"

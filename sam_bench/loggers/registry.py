@@ -1,4 +1,7 @@
-"""The loggers by name: `logger=NAME` is the module `NAME.py` beside this one, which has a `Settings` and a `Logger`."""
+"""The loggers by name: `logger=NAME` is the module `NAME.py` beside this one, which has a `Settings` and a `Logger`.
+
+Every such module is imported with the configuration: what is slow to import belongs in its logger's `start`.
+"""
 
 import importlib
 import pkgutil
@@ -21,7 +24,11 @@ LoggerConfig = make_dataclass(
     "LoggerConfig",
     [(name, module.Settings | None, setting(identity=False)) for name, module in LOGGERS.items()],
     bases=(Settings,),
-    namespace={"_path": "logger", "__doc__": "The loggers beside the console, with their settings (`logger=`)."},
+    namespace={
+        "_path": "logger",
+        "__module__": __name__,
+        "__doc__": "The loggers beside the console, with their settings (`logger=`).",
+    },
     frozen=True,
 )
 

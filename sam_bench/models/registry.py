@@ -55,6 +55,9 @@ class ModelEntry:
         Raises:
             ConfigError: there is none.
         """
+        missing = [name for name in self.options if options.get(name) is None]
+        if missing:
+            raise ConfigError(f"{self.family} needs {' and '.join(missing)}")
         depth = options.get("depth")
         if self.depths is not None and depth not in self.depths.known:
             nearest = min(self.depths.known, key=lambda known: abs(known - depth))

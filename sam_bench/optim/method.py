@@ -1,4 +1,4 @@
-"""What a sharpness-aware method is: where it looks, what it makes of what it saw, what it remembers."""
+"""What a sharpness-aware method is: its perturbation, what it makes of both gradients, what it remembers."""
 
 from collections.abc import Callable
 from typing import Any

@@ -31,19 +31,14 @@ class RunFiles:
         self.lock = runs / f"{run_id}.lock"
         self.failure = self.folder / "failure.txt"
         self.record = results / "records" / f"{run_id}.json"
-        self._finished: Record | None = None
 
     def finished(self) -> Record | None:
-        """The run's record, if it has one. A record does not change: it is read once.
+        """The run's record, if it has one.
 
         Raises:
             StateError: the record cannot be read.
         """
-        if not self.record.exists():
-            return None
-        if self._finished is None:
-            self._finished = read_record(self.record)
-        return self._finished
+        return read_record(self.record) if self.record.exists() else None
 
     def check(self) -> None:
         """Find out whether the run's files can be made; nothing stays.
@@ -94,7 +89,6 @@ class RunFiles:
             if path.exists():
                 (path.parent / "superseded").mkdir(exist_ok=True)
                 path.rename(path.parent / "superseded" / f"{number}-{path.name}")
-        self._finished = None
 
 
 def as_json(record: Record) -> bytes:

@@ -62,7 +62,7 @@ def check(configs: list[Config], here: bool = True) -> dict[Config, RunSpec]:
             build_optimizer(config, networks[network])
         data = config.data.name, config.data.folder
         if data not in verified:
-            verify_data(config.data)
+            verify_data(config.data)  # which keeps it for the run
             verified.add(data)
     return specs
 
@@ -131,6 +131,7 @@ class _Work:
         self.dataset = dataset
         self.processes = processes
         self.interruption = interruption
+        self.loggers: list[Logger] = []
         self.warnings: list[str] = []
         """To be told when there is somebody to tell."""
         spec.hardware.forget_peak_memory()
@@ -146,11 +147,11 @@ class _Work:
     def train(self, loggers: Iterable[Logger]) -> Record:
         """Go on from where the run stands, to its record."""
         self.resume()
-        loggers = self.start(loggers)
         summary = None
         try:
             with self.interruption:
-                self.train_and_save(loggers)
+                self.start(loggers)
+                self.train_and_save()
                 record = make_record(self.spec, self.dataset, self.training, self.origin["code"])
                 record = self.processes.on_main_process(lambda: self.spec.files.finish(record))
                 self.report()
@@ -163,8 +164,8 @@ class _Work:
             self.interruption.hand_on()
             raise
         finally:
-            for logger in reversed(loggers):
-                logger.finish(summary)
+            self.loggers.reverse()  # the console last: it shows what the others have to say
+            self.tell(lambda logger: logger.finish(summary))
         return record
 
     def resume(self) -> None:
@@ -197,10 +198,11 @@ class _Work:
                 f"be those of an uninterrupted run; OMP_NUM_THREADS={state['threads']} keeps them"
             )
 
-    def start(self, loggers: Iterable[Logger]) -> list[Logger]:
-        """Tell all loggers of the main process that the run begins; returns them."""
-        if not self.processes.is_main_process:
-            return []
+    def start(self, loggers: Iterable[Logger]) -> None:
+        """Tell all loggers that the run begins; only the main process has any."""
+        MESSAGES.disabled = not self.processes.is_main_process
+        if MESSAGES.disabled:
+            return
         spec = self.spec
         training = self.training
         console = Console(spec.config.trainer.progress)
@@ -216,16 +218,24 @@ class _Work:
             training.steps,
             training.done,
         )
-        everybody = [console, *make_loggers(spec.config.logger), *loggers]
-        for logger in everybody:
-            logger.start(about)
+        self.loggers = [console, *make_loggers(spec.config.logger), *loggers]
+        self.tell(lambda logger: logger.start(about))
         if spec.engine_reason:
             MESSAGES.info(spec.engine_reason)
         for warning in self.warnings:
             MESSAGES.warning(warning)
-        return everybody
 
-    def train_and_save(self, loggers: list[Logger]) -> None:
+    def tell(self, what: Callable[[Logger], None]) -> None:
+        """Tell all loggers something; one that fails is left out from then on, and the run goes on."""
+        for logger in list(self.loggers):
+            try:
+                what(logger)
+            except Exception as error:
+                self.loggers.remove(logger)
+                name = f"{type(logger).__module__}.{type(logger).__name__}"
+                MESSAGES.warning(f"the logger {name} failed and is left out: {type(error).__name__}: {error}")
+
+    def train_and_save(self) -> None:
         """Train to the end, with a checkpoint whenever one is due.
 
         Raises:
@@ -238,8 +248,8 @@ class _Work:
         try:
             for epoch_done in training.run():
                 if epoch_done:
-                    for logger in loggers:
-                        logger.log(training.epoch, {name: values[-1] for name, values in training.history.items()})
+                    latest = {name: values[-1] for name, values in training.history.items()}
+                    self.tell(lambda logger, latest=latest: logger.log(training.epoch, latest))
                 every = trainer.checkpoint_every
                 minutes = trainer.checkpoint_minutes
                 due = epoch_done and every is not None and training.epoch % every == 0

@@ -49,7 +49,7 @@ class Processes:
         return self.rank == 0
 
     def broadcast_object(self, value: Any) -> Any:
-        """The leader's value, everywhere."""
+        """Return the main process's value, everywhere."""
         if self.world_size == 1:
             return value
         holder = [value]
@@ -58,10 +58,10 @@ class Processes:
         return holder[0]
 
     def on_main_process(self, action: Callable[[], T]) -> T:
-        """What an action of the leader's returns, everywhere; where it fails, all fail.
+        """Return what an action of the main process returns, everywhere; where it fails, all fail.
 
         Raises:
-            MainProcessFailed: in the others; in the leader it is the error itself.
+            MainProcessFailed: in the others; in the main process it is the error itself.
         """
         if self.world_size == 1:
             return action()
@@ -108,7 +108,7 @@ class Processes:
             buffer /= self.world_size
 
     def copy_buffers(self, model: torch.nn.Module) -> None:
-        """Give everybody the leader's running statistics."""
+        """Give everybody the main process's running statistics."""
         if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)

@@ -8,7 +8,7 @@ import torch
 from sam_bench.config.schema import Config, DataConfig
 from sam_bench.data.augment import Augment
 from sam_bench.data.batches import Batches, generator_for
-from sam_bench.data.images import Dataset, Images, divide
+from sam_bench.data.images import Dataset, divide
 from sam_bench.data.registry import DatasetSpec
 from sam_bench.errors import ConfigError
 from sam_bench.lookup import load
@@ -38,9 +38,8 @@ def verify_data(config: DataConfig) -> None:
     Raises:
         DataError: they cannot be had, or are not what they should be.
     """
-    folder = obtain_data(config)
-    if folder is not None:
-        _whole(config.spec, folder, Path.cwd())
+    if config.spec.files is not None:
+        load_data(config)
 
 
 def obtain_data(config: DataConfig) -> Path | None:
@@ -66,13 +65,7 @@ def _divided(spec: DatasetSpec, folder: Path, base: Path, split: str, train_subs
     Args:
         base: what the folder is relative to.
     """
-    return divide(spec, *_whole(spec, folder, base), split, train_subset)
-
-
-@functools.lru_cache(maxsize=1)
-def _whole(spec: DatasetSpec, folder: Path, base: Path) -> tuple[Images, Images]:
-    """Return the training and the test set, every byte verified, before they are divided."""
-    return load(spec.loader)(folder)
+    return divide(spec, *load(spec.loader)(folder), split, train_subset)
 
 
 def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, processes: Processes) -> Training:

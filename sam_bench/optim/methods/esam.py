@@ -1,4 +1,4 @@
-"""Efficient SAM: perturb part of the weights, look again at part of the batch."""
+"""Efficient SAM: perturb part of the weights, second pass on part of the batch."""
 
 import math
 from collections.abc import Iterable
