@@ -133,7 +133,7 @@ def test_a_launcher_is_chosen_or_its_package_is_named(command, folder, launcher,
     plugin = {"slurm": "submitit"}.get(launcher, launcher)
     arguments = main.get_args_parser().parse_args([*SWEEP, f"hydra/launcher={launcher}", "seed=0,1"])
     if importlib.util.find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
-        with pytest.raises(ConfigError, match=rf"hydra/launcher={launcher}.*pip install '\.\[{launcher}\]'"):
+        with pytest.raises(ConfigError, match=rf"hydra/launcher={launcher}.*pip install -e '\.\[{launcher}\]'"):
             compose.requested(arguments)
     else:
         asked = compose.requested(arguments)
