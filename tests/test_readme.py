@@ -129,7 +129,7 @@ def test_every_command_asks_for_runs_that_are_valid(command, folder):
         assert compose.requested(arguments).configs
     except ConfigError as error:  # of an extra
         launcher = re.search("hydra/launcher=(ray|slurm)", command)[1]
-        assert f"pip install '.[{launcher}]'" in str(error)
+        assert f"pip install -e '.[{launcher}]'" in str(error)
 
 
 @pytest.mark.parametrize("preset", options("experiment"))
