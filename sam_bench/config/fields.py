@@ -137,8 +137,8 @@ def _convert(key: str, hint: Any, value: Any) -> Any:
     if value is None and type(None) in options:
         return None
     wanted = next(option for option in options if option is not type(None))
-    if isinstance(wanted, type) and issubclass(wanted, Settings):
-        return wanted.build(value)
+    if (group := group_of(wanted)) is not None:
+        return group.build(value)
     if typing.get_origin(wanted) is tuple and isinstance(value, (list, tuple)):
         return tuple(_convert(key, typing.get_args(wanted)[0], item) for item in value)
     if wanted is float and type(value) is int:

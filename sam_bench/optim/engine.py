@@ -436,7 +436,7 @@ class SharpnessAware(Method):
         if self.parallel is None:
             return gradients
         every = [p for p in self._parameters() if p.requires_grad]
-        whole = [gradients[p] if p in gradients else torch.zeros_like(real(p)) for p in every]
+        whole = _filled(every, gradients)
         average(whole, [real(p) for p in every], self.parallel.process_group)
         return dict(zip(every, whole, strict=True))
 

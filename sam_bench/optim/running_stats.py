@@ -104,12 +104,17 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor | Sequence[
             layer.momentum = momentum
 
 
+def inputs_of(batch: Tensor | Sequence[Tensor]) -> Tensor:
+    """Return the inputs of a batch: the batch itself, or what a tuple or list begins with."""
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
 def _estimate(model: nn.Module, layers: list[_NormBase], batches: Iterable[Tensor | Sequence[Tensor]]) -> None:
     number = examples = 0
     for layer in layers:
         layer.reset_running_stats()
     for batch in batches:
-        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+        inputs = inputs_of(batch)
         if not len(inputs):
             continue
         number += 1

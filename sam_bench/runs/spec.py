@@ -53,13 +53,14 @@ class RunSpec:
     @classmethod
     def on(cls, config: Config, hardware: Hardware, engine: str = "eager", engine_reason: str = "") -> "RunSpec":
         """The spec of a configuration on a device and an engine that are chosen already."""
-        identity = _identity(config, hardware, engine)
+        m = _m(config)
+        policy = batchnorm_policy(config)
+        identity = _identity(config, hardware, engine, m, policy)
         run_id = f"{config.optimizer.name}-{config.model.title}-seed{config.seed}-{digest(identity)}"
         paths = config.paths
         experiment = config.experiment
         files = RunFiles(paths.runs_of(experiment), paths.results_of(experiment), run_id)
-        policy = batchnorm_policy(config)
-        return cls(config, hardware, engine, engine_reason, world_size(), _m(config), policy, identity, files)
+        return cls(config, hardware, engine, engine_reason, world_size(), m, policy, identity, files)
 
     @property
     def run_id(self) -> str:
@@ -135,15 +136,15 @@ def _m(config: Config) -> int | None:
     return size if optimizer.sync_perturbation else optimizer.m or size // world_size()
 
 
-def _identity(config: Config, hardware: Hardware, engine: str) -> dict[str, Any]:
+def _identity(config: Config, hardware: Hardware, engine: str, m: int | None, batchnorm: str) -> dict[str, Any]:
     """What is about several processes changes nothing in one. A captured step gives the bits of a compiled one."""
     identity = config.identity()
     optimizer = identity["optimizer"]
     trainer = identity["trainer"]
-    if (m := _m(config)) is not None:
+    if m is not None:
         optimizer["m"] = m
         optimizer["sync_perturbation"] &= world_size() > 1
-    optimizer["batchnorm"] = batchnorm_policy(config)
+    optimizer["batchnorm"] = batchnorm
     if config.averaging.name != "none":
         identity["averaging"]["estimation"] = "weighted"  # of running statistics: batches count by their size
     trainer |= {"device": hardware.device.type, "precision": hardware.precision}

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from sam_bench.optim.averaging import WeightAverage
 from sam_bench.optim.flat import FlatCopy
 from sam_bench.optim.methods.sam import SAM
-from sam_bench.optim.running_stats import RunningStatistics, reestimate_statistics
+from sam_bench.optim.running_stats import RunningStatistics, inputs_of, reestimate_statistics
 
 
 class WASAM(SAM):
@@ -81,8 +81,7 @@ class WASAM(SAM):
         if self.average.is_swapped and not self._raw_statistics:
             statistics = RunningStatistics(model)
             self._raw_statistics.append((statistics, statistics.read()))
-        inputs = (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in loader)
-        reestimate_statistics(model, inputs if device is None else (x.to(device) for x in inputs))
+        reestimate_statistics(model, loader if device is None else (inputs_of(batch).to(device) for batch in loader))
 
     def _collect_state(self) -> dict[str, Any]:
         return super()._collect_state() | {"average": self.average.state_dict()}
