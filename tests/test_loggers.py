@@ -85,14 +85,10 @@ def test_a_logger_is_told_of_a_failure(folder, small_synthetic, monkeypatch):
 
 
 MINE = """
-from dataclasses import dataclass
 from sam_bench.config import fields
-from sam_bench.config.fields import setting
 
-@dataclass(frozen=True)
 class Settings(fields.Settings):
-    _path = "logger.lines"
-    file: str = setting(identity=False)
+    file: str
 
 class Logger:
     def __init__(self, settings):

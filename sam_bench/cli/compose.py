@@ -5,7 +5,6 @@ import contextlib
 import os
 import re
 import secrets
-import typing
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sam_bench.cli.sweep import Sweep
-from sam_bench.config.fields import Settings, group_of
+from sam_bench.config.fields import Settings
 from sam_bench.config.schema import Config
 from sam_bench.errors import ConfigError
 from sam_bench.lookup import no_such, suggestion
@@ -258,9 +257,9 @@ def _explain_key(key: str) -> str:
     *groups, name = key.split(".")
     place: type[Settings] | None = Config
     for group in groups:
-        place = group_of(typing.get_type_hints(place).get(group)) if place else None
+        place = place.group(group) if place else None
     if place is None:
-        return f"{key} is no setting{suggestion(groups[0], typing.get_type_hints(Config))}"
+        return f"{key} is no setting{suggestion(groups[0], Config.names())}"
     if name in place.names():
         return f"{key} has no meaning with what is chosen for {'.'.join(groups)}; remove it or choose another"
-    return place.unknown(name)
+    return place.unknown(name, ".".join(groups))

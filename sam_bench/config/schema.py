@@ -2,39 +2,35 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from sam_bench.config.fields import Settings, setting
+from pydantic import ConfigDict, Field, model_serializer, model_validator
+
+from sam_bench.config.fields import Items, Settings
 from sam_bench.data.registry import DATASETS, DatasetSpec
 from sam_bench.errors import ConfigError
 from sam_bench.loggers.registry import LoggerConfig
-from sam_bench.lookup import lookup
 from sam_bench.models.registry import MODELS
 from sam_bench.optim.registry import BASES, METHODS
 
 
-@dataclass(frozen=True)
 class BaseConfig(Settings):
     """The optimizer that takes the steps (`optimizer/base=`)."""
 
-    _path = "optimizer.base"
-
-    name: str = setting(choices=tuple(BASES))
-    lr: float = setting(gt=0)
+    name: Literal[*BASES]
+    lr: float = Field(gt=0)
     """The learning rate's greatest value, reached after the warm-up."""
-    weight_decay: float = setting(ge=0)
+    weight_decay: float = Field(ge=0)
     """On every parameter."""
-    momentum: float | None = setting(ge=0, lt=1)
-    nesterov: bool | None = setting()
-    betas: tuple[float, ...] | None = setting(ge=0, lt=1)
-    eps: float | None = setting(gt=0)
+    momentum: float | None = Field(default=None, ge=0, lt=1)
+    nesterov: bool | None = None
+    betas: Items[Annotated[float, Field(ge=0, lt=1)]] | None = None
+    eps: float | None = Field(default=None, gt=0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any) -> None:
         optional = {name: getattr(self, name) for entry in BASES.values() for name in entry.options}
-        _belonging(self, optional, BASES[self.name].options, self.name)
+        _belonging("optimizer.base", optional, BASES[self.name].options, self.name)
         if self.nesterov and not self.momentum:
             raise ConfigError("optimizer.base.nesterov=true needs a momentum above 0; set optimizer.base.momentum=0.9")
         if self.betas is not None and len(self.betas) != 2:
@@ -52,51 +48,52 @@ _OWN = tuple(dict.fromkeys(name for entry in METHODS.values() for name in entry.
 """What methods have of their own; the same name in two of them may have two meanings."""
 
 
-@dataclass(frozen=True)
 class OptimizerConfig(Settings):
-    """The method, its radius and its hyper-parameters (`optimizer=`)."""
+    """The method, its radius and its hyper-parameters (`optimizer=`); its own are those of its registry entry."""
 
-    _path = "optimizer"
+    model_config = ConfigDict(extra="allow")
 
-    name: str = setting(choices=tuple(METHODS))
+    name: Literal[*METHODS]
     base: BaseConfig
-    batchnorm: str = setting(choices=("clean", "both"))
+    batchnorm: Literal["clean", "both"]
     """Passes in which BatchNorm's running statistics change: the unperturbed one, or both."""
-    clip_norm: float | None = setting(gt=0)
+    clip_norm: float | None = Field(default=None, gt=0)
     """The greatest norm of the direction that the base optimizer is given; gradients are not clipped before."""
-    rho: float | None = setting(ge=0)
+    rho: float | None = Field(default=None, ge=0)
     """The radius ρ; where it follows a schedule, its greatest value."""
-    rho_min: float | None = setting(ge=0)
+    rho_min: float | None = Field(default=None, ge=0)
     """Where the radius's schedule ends."""
-    rho_schedule: str | None = setting(choices=("constant", "linear", "cosine", "proportional"))
+    rho_schedule: Literal["constant", "linear", "cosine", "proportional"] | None = None
     """Proportional is to the learning rate, as GSAM has it; the others are functions of the step."""
-    m: int | None = setting(ge=1)
+    m: int | None = Field(default=None, ge=1)
     """Examples that share a perturbation (m-sharpness); by default all of a batch that one process has."""
-    sync_perturbation: bool | None = setting()
+    sync_perturbation: bool | None = None
     """With several processes, one perturbation for all of them, along the averaged gradient."""
-    own: tuple[tuple[str, Any], ...] = setting(identity=False)
-    """Names and values of the method's own settings, which its registry entry has the rules of; see `options`."""
 
     @classmethod
     def names(cls) -> list[str]:
-        return [name for name in super().names() if name != "own"] + list(_OWN)
+        return super().names() + list(_OWN)
 
+    @model_validator(mode="before")
     @classmethod
-    def _read(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        found = super()._read(values)
-        method = lookup(METHODS, found["name"], cls.key("name"))
-        optional = {name: found[name] for name in _RADIUS + _SECOND_PASS} | {name: values.get(name) for name in _OWN}
+    def _read_own(cls, values: Any) -> Any:
+        """Check the settings that only some methods have, and bring the method's own to their types."""
+        method = METHODS.get(values.get("name")) if isinstance(values, dict) else None
+        if method is None:
+            return values  # which is refused by the types
+        for name in values.keys() - cls.names():
+            raise ConfigError(cls.unknown(name, "optimizer"))
         needed = (_RADIUS if method.perturbs else ()) + (_SECOND_PASS if method.has_second_pass else ())
         may_be_null = ("m", *(option.name for option in method.options if option.optional))
-        _belonging(cls, optional, needed + method.option_names, method.name, may_be_null)
+        optional = {name: values.get(name) for name in _RADIUS + _SECOND_PASS + _OWN}
+        _belonging("optimizer", optional, needed + method.option_names, method.name, may_be_null)
         try:
-            own = tuple((option.name, option.read(values.get(option.name))) for option in method.options)
+            own = {option.name: option.read(values.get(option.name)) for option in method.options}
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{cls._path}.{error}") from error
-        return found | {"own": own}
+            raise ConfigError(f"optimizer.{error}") from error
+        return {name: value for name, value in values.items() if name not in _OWN} | own
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any) -> None:
         method = METHODS[self.name]
         if self.m is not None and self.sync_perturbation:
             raise ConfigError(
@@ -105,7 +102,7 @@ class OptimizerConfig(Settings):
             )
         if method.needs_momentum and not (self.base.momentum or self.base.betas):
             raise ConfigError(
-                f"optimizer={self.name} looks along the momentum of optimizer.base={self.base.name}, which has none: "
+                f"optimizer={self.name} perturbs along the momentum of {self.base.name}, which has none: "
                 "set optimizer.base.momentum=0.9, or choose optimizer/base=sgd or adamw"
             )
         if self.rho_schedule in ("linear", "cosine") and self.rho_min == self.rho > 0:
@@ -121,63 +118,52 @@ class OptimizerConfig(Settings):
 
     def options(self) -> dict[str, object]:
         """Return the method's own settings, as the arguments of its constructor."""
-        return dict(self.own)
-
-    def identity(self) -> dict[str, Any]:
-        return super().identity() | {name: value for name, value in self.own if value is not None}
+        return dict(self.model_extra)
 
 
-@dataclass(frozen=True)
 class AveragingConfig(Settings):
     """Means of the weights, beside the raw ones (`averaging=`)."""
 
-    _path = "averaging"
-
-    name: str = setting(choices=("none", "swa", "ema"))
-    starts: tuple[float, ...] | None = setting(ge=0, lt=1)
+    name: Literal["none", "swa", "ema"]
+    starts: Items[Annotated[float, Field(ge=0, lt=1)]] | None = None
     """For swa: fractions of the run; each begins a running mean of the weights after every later epoch."""
-    decay: float | None = setting(ge=0, lt=1)
+    decay: float | None = Field(default=None, ge=0, lt=1)
     """For ema: after every step, mean ← decay · mean + (1 − decay) · w."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any) -> None:
         own = {"none": (), "swa": ("starts",), "ema": ("decay",)}
-        _belonging(self, {"starts": self.starts, "decay": self.decay}, own[self.name], self.name)
+        _belonging("averaging", {"starts": self.starts, "decay": self.decay}, own[self.name], self.name)
         if self.starts is not None and (not self.starts or len(set(self.starts)) < len(self.starts)):
             raise ConfigError(f"averaging.starts={list(self.starts)} must be one or more fractions, each of them once")
 
 
-@dataclass(frozen=True)
 class ModelConfig(Settings):
     """The network (`model=`)."""
 
-    _path = "model"
-
-    family: str = setting(choices=tuple(MODELS))
-    depth: int | None = setting(ge=1)
+    family: Literal[*MODELS]
+    depth: int | None = Field(default=None, ge=1)
     """Layers with weights, as the family's paper counts them."""
-    width: int | None = setting(ge=1)
+    width: int | None = Field(default=None, ge=1)
     """For a wide residual network: how many times as many channels as ResNet's."""
-    alpha: int | None = setting(ge=1)
+    alpha: int | None = Field(default=None, ge=1)
     """PyramidNet's α: channels that its blocks add, all together."""
-    groups: int | None = setting(ge=1)
+    groups: int | None = Field(default=None, ge=1)
     """ResNeXt's groups of convolutions."""
-    group_width: int | None = setting(ge=1)
+    group_width: int | None = Field(default=None, ge=1)
     """Channels in each of them, in the first stage."""
-    arch: str | None = setting()
+    arch: str | None = None
     """With `model=torchvision`, the name of the classifier, such as resnet18."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any) -> None:
         optional = {name: getattr(self, name) for entry in MODELS.values() for name in entry.options}
-        _belonging(self, optional, MODELS[self.family].options, self.family)
+        _belonging("model", optional, MODELS[self.family].options, self.family)
         MODELS[self.family].check(self.options())
 
     @classmethod
-    def unknown(cls, name: str) -> str:
+    def unknown(cls, name: str, path: str) -> str:
         if name == "name":
             return "model.name is no setting: a network's name follows from the others; choose one by model=…"
-        return super().unknown(name)
+        return super().unknown(name, path)
 
     def options(self) -> dict[str, object]:
         """The arguments of the network's constructor, but for the number of classes."""
@@ -193,7 +179,8 @@ class ModelConfig(Settings):
         """The name, and what it does not tell: torchvision-resnet18."""
         return "-".join((self.name, *map(str, self._unnamed().values())))
 
-    def identity(self) -> dict[str, object]:
+    @model_serializer
+    def _dump(self) -> dict[str, object]:
         """The name, which tells family and settings, and what it does not tell."""
         return {"name": self.name, **self._unnamed()}
 
@@ -201,34 +188,30 @@ class ModelConfig(Settings):
         return {name: getattr(self, name) for name in MODELS[self.family].unnamed}
 
 
-@dataclass(frozen=True)
 class DataConfig(Settings):
     """The images, their division and their augmentation (`data=`)."""
 
-    _path = "data"
-
-    name: str = setting(choices=tuple(DATASETS))
-    root: str = setting(identity=False)
+    name: Literal[*DATASETS]
+    root: str = Field(exclude=True)
     """The folder that the data set's files are looked for in, and kept in."""
-    timeout: float = setting(gt=0, identity=False)
+    timeout: float = Field(gt=0, exclude=True)
     """Seconds that each remote source of them may take."""
-    split: str = setting(choices=("test", "val"))
+    split: Literal["test", "val"]
     """Measure on the test set, or, to choose hyper-parameters, on a tenth of the training set held out."""
-    train_subset: int | None = setting(ge=1)
+    train_subset: int | None = Field(default=None, ge=1)
     """Train on so many images only, equally many of each class."""
-    crop: bool = setting()
+    crop: bool
     """A random crop after 4 pixels of padding."""
-    padding: str = setting(choices=("zeros", "reflect"), usual="zeros")
+    padding: Literal["zeros", "reflect"] = Field(exclude_if=lambda value: value == "zeros")
     """What the padding of the crop is: zeros, or the image mirrored at its edge."""
-    flip: bool = setting()
+    flip: bool
     """A horizontal flip with probability 1/2."""
-    normalise: bool = setting()
+    normalise: bool
     """With the data set's mean and standard deviation."""
-    cutout: bool = setting()
+    cutout: bool
     """A 16×16 box of zeros with probability 1/2."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any) -> None:
         if self.train_subset is not None:
             self._check_subset(self.train_subset)
         if self.spec.files is not None:
@@ -263,79 +246,71 @@ class DataConfig(Settings):
     @property
     def folder(self) -> Path:
         """`root` as a path."""
-        return _path(self.key("root"), self.root)
+        return _path("data.root", self.root)
 
 
-@dataclass(frozen=True)
 class ScheduleConfig(Settings):
     """The learning rate over time (`schedule=`)."""
 
-    _path = "schedule"
-
-    name: str = setting(choices=("step", "cosine", "linear", "constant"))
-    warmup_epochs: float = setting(ge=0)
+    name: Literal["step", "cosine", "linear", "constant"]
+    warmup_epochs: float = Field(ge=0)
     """The rate first rises linearly for so many epochs."""
-    warmup_start: float = setting(ge=0, le=1, usual=0.0)
+    warmup_start: float = Field(ge=0, le=1, exclude_if=lambda value: value == 0.0)
     """The fraction of the rate from which it rises."""
-    every: str = setting(choices=("step", "epoch"))
+    every: Literal["step", "epoch"]
     """How often the rate changes, in the warm-up too."""
-    lr_min: float = setting(ge=0)
+    lr_min: float = Field(ge=0)
     """Where cosine and linear end; η_min of a radius proportional to the learning rate."""
-    milestones: tuple[float, ...] | None = setting(gt=0, lt=1)
+    milestones: Items[Annotated[float, Field(gt=0, lt=1)]] | None = None
     """For the step schedule: fractions of the run at which the rate is multiplied by `gamma`."""
-    gamma: float | None = setting(gt=0, le=1)
+    gamma: float | None = Field(default=None, gt=0, le=1)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any) -> None:
         optional = {"milestones": self.milestones, "gamma": self.gamma}
-        _belonging(self, optional, tuple(optional) if self.name == "step" else (), self.name)
+        _belonging("schedule", optional, tuple(optional) if self.name == "step" else (), self.name)
 
 
-@dataclass(frozen=True)
 class TrainerConfig(Settings):
     """How long, how large, how precise, and on what."""
 
-    _path = "trainer"
-
-    epochs: int = setting(ge=1)
-    batch_size: int = setting(ge=1)
-    micro_batch_size: int | None = setting(ge=1)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1)
     """Examples in a forward pass, where a whole batch takes too much memory; one perturbation for all of them."""
-    eval_batch_size: int = setting(ge=1)
-    eval_every: int = setting(ge=1)
+    eval_batch_size: int = Field(ge=1)
+    eval_every: int = Field(ge=1)
     """Epochs between evaluations; the last epoch is always evaluated."""
-    label_smoothing: float = setting(ge=0, lt=1)
+    label_smoothing: float = Field(ge=0, lt=1)
     """Probability taken from the true class."""
-    smoothing_over: str = setting(choices=("others", "all"))
+    smoothing_over: Literal["others", "all"]
     """Classes that it is spread over: the K − 1 others, as the SAM example has it, or all K, as torch has it."""
-    device: str = setting(choices=("auto", "cpu", "cuda"))
-    precision: str = setting(choices=("auto", "fp32", "bf16", "fp16"))
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
     """Precision of the forward pass, by autocast; parameters are always float32. Auto: bf16 where the hardware is fast
     at it. With fp16 the loss is scaled, as much as its gradients allow."""
-    progress: str = setting(choices=("auto", "bar", "plain", "none"), identity=False)
+    progress: Literal["auto", "bar", "plain", "none"] = Field(exclude=True)
     """Auto: a bar in a terminal, else a plain line for each epoch."""
-    engine: str = setting(choices=("auto", "eager", "compile", "graph"), identity=False)
+    engine: Literal["auto", "eager", "compile", "graph"] = Field(exclude=True)
     """How steps are taken: one operation after another, with forward and loss compiled, or (on CUDA) compiled and whole
     steps captured in a CUDA graph. Auto: on CUDA the last of these that the method allows, on the CPU the first."""
-    drop_last: bool = setting(identity=False)
+    drop_last: bool = Field(exclude=True)
     """Leave out the images of an epoch that do not fill a batch; else they are a smaller one."""
-    deterministic: bool = setting(identity=False)
+    deterministic: bool = Field(exclude=True)
     """On CUDA, kernels that give the same bits for the same input, so that an interrupted run ends as it would have;
     slower. On the CPU that is so in any case."""
-    max_skipped: int | None = setting(ge=0)
+    max_skipped: int | None = Field(default=None, ge=0)
     """Steps that may be skipped because a gradient was not finite, 200 if not set; after an epoch with more of them the
     run has diverged."""
-    max_minutes: float | None = setting(gt=0, identity=False)
+    max_minutes: float | None = Field(default=None, gt=0, exclude=True)
     """After so many the run saves a checkpoint and ends; the same command goes on from there."""
-    checkpoint_every: int | None = setting(ge=1, identity=False)
+    checkpoint_every: int | None = Field(default=None, ge=1, exclude=True)
     """Epochs between checkpoints; one is saved at the end in any case."""
-    checkpoint_minutes: float | None = setting(gt=0, identity=False)
+    checkpoint_minutes: float | None = Field(default=None, gt=0, exclude=True)
     """Minutes between checkpoints, in the middle of an epoch too."""
-    rerun: bool = setting(identity=False)
+    rerun: bool = Field(exclude=True)
     """Run again what is finished; the old record and run folder are moved aside."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any) -> None:
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             raise ConfigError(
                 f"trainer.micro_batch_size={self.micro_batch_size} is more than "
@@ -343,40 +318,35 @@ class TrainerConfig(Settings):
             )
 
 
-@dataclass(frozen=True)
 class PathsConfig(Settings):
     """Where files go."""
 
-    _path = "paths"
-
-    runs: str = setting(identity=False)
+    runs: str = Field(exclude=True)
     """Checkpoints and whatever else a run needs while it lasts."""
-    results: str = setting(identity=False)
+    results: str = Field(exclude=True)
     """Records of finished runs, and the tables made from them."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any) -> None:
         for name in ("runs", "results"):
-            path = _path(self.key(name), getattr(self, name))
+            path = _path(f"paths.{name}", getattr(self, name))
             if not getattr(self, name) or any(p.exists() and not p.is_dir() for p in (path, *path.parents)):
                 raise ConfigError(f"paths.{name}={getattr(self, name)} is not a folder, nor can it become one")
 
     def runs_of(self, experiment: str) -> Path:
         """The folder of an experiment's runs."""
-        return _path(self.key("runs"), self.runs) / experiment
+        return _path("paths.runs", self.runs) / experiment
 
     def results_of(self, experiment: str) -> Path:
         """The folder of an experiment's records and tables."""
-        return _path(self.key("results"), self.results) / experiment
+        return _path("paths.results", self.results) / experiment
 
 
-@dataclass(frozen=True)
 class Config(Settings):
     """Everything that a run is made from."""
 
-    experiment: str = setting(identity=False)
+    experiment: str = Field(exclude=True)
     """The preset's name (`experiment=`), under which records and tables are kept."""
-    seed: int = setting(ge=0, lt=2**32)
+    seed: int = Field(ge=0, lt=2**32)
     """Decides initial weights, order and augmentation."""
     optimizer: OptimizerConfig
     averaging: AveragingConfig
@@ -384,11 +354,10 @@ class Config(Settings):
     data: DataConfig
     schedule: ScheduleConfig
     trainer: TrainerConfig
-    logger: LoggerConfig
-    paths: PathsConfig
+    logger: LoggerConfig = Field(exclude=True)
+    paths: PathsConfig = Field(exclude=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*", self.experiment):
             raise ConfigError(f"experiment={self.experiment} is no name for a folder: use letters, digits, '_' and '-'")
         if self.schedule.warmup_epochs >= self.trainer.epochs:
@@ -431,7 +400,7 @@ def _path(key: str, text: str) -> Path:
 
 
 def _belonging(
-    settings: Settings | type[Settings],
+    group: str,
     optional: Mapping[str, Any],
     own: tuple[str, ...],
     owner: str,
@@ -441,8 +410,8 @@ def _belonging(
     for name, value in sorted(optional.items()):
         if value is not None and name not in own:
             raise ConfigError(
-                f"{settings.key(name)}={value} has no meaning for {owner}, "
+                f"{group}.{name}={value} has no meaning for {owner}, "
                 f"which has {', '.join(own) if own else 'no such settings'}; remove it or choose another"
             )
         if value is None and name in own and name not in may_be_null:
-            raise ConfigError(f"{settings.key(name)} has no value, and {owner} needs one; set {settings.key(name)}=…")
+            raise ConfigError(f"{group}.{name} has no value, and {owner} needs one; set {group}.{name}=…")

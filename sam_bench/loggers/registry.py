@@ -5,11 +5,12 @@ Every such module is imported with the configuration: what is slow to import bel
 
 import importlib
 import pkgutil
-from dataclasses import make_dataclass
 from types import ModuleType
 
+from pydantic import create_model
+
 import sam_bench.loggers
-from sam_bench.config.fields import Settings, setting
+from sam_bench.config.fields import Settings
 from sam_bench.loggers.base import Logger
 
 _OTHERS = ("base", "console", "registry")
@@ -20,16 +21,12 @@ LOGGERS: dict[str, ModuleType] = {
     if name not in _OTHERS
 }
 
-LoggerConfig = make_dataclass(
+LoggerConfig = create_model(
     "LoggerConfig",
-    [(name, module.Settings | None, setting(identity=False)) for name, module in LOGGERS.items()],
-    bases=(Settings,),
-    namespace={
-        "_path": "logger",
-        "__module__": __name__,
-        "__doc__": "The loggers beside the console, with their settings (`logger=`).",
-    },
-    frozen=True,
+    __base__=Settings,
+    __module__=__name__,
+    __doc__="The loggers beside the console, with their settings (`logger=`).",
+    **{name: (module.Settings | None, None) for name, module in LOGGERS.items()},
 )
 
 

@@ -13,12 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sam_bench.config import fields
-from sam_bench.config.fields import setting
 from sam_bench.errors import ConfigError
 from sam_bench.loggers.base import Run, Values
 
@@ -34,18 +32,14 @@ SAID = 3
 """The code with which the mirror's process ends when it has said why."""
 
 
-@dataclass(frozen=True)
 class Settings(fields.Settings):
     """Weights & Biases (`logger=wandb`)."""
 
-    _path = "logger.wandb"
+    mode: Literal["offline", "online"]
+    project: str
+    entity: str | None = None
 
-    mode: str = setting(choices=("offline", "online"), identity=False)
-    project: str = setting(identity=False)
-    entity: str | None = setting(identity=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any) -> None:
         if not self.project:
             raise ConfigError("logger.wandb.project is empty; give the project a name")
 

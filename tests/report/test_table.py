@@ -5,13 +5,13 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import fields
 
 import pandas as pd
 import pytest
 from scipy import stats
 
 from sam_bench.cli import compose
+from sam_bench.config.schema import Config
 from sam_bench.errors import StateError
 from sam_bench.report.published import LEFT_OUT, PUBLISHED, differences, published
 from sam_bench.report.stats import t_interval
@@ -236,12 +236,12 @@ def test_what_cannot_be_compared_with_published_figures_is_said(overrides, reaso
 def test_what_a_record_leaves_out_is_as_it_was_before_there_was_the_setting():
     """Otherwise a run of zero padding could pass for one of the closure example, which mirrors."""
     default, left_out = compose.compose([]), {}
-    for group in (f.name for f in fields(default) if hasattr(getattr(default, f.name), "key")):
-        for f in fields(getattr(default, group)):
-            if "usual" in f.metadata and f.metadata["usual"] is not None:
-                left_out[f"{group}.{f.name}"] = f.metadata["usual"]
-                assert getattr(getattr(default, group), f.name) == f.metadata["usual"]
-                assert f.name not in default.identity()[group]
+    for group in (name for name in Config.names() if Config.group(name)):
+        for name, field in Config.group(group).model_fields.items():
+            value = getattr(getattr(default, group), name)
+            if field.exclude_if is not None and field.exclude_if(value):
+                left_out[f"{group}.{name}"] = value
+                assert name not in default.identity()[group]
     assert left_out | {"trainer.drop_last": False} == LEFT_OUT
     config = compose.compose(["experiment=closure_example"]).identity()
     for key in left_out:
