@@ -18,7 +18,9 @@ def base_of(params: Iterable[Any], base: type[Optimizer] | Optimizer, options: d
     """
     if not isinstance(base, Optimizer):
         if not (isinstance(base, type) and issubclass(base, Optimizer)):
-            raise TypeError(f"base={base!r} is no optimizer: give a class such as torch.optim.SGD, or an instance")
+            raise TypeError(
+                f"base_optimizer={base!r} is no optimizer: give a class such as torch.optim.SGD, or an instance"
+            )
         base = base(params, **options)
     elif options:
         raise TypeError(f"the base optimizer is made already: {', '.join(options)} must be given to its constructor")

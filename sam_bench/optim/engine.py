@@ -40,7 +40,7 @@ class SharpnessAware(Method):
 
     Args:
         params: as torch's optimizers take them; of groups, each may have a `rho` of its own.
-        base: a class of `torch.optim`, constructed here with `base_options`, or one that was made with these params.
+        base_optimizer: a class, constructed here with `base_options`, or an instance made with these params.
         rho: the radius ρ of every group that has none of its own.
         model: the module whose running statistics are looked after, so that they change in the unperturbed pass only;
             None leaves them to the caller (see `frozen_statistics`). A `DistributedDataParallel` is also kept from
@@ -78,7 +78,7 @@ class SharpnessAware(Method):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         rho: float = 0.05,
         *,
         model: nn.Module | None = None,
@@ -94,9 +94,9 @@ class SharpnessAware(Method):
         _CLIP_NORM.check(clip_norm)
         _SYNC_PERTURBATION.check(sync_perturbation)
         _RHO.check(rho)
-        base = base_of(params, base, base_options)
+        base = base_of(params, base_optimizer, base_options)
         super().__init__(base.param_groups, dict(base.defaults, rho=rho))
-        self.base = base
+        self.base_optimizer = base
         self.batchnorm = batchnorm
         self.clip_norm = clip_norm
         self.sync_perturbation = sync_perturbation
@@ -111,11 +111,6 @@ class SharpnessAware(Method):
         self.method_name = type(self).__name__
         device = self._parameters()[0].device
         self.progress = Progress(skipped=torch.zeros((), dtype=torch.int64, device=device))
-
-    @property
-    def base_optimizer(self) -> Optimizer:
-        """The base optimizer, under the name that it has elsewhere."""
-        return self.base
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
@@ -338,14 +333,14 @@ class SharpnessAware(Method):
         memory = {i: dict(self.memory[p]) for i, p in enumerate(self._parameters()) if p in self.memory}
         own = {"steps": self.steps, "passes": self.passes, "skipped": self.skipped.clone(), "memory": memory}
         own["method"] = self.method_name
-        return self.base.state_dict() | {"sharpness_aware": own}
+        return self.base_optimizer.state_dict() | {"sharpness_aware": own}
 
     def _apply_state(self, state_dict: dict[str, Any]) -> None:
         if "sharpness_aware" not in state_dict:
             raise ValueError("this is another optimizer's state: it has no entry 'sharpness_aware'")
         if (owner := state_dict["sharpness_aware"]["method"]) != self.method_name:
             raise ValueError(f"this is the state of {owner}, not of {self.method_name}")
-        load_in_place(self.base, {key: state_dict[key] for key in ("state", "param_groups")})
+        load_in_place(self.base_optimizer, {key: state_dict[key] for key in ("state", "param_groups")})
         self._between = None
         self._away = []
         self._resting = None
@@ -353,7 +348,7 @@ class SharpnessAware(Method):
         own = state_dict["sharpness_aware"]
         parameters = self._parameters()
         for i, saved in state_dict["state"].items():
-            present = self.base.state[parameters[i]]
+            present = self.base_optimizer.state[parameters[i]]
             for name, value in saved.items():
                 if isinstance(value, Tensor) and value.dim() == 0:  # torch rounds counters to the parameter's precision
                     present[name] = value.to(present[name].device, copy=True)
@@ -511,7 +506,7 @@ class SharpnessAware(Method):
         for p, x in zip(used, v, strict=True):
             if v is not whole_h or p in h:  # where v is h, what has no h is left alone
                 p.grad = like(p, x)
-        self.settled = not guarded_step(self.base, finite)
+        self.settled = not guarded_step(self.base_optimizer, finite)
         if added is not None:
             torch._foreach_add_(w, self._times(used, added, lambda group: group["lr"], finite))
         self._learn(used, learnt, finite)

@@ -7,6 +7,8 @@ next one: SAM's learning rate changes a batch late there, GSAM's learning rate a
 import math
 from collections.abc import Callable
 
+from sam_bench.optim.methods.gsam import proportional_radius
+
 Schedule = Callable[[int], float]
 
 
@@ -69,15 +71,15 @@ def radius(name: str, *, rho: float, rho_min: float, steps: int, eta: Schedule, 
 
     Args:
         name: "constant" (always `rho`); "linear" or "cosine" over the whole run; "proportional" to the learning rate,
-            `(ρ_t − ρ_min) / (ρ − ρ_min) = (η_t − η_min) / (η_max − η_min)`, never under `rho_min` (Zhuang et al., 2022,
-            arXiv:2203.08065).
+            as GSAM has it (see `proportional_radius`).
         eta: the learning rate's schedule, whose greatest value is `lr` and least `lr_min`.
     """
 
     def rho_at(t: int) -> float:
         if name == "constant":
             return rho
-        share = max(0.0, (eta(t) - lr_min) / (lr - lr_min)) if name == "proportional" else _decay(name, t / steps)
-        return rho_min + (rho - rho_min) * share
+        if name == "proportional":
+            return proportional_radius(eta(t), lr_min=lr_min, lr_max=lr, rho_min=rho_min, rho=rho)
+        return rho_min + (rho - rho_min) * _decay(name, t / steps)
 
     return rho_at

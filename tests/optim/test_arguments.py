@@ -9,7 +9,7 @@ from sam_bench import ESAM, GNP, GSAM, SAM, WSAM, LookSAM, SAMEveryK
 from sam_bench.optim.registry import METHODS, method
 from tests.optim.problem import PERTURBING, network, wrap
 
-POSITIONAL = ["params", "base", "rho"]
+POSITIONAL = ["params", "base_optimizer", "rho"]
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -54,7 +54,6 @@ def test_the_defaults_of_a_class_are_those_of_its_preset_or_both_say_so(name):
     config = compose.compose([f"optimizer={name}"]).optimizer
     preset = vars(config) | config.options()
     given = {p.name: p.default for p in inspect.signature(method(name)).parameters.values() if p.name in preset}
-    given.pop("base")
     assert {option.name for option in METHODS[name].options} <= set(given)
     different = {key for key, default in given.items() if default != preset[key]}
     assert different == STATED.get(name, set())

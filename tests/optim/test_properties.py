@@ -310,7 +310,7 @@ def test_a_state_dict_in_the_middle_of_training_goes_on_bit_for_bit(name, fused,
     assert_equal(state(model, optimizer), state(other, resumed))
     assert (resumed.passes, resumed.steps) == (optimizer.passes, optimizer.steps)
     resumed.param_groups[0]["lr"] = 0.123
-    assert resumed.base.param_groups[0]["lr"] == 0.123
+    assert resumed.base_optimizer.param_groups[0]["lr"] == 0.123
 
 
 def test_the_loss_returned_is_the_unperturbed_one_and_carries_no_graph():
@@ -369,7 +369,7 @@ def test_torchs_schedulers_reach_the_base_optimizer():
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
     train(model, optimizer, 1)
     scheduler.step()
-    assert optimizer.base.param_groups[0]["lr"] == 0.05
+    assert optimizer.base_optimizer.param_groups[0]["lr"] == 0.05
 
 
 @pytest.mark.parametrize("rho", [-0.1, float("nan"), float("inf")])

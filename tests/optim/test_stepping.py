@@ -373,7 +373,7 @@ def test_a_group_that_is_added_later_is_perturbed_and_trained():
     before = model[4].weight.detach().clone()
     train(model, optimizer, 2)
     assert not torch.equal(before, model[4].weight)
-    assert optimizer.base.param_groups is optimizer.param_groups
+    assert optimizer.base_optimizer.param_groups is optimizer.param_groups
 
 
 # Copies, schedulers, constructors
@@ -388,7 +388,7 @@ def test_a_deep_copy_with_its_model_goes_on_alike_and_apart(name):
     other, copied = copy.deepcopy((model, optimizer))
     assert train(other, copied, 3, first=3) == train(model, optimizer, 3, first=3)
     assert_equal(state(model, optimizer), state(other, copied))
-    assert copied.base.param_groups is copied.param_groups
+    assert copied.base_optimizer.param_groups is copied.param_groups
     train(other, copied, 1, first=9)
     assert not torch.equal(other[0].weight, model[0].weight)
 
@@ -402,7 +402,7 @@ def test_torchs_schedulers_reach_the_base_and_do_not_complain(way, recwarn):
     for t in range(4):
         by_hand(model, optimizer, t) if way == "by hand" else train(model, optimizer, 1, first=t)
         scheduler.step()
-        rates.append(optimizer.base.param_groups[0]["lr"])
+        rates.append(optimizer.base_optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.0853553, 0.05, 0.0146447, 0.0], abs=1e-6)
     assert not [str(w.message) for w in recwarn if "lr_scheduler" in str(w.message)]
 
@@ -415,7 +415,7 @@ def test_schedulers_still_reach_the_base_after_loading():
     optimizer.load_state_dict(optimizer.state_dict())
     train(model, optimizer, 1)
     scheduler.step()
-    assert optimizer.base.param_groups[0]["lr"] == 0.05
+    assert optimizer.base_optimizer.param_groups[0]["lr"] == 0.05
     before = model[0].weight.detach().clone()
     optimizer.param_groups[0]["lr"] = 0.0
     optimizer.param_groups[0]["weight_decay"] = 0.0
@@ -472,7 +472,7 @@ def test_the_constructors_are_those_that_users_know():
         (lambda m, p: SAM(p, torch.optim.SGD(p, lr=0.1), lr=0.1), TypeError, "made already: lr"),
         (lambda m, p: SAM(p[:1], torch.optim.SGD(p, lr=0.1)), ValueError, "other parameters"),
         (lambda m, p: SAM(p, torch.optim.LBFGS), ValueError, "LBFGS"),
-        (lambda m, p: SAM(p, "sgd"), TypeError, "base='sgd'"),
+        (lambda m, p: SAM(p, "sgd"), TypeError, "base_optimizer='sgd'"),
         (lambda m, p: SAM(p, torch.optim.SGD, model="resnet", lr=0.1), TypeError, "model='resnet'"),
         (lambda m, p: SAM(p, torch.optim.SGD, model=network(), lr=0.1), ValueError, "none of the parameters"),
         (lambda m, p: SAM(p, torch.optim.Adadelta), ValueError, "Adadelta has a setting rho of its own"),

@@ -23,13 +23,13 @@ class ASAM(SAM):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         rho: float = 2.0,
         *,
         model: nn.Module | None = None,
         **options: Any,
     ):
-        super().__init__(params, base, rho, adaptive=True, model=model, **options)
+        super().__init__(params, base_optimizer, rho, adaptive=True, model=model, **options)
 
 
 class OfficialASAM(SharpnessAware):
@@ -47,7 +47,7 @@ class OfficialASAM(SharpnessAware):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         rho: float = 0.5,
         *,
         eta: float = 0.01,
@@ -55,7 +55,7 @@ class OfficialASAM(SharpnessAware):
         **options: Any,
     ):
         METHODS["asam_official"].check(eta=eta)
-        super().__init__(params, base, rho, model=model, **options)
+        super().__init__(params, base_optimizer, rho, model=model, **options)
         self.eta = eta
         if not self.names():
             raise ValueError("the authors' ASAM tells weights by their names: give it model.named_parameters()")

@@ -56,7 +56,7 @@ class ESAM(SAM):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         rho: float = 0.05,
         *,
         beta: float = 0.6,
@@ -68,7 +68,7 @@ class ESAM(SAM):
     ):
         METHODS["esam"].check(beta=beta, gamma=gamma)
         _SEED.check(seed)
-        super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
         self.beta = beta
         self.gamma = gamma
         self.seed = seed

@@ -40,7 +40,7 @@ class GSAM(SAM):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         rho: float = 0.05,
         *,
         rho_min: float | None = None,
@@ -56,7 +56,7 @@ class GSAM(SAM):
         _LR_MIN.check(lr_min)
         _LR_MAX.check(lr_max)
         self.lr_max = lr_max
-        super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
         self.rho_min = rho_min
         self.alpha = alpha
         self.lr_min = lr_min
@@ -75,10 +75,23 @@ class GSAM(SAM):
     def radius(self, group: dict[str, Any]) -> float | Tensor:
         if self.rho_min is None:
             return group["rho"]
-        share = (group["lr"] - self.lr_min) / (group["lr_max"] - self.lr_min)
-        share = share.clamp(0, 1) if isinstance(share, Tensor) else min(1.0, max(0.0, share))
-        return self.rho_min + (group["rho"] - self.rho_min) * share
+        return proportional_radius(
+            group["lr"], lr_min=self.lr_min, lr_max=group["lr_max"], rho_min=self.rho_min, rho=group["rho"]
+        )
 
     def combine(self, g: list[Tensor], h: list[Tensor]) -> list[Tensor]:
         orthogonal = torch._foreach_sub(g, torch._foreach_mul(h, along(g, h)))
         return torch._foreach_sub(h, orthogonal, alpha=self.alpha)
+
+
+def proportional_radius(
+    lr: float | Tensor, *, lr_min: float, lr_max: float, rho_min: float, rho: float
+) -> float | Tensor:
+    """Return ρ_t, with `(ρ_t − ρ_min) / (ρ − ρ_min) = (η_t − η_min) / (η_max − η_min)` (Zhuang et al., 2022).
+
+    Args:
+        lr: η_t; outside of `lr_min` to `lr_max` it counts as the nearer of them.
+    """
+    share = (lr - lr_min) / (lr_max - lr_min)
+    share = share.clamp(0, 1) if isinstance(share, Tensor) else min(1.0, max(0.0, share))
+    return rho_min + (rho - rho_min) * share

@@ -25,7 +25,7 @@ class SAMEveryK(SAM):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         rho: float = 0.05,
         *,
         k: int = 1,
@@ -34,7 +34,7 @@ class SAMEveryK(SAM):
         **options: Any,
     ):
         METHODS["sam_every_k"].check(k=k)
-        super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
         self.k = k
 
     def has_second_pass(self, t: int) -> bool:
@@ -60,7 +60,7 @@ class LookSAM(SAMEveryK):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         rho: float = 0.1,
         *,
         k: int = 5,
@@ -70,7 +70,7 @@ class LookSAM(SAMEveryK):
         **options: Any,
     ):
         METHODS["looksam"].check(k=k, alpha=alpha)
-        super().__init__(params, base, rho, k=k, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, k=k, adaptive=adaptive, model=model, **options)
         self.alpha = alpha
 
     def init_state(self, p: Tensor) -> dict[str, Tensor]:

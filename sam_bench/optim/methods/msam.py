@@ -1,4 +1,4 @@
-"""Momentum-SAM: the momentum says where to look, so one pass is enough."""
+"""Momentum-SAM: the perturbation follows the momentum, so one pass is enough."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -34,15 +34,15 @@ class MSAM(SharpnessAware):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         rho: float = 3.0,
         *,
         model: nn.Module | None = None,
         **options: Any,
     ):
-        super().__init__(params, base, rho, model=model, **options)
+        super().__init__(params, base_optimizer, rho, model=model, **options)
         if not all(group.get("momentum") or "betas" in group for group in self.param_groups):
-            raise ValueError("MSAM looks along the momentum, and this base optimizer has none: give it momentum=0.9")
+            raise ValueError("MSAM perturbs along the momentum, and this base optimizer has none: give it momentum=0.9")
 
     def has_second_pass(self, t: int) -> bool:
         return False
@@ -51,7 +51,9 @@ class MSAM(SharpnessAware):
         found = {p: state[name] for p, state in self.state.items() for name in _MOMENTUM if name in state}
         if not found:
             if self.state:
-                raise RuntimeError(f"{type(self.base).__name__} keeps no momentum under {' or '.join(_MOMENTUM)}")
+                raise RuntimeError(
+                    f"{type(self.base_optimizer).__name__} keeps no momentum under {' or '.join(_MOMENTUM)}"
+                )
             return {}, 1.0
         m = {p: real(buffer) for p, buffer in found.items()}
         _, inverse_norm = unit(list(m.values()))

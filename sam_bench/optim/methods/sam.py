@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation, and what differs from it in nothing but where it looks."""
+"""Sharpness-aware minimisation, and methods that differ from it only in the perturbation."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +24,7 @@ class SAM(SharpnessAware):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         rho: float = 0.05,
         *,
         adaptive: bool = False,
@@ -32,7 +32,7 @@ class SAM(SharpnessAware):
         **options: Any,
     ):
         ADAPTIVE.check(adaptive)
-        super().__init__(params, base, rho, model=model, **options)
+        super().__init__(params, base_optimizer, rho, model=model, **options)
         self.adaptive = adaptive
 
     def direction(self, w: list[Tensor], g: list[Tensor]) -> Direction:
@@ -66,7 +66,7 @@ class SAMON(SAM):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         rho: float = 0.05,
         *,
         adaptive: bool = False,
@@ -75,7 +75,7 @@ class SAMON(SAM):
     ):
         if model is None:
             raise ValueError("SAM-ON finds the normalisation layers in the model: give it model=")
-        super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
         layers = [module for module in model.modules() if isinstance(module, _NORMALISATION)]
         self.perturbed = {p for layer in layers for p in layer.parameters(recurse=False)} & set(self._parameters())
         if not self.perturbed:

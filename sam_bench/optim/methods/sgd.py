@@ -15,12 +15,12 @@ class SGD(SharpnessAware):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         *,
         model: nn.Module | None = None,
         **options: Any,
     ):
-        super().__init__(params, base, 0.0, model=model, **options)
+        super().__init__(params, base_optimizer, 0.0, model=model, **options)
 
     def has_second_pass(self, t: int) -> bool:
         return False

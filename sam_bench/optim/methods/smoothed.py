@@ -33,7 +33,7 @@ class FSAM(SharpnessAware):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         rho: float = 0.2,
         *,
         sigma: float = 1.0,
@@ -42,7 +42,7 @@ class FSAM(SharpnessAware):
         **options: Any,
     ):
         METHODS["fsam"].check(sigma=sigma, lmbda=lmbda)
-        super().__init__(params, base, rho, model=model, **options)
+        super().__init__(params, base_optimizer, rho, model=model, **options)
         self.sigma = sigma
         self.lmbda = lmbda
 
@@ -81,7 +81,7 @@ class VaSSO(SharpnessAware):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         rho: float = 0.1,
         *,
         theta: float = 0.9,
@@ -89,7 +89,7 @@ class VaSSO(SharpnessAware):
         **options: Any,
     ):
         METHODS["vasso"].check(theta=theta)
-        super().__init__(params, base, rho, model=model, **options)
+        super().__init__(params, base_optimizer, rho, model=model, **options)
         self.theta = theta
 
     def init_state(self, p: Tensor) -> dict[str, Tensor]:

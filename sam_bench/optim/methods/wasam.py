@@ -23,14 +23,14 @@ class WASAM(SAM):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         rho: float = 0.05,
         *,
         adaptive: bool = False,
         model: nn.Module | None = None,
         **options: Any,
     ):
-        super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
         self.average = WeightAverage(self._parameters())
         self._raw_statistics: list[tuple[RunningStatistics, FlatCopy]] = []
         """Whose statistics were re-estimated while the weights are swapped, and what they were before."""

@@ -33,7 +33,7 @@ class WSAM(SAM):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         rho: float = 0.05,
         *,
         gamma: float = 0.9,
@@ -44,7 +44,7 @@ class WSAM(SAM):
         **options: Any,
     ):
         METHODS["wsam"].check(gamma=gamma, decouple=decouple, max_norm=max_norm)
-        super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
         self.a = gamma / (1 - gamma)
         self.decouple = decouple
         self.max_norm = max_norm
@@ -79,7 +79,7 @@ class GNP(SAM):
     def __init__(
         self,
         params: Iterable[Any],
-        base: type[Optimizer] | Optimizer,
+        base_optimizer: type[Optimizer] | Optimizer,
         rho: float = 0.1,
         *,
         b: float = 0.8,
@@ -88,7 +88,7 @@ class GNP(SAM):
         **options: Any,
     ):
         METHODS["gnp"].check(b=b)
-        super().__init__(params, base, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
         self.b = b
 
     def combine(self, g: list[Tensor], h: list[Tensor]) -> list[Tensor]:
