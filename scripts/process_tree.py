@@ -28,13 +28,12 @@ def kill_trees(pids: Iterable[int]) -> None:
     roots = list(pids)
     halted = set()
     while found := {each for root in roots for each in tree(root)} - halted:
-        for pid in found:
-            _send(pid, signal.SIGSTOP)
+        _send(found, signal.SIGSTOP)
         halted |= found
-    for pid in halted:
-        _send(pid, signal.SIGKILL)
+    _send(halted, signal.SIGKILL)
 
 
-def _send(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+def _send(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

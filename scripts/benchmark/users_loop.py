@@ -20,11 +20,11 @@ from torchvision import transforms
 from sam_bench.cli.compose import compose
 from sam_bench.data.images import Images
 from sam_bench.data.registry import DATASETS
-from sam_bench.errors import UserError
+from sam_bench.runtime.device import Hardware
 from sam_bench.training.build import build_network, load_data
 from sam_bench.training.loss import smoothing_for_torch
 from sam_bench.training.schedules import learning_rate
-from scripts.arguments import at_least, parser
+from scripts.arguments import at_least, errors_as_messages, parser
 
 CIFAR10 = DATASETS["cifar10"]
 
@@ -124,6 +124,7 @@ class UsersLoop:
 _TO_TENSOR = [transforms.ToTensor(), transforms.Normalize(CIFAR10.mean, CIFAR10.std)]
 
 
+@errors_as_messages()
 def main(arguments: list[str]) -> None:
     words = parser(__doc__)
     words.add_argument("--seed", default=0, type=int, help="of the weights and the order of the images")
@@ -135,18 +136,13 @@ def main(arguments: list[str]) -> None:
     words.add_argument("--workers", default=2, type=at_least(0), help="processes that load images")
     words.add_argument("--root", default="data", help="folder of CIFAR-10")
     options = words.parse_args(arguments)
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        config = compose(["data=cifar10", f"data.root={options.root}", "data.timeout=60", f"model={options.model}"])
-        dataset = load_data(config.data)
-        torch.manual_seed(options.seed)
-        model = build_network(config)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+    config = compose(["data=cifar10", f"data.root={options.root}", "data.timeout=60", f"model={options.model}"])
+    dataset = load_data(config.data)
+    torch.manual_seed(options.seed)
     loop = UsersLoop(
-        model,
+        build_network(config),
         dataset.train,
-        device=torch.device(found if options.device == "auto" else options.device),
+        device=Hardware.choose(options.device, "fp32").device,
         precision=options.precision,
         batch_size=options.batch_size,
         workers=options.workers,
