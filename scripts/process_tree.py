@@ -3,7 +3,8 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -31,6 +32,16 @@ def kill_trees(pids: Iterable[int]) -> None:
         _send(found, signal.SIGSTOP)
         halted |= found
     _send(halted, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def ending(process: subprocess.Popen, seconds: float) -> Iterator[None]:
+    """Where a process is told to end: it has so many seconds for it, then what is left of it and its own is killed."""
+    started = tree(process.pid)
+    yield
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    kill_trees(started)
 
 
 def _send(pids: Iterable[int], number: signal.Signals) -> None:

@@ -32,7 +32,7 @@ from scripts.arguments import at_least, errors_as_messages, names_of, parser
 from scripts.benchmark.plan import Plan
 from scripts.benchmark.records import Case, CaseResult, Comparison, ComparisonResult
 from scripts.benchmark.report import report
-from scripts.process_tree import kill_trees, tree
+from scripts.process_tree import ending, kill_trees
 
 CASE = Path(__file__).with_name("case.py")
 LEAST_ROUNDS = 3
@@ -108,12 +108,8 @@ class CaseProcess:
 
     def end(self) -> None:
         """Let it end by itself while there is time for that, then kill what is left of it and of what it started."""
-        started = tree(self.process.pid)
-        with contextlib.suppress(OSError):
+        with ending(self.process, min(ENDING, self._left())), contextlib.suppress(OSError):
             self.process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(min(ENDING, self._left()))
-        kill_trees(started)
         self.process.wait()
 
 
