@@ -162,18 +162,8 @@ class UsersSteps(Work):
 
         self.hardware = Hardware.choose(case.device, "fp32")
         torch.manual_seed(0)
-        loop = UsersLoop(
-            network(case.model),
-            synthetic.load()[0],
-            device=self.hardware.device,
-            precision=case.precision,
-            batch_size=case.batch_size,
-            workers=case.workers,
-            crop=True,
-            epochs=200,
-            lr=0.1,
-            rho=0.05,
-        )
+        model, images = network(case.model), synthetic.load()[0]
+        loop = UsersLoop(model, images, self.hardware.device, case.precision, case.batch_size, case.workers)
         steps = endless(loop.epoch)
         self.step = lambda: next(steps)
 

@@ -9,6 +9,7 @@ compares its speed with ours, with --precision autocast (bfloat16) too.
 import sys
 import time
 from collections.abc import Iterator
+from statistics import fmean
 
 import torch
 from PIL import Image
@@ -57,15 +58,14 @@ class UsersLoop:
         self,
         model: nn.Module,
         train: Images,
-        *,
         device: torch.device,
         precision: str,
         batch_size: int,
         workers: int,
-        crop: bool,
-        epochs: int,
-        lr: float,
-        rho: float,
+        crop: bool = True,
+        epochs: int = 200,
+        lr: float = 0.1,
+        rho: float = 0.05,
     ):
         self.model = model.to(device)
         self.device = device
@@ -139,18 +139,11 @@ def main(arguments: list[str]) -> None:
     config = compose(["data=cifar10", f"data.root={options.root}", "data.timeout=60", f"model={options.model}"])
     dataset = load_data(config.data)
     torch.manual_seed(options.seed)
-    loop = UsersLoop(
-        build_network(config),
-        dataset.train,
-        device=Hardware.choose(options.device, "fp32").device,
-        precision=options.precision,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        crop=False,
-        epochs=options.epochs,
-        lr=0.3,
-        rho=0.02,
-    )
+    model = build_network(config)
+    device = Hardware.choose(options.device, "fp32").device
+    loading = options.batch_size, options.workers
+    protocol = {"crop": False, "epochs": options.epochs, "lr": 0.3, "rho": 0.02}
+    loop = UsersLoop(model, dataset.train, device, options.precision, *loading, **protocol)
     seconds = sum(train_epoch(loop, epoch) for epoch in range(1, options.epochs + 1))
     print(f"test_error {loop.test_error(dataset.test):.2f}  train_seconds {seconds:.1f}")
 
@@ -161,8 +154,8 @@ def train_epoch(loop: UsersLoop, epoch: int) -> float:
     for _ in loop.epoch():
         pass
     seconds = time.perf_counter() - began
-    losses = [loss for loss, _ in loop.log[-len(loop.loader) :]]
-    print(f"epoch {epoch}  train_loss {sum(losses) / len(losses):.4g}", flush=True)
+    loss = fmean(loss for loss, _ in loop.log[-len(loop.loader) :])
+    print(f"epoch {epoch}  train_loss {loss:.4g}", flush=True)
     return seconds
 
 
