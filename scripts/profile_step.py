@@ -9,7 +9,6 @@ place. The second prints, for each network, how many operations that compute som
 taken one by one on the CPU: about what a GPU has to launch then, but that one operation may be several kernels there.
 """
 
-import argparse
 import dataclasses
 import json
 import math
@@ -89,6 +88,16 @@ class StepLaunches:
     def rest(self) -> Counter[str]:
         """Those of the method, the base optimizer and the totals."""
         return self.whole - self.passes - self.batches
+
+    def numbers(self, steps: int) -> list[str]:
+        """Return the launches a step: all, of the passes, of the batch, of the rest."""
+        return [f"{each.total() / steps:,.0f}" for each in (self.whole, self.passes, self.batches, self.rest)]
+
+    def described(self, steps: int) -> str:
+        """Return the numbers a step, with the operations of the rest by name."""
+        whole, passes, batch, rest = self.numbers(steps)
+        names = ", ".join(f"{name} {calls / steps:.4g}" for name, calls in self.rest.most_common(MOST))
+        return f"{whole} (passes {passes}, the batch {batch}, the rest {rest}: {names}, …)"
 
 
 def count(ours: Ours, steps: int) -> StepLaunches:
@@ -181,7 +190,7 @@ def show_profile(case: Case, steps: int, top: int) -> None:
     launched = f"launches a step: {sum(calls for _, calls, _ in found) / steps:,.0f}"
     if ours.hardware.device.type != "cuda":
         kind = "operation"
-        launched = f"launches a step, taken one by one: {described(count(ours, steps), steps)}"
+        launched = f"launches a step, taken one by one: {count(ours, steps).described(steps)}"
     print(f"{case.model}, {case.method}, batches of {case.batch_size}, {ours.facts()['engine']}, "
           f"{ours.hardware.precision}, {ours.hardware.name}; {steps} steps\n\na step: {1000 * seconds:.4g} ms\n"
           f"{launched}\n{kind}s: {1000 * total / steps:.4g} ms a step while they are profiled, "
@@ -193,29 +202,17 @@ def show_profile(case: Case, steps: int, top: int) -> None:
     print(*table((kind, "calls a step", "ms a step", "share"), rows), sep="\n")
 
 
-def described(found: StepLaunches, steps: int) -> str:
-    """Return the numbers a step, with the operations of the rest by name."""
-    whole, passes, batch, rest = numbers(found, steps)
-    names = ", ".join(f"{name} {calls / steps:.4g}" for name, calls in found.rest.most_common(MOST))
-    return f"{whole} (passes {passes}, the batch {batch}, the rest {rest}: {names}, …)"
-
-
-def numbers(found: StepLaunches, steps: int) -> list[str]:
-    """Return the launches a step: all, of the passes, of the batch, of the rest."""
-    return [f"{each.total() / steps:,.0f}" for each in (found.whole, found.passes, found.batches, found.rest)]
-
-
 def show_launches(case: Case, models: list[str]) -> None:
     """Print how many operations a step of each network consists of."""
     print(f"Operations a step, {case.method}, {case.precision}\n")
     print(*table(("network", "whole step", "its passes", "the batch", "the rest")), sep="\n")
     for model in models:
         ours = warm(dataclasses.replace(case, model=model))
-        print(row(model, *numbers(count(ours, case.period), case.period)), flush=True)
+        print(row(model, *count(ours, case.period).numbers(case.period)), flush=True)
 
 
-def parsed(arguments: list[str]) -> argparse.Namespace:
-    """Return what the command line asks for."""
+@errors_as_messages()
+def main(arguments: list[str]) -> None:
     words = parser(__doc__)
     add = words.add_argument
     add("--model", default="wrn16_8", type=name_of(choices("model"), "model"), help="network")
@@ -228,12 +225,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     add("--top", default=15, type=at_least(1), help="kernels that are shown")
     launched = names_of(choices("model"), "launches")
     add("--launches", type=launched, help="networks whose operations are counted, no more")
-    return words.parse_args(arguments)
-
-
-@errors_as_messages()
-def main(arguments: list[str]) -> None:
-    options = parsed(arguments)
+    options = words.parse_args(arguments)
     engine, device, precision, size = options.engine, options.device, options.precision, options.batch_size
     if options.launches:
         engine, device, precision, size = "eager", "cpu", precision.replace("auto", "bf16"), 2
