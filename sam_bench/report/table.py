@@ -16,7 +16,10 @@ from sam_bench.runs.files import write_atomically
 from sam_bench.runs.record import read_record
 
 MIB = 2**20
+MEANS = ["passes", "skipped_steps", "train_seconds", "images_per_second"]
+"""Entries of records that are columns, averaged over the seeds."""
 COSTS = ["train_seconds", "images_per_second", "peak_memory_bytes"]
+"""Entries that are averaged on one device only."""
 LAST = "last"
 """What the column `weights` calls those after the last step."""
 
@@ -164,7 +167,7 @@ def _row(runs: list[dict[str, Any]], average: str | None) -> dict[str, Any]:
     measured = [run if average is None else run["averaged"][average] for run in finished]
     errors = pd.Series([of_run["test_error"] for of_run in measured], dtype=float)
     low, high = t_interval(list(errors))
-    means = pd.DataFrame(finished, columns=["best_test_error", "passes", "skipped_steps", *COSTS], dtype=float).mean()
+    means = pd.DataFrame(finished, columns=["best_test_error", "peak_memory_bytes", *MEANS], dtype=float).mean()
     if len({run["device"] for run in runs}) > 1:
         means[COSTS] = math.nan
     figure = published(method, runs[0]["config"]["model"]["name"]) if average is None else None
@@ -182,10 +185,7 @@ def _row(runs: list[dict[str, Any]], average: str | None) -> dict[str, Any]:
         "worst_seed_error": errors.max(),
         "best_epoch_error_mean": means["best_test_error"] if average is None else math.nan,
         "diverged": len(runs) - len(finished),
-        "passes": means["passes"],
-        "skipped_steps": means["skipped_steps"],
-        "train_seconds": means["train_seconds"],
-        "images_per_second": means["images_per_second"],
+        **means[MEANS],
         "peak_memory_mib": means["peak_memory_bytes"] / MIB,
         "published": figure.error if figure else None,
         "published_differs": "; ".join(differences(runs[0]["config"], figure)) if figure else "",

@@ -172,14 +172,14 @@ def summary(data: dict[str, Any]) -> list[str]:
 
 def of_network(comparisons: list[ComparisonResult]) -> list[str]:
     """Return a network's section: the table of SAM's step, and the table of methods, SGD and SAM first."""
-    network = against_lower_bound(comparisons)
+    compared = against_lower_bound(comparisons)
     rows = {"sgd": [], "sam": []}
     for comparison in comparisons:
-        if comparison.question == "method" or (comparison.question == "lower bound" and network):
+        if comparison.question == "method" or (comparison.question == "lower bound" and compared):
             rows |= method_rows(comparison, with_sgd=comparison.question == "lower bound")
     if not any(rows.values()):
         return []
-    step = ["", *network[-1].table()] if network else []
+    step = ["", *compared[-1].table()] if compared else []
     return ["", f"## {comparisons[0].model}", *step, "", *table(METHOD_COLUMNS, filter(None, rows.values()))]
 
 
@@ -199,15 +199,10 @@ def method_rows(comparison: ComparisonResult, with_sgd: bool) -> dict[str, list[
 def of_engines(comparison: ComparisonResult) -> list[str]:
     """Return the section on the ways to take steps."""
     first = comparison.results[0]
-    rows = [
-        (
-            each.facts["engine"],
-            milliseconds(each.seconds),
-            f"{each.median * EPOCH_STEPS:.2f} s",
-            spread(each.over(first)),
-        )
-        for each in comparison.results
-    ]
+    rows = []
+    for result in comparison.results:
+        epoch = f"{result.median * EPOCH_STEPS:.2f} s"
+        rows.append((result.facts["engine"], milliseconds(result.seconds), epoch, spread(result.over(first))))
     headings = ("engine", "a step", f"{EPOCH_STEPS} steps", f"step / {first.case.engine}'s")
     return ["", f"## Engines, {comparison.model}", "", *table(headings, rows)]
 
