@@ -62,18 +62,17 @@ class CaseProcess:
         environment = os.environ | ({"OMP_NUM_THREADS": str(case.threads)} if case.threads else {})
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, env=environment, **pipes)
-        self.period = case.period
-        self.steps = self.period
-        self.facts: dict[str, Any] = {}
-        self.turns: list[dict[str, float]] = []
+        self.case = case
+        self.steps = case.period
 
     def ready(self) -> None:
         """Wait until it is warm, and note what it knows by then."""
-        self.facts = self._answer()
+        self.result = CaseResult(self.case, facts=self._answer(), turns=[])
 
     def calibrate(self, seconds: float) -> None:
         """Let a turn take about so many seconds."""
-        self.steps = self.period * max(1, math.ceil(seconds / self.turn()["seconds"] / self.period))
+        period = self.case.period
+        self.steps = period * max(1, math.ceil(seconds / self.turn()["seconds"] / period))
 
     def turn(self) -> dict[str, float]:
         """Return seconds and passes of a step, on average over a turn."""
@@ -137,7 +136,7 @@ def measure(comparison: Comparison, rounds: int, seconds: float, deadline: float
     finally:
         for process in running.values():
             process.end()
-    results = [CaseResult(case, process.facts, process.turns) for case, process in running.items()]
+    results = [process.result for process in running.values()]
     return ComparisonResult(comparison.question, comparison.model, results, evaluation), failed
 
 
@@ -173,7 +172,7 @@ def take_turns(processes: list[CaseProcess], rounds: int, seconds: float) -> Non
                 raise
             return
         for process, turn in latest:
-            process.turns.append(turn)
+            process.result.turns.append(turn)
 
 
 class Output:
