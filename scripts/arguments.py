@@ -1,10 +1,12 @@
 """What the command lines of the scripts share."""
 
 import argparse
-from collections.abc import Callable, Mapping
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sam_bench.errors import ConfigError
+from sam_bench.errors import ConfigError, UserError
 from sam_bench.lookup import lookup
 
 
@@ -15,6 +17,15 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser whose help begins with the script's docstring."""
     return argparse.ArgumentParser(description=description, formatter_class=_Formatter, allow_abbrev=False)
+
+
+@contextlib.contextmanager
+def errors_as_messages() -> Iterator[None]:
+    """End with exit code 1 and one message, without a traceback, on what the user can put right."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"Error: {error}")
 
 
 def name_of(table: Mapping[str, Any], kind: str) -> Callable[[str], str]:

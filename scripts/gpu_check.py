@@ -8,7 +8,6 @@ former as gpu-check.log. With --device cpu it is a rehearsal, in which the tests
 all of them were run, or the benchmark failed.
 """
 
-import contextlib
 import math
 import os
 import signal
@@ -20,7 +19,7 @@ from pathlib import Path
 import torch
 
 from scripts.benchmark.benchmark import options_of
-from scripts.process_tree import kill_trees, tree
+from scripts.process_tree import ending, kill_trees
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULTS = ["--minutes", "8", "--device", "cuda", "--models", "wrn16_8,resnet20"]
@@ -68,22 +67,14 @@ def run(command: list[str], until: float, log: Path) -> bool:
                 print(read.read(), end="", flush=True)
                 time.sleep(0.1)
             if process.poll() is None:
-                stop(process)
+                with ending(process, ENDING):
+                    process.send_signal(signal.SIGINT)
                 written.write(f"\nStopped, since its time was over: {' '.join(command)}\n")
                 written.flush()
         finally:
             kill_trees([process.pid] if process.poll() is None else [])
         print(read.read(), end="", flush=True)
     return process.wait() == 0
-
-
-def stop(process: subprocess.Popen) -> None:
-    """Let it say what it has until now, then kill it and all that it has started."""
-    started = tree(process.pid)
-    process.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(ENDING)
-    kill_trees(started)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ python scripts/make_table.py --experiment quick --split val
 import sys
 from pathlib import Path
 
-from sam_bench.errors import UserError
 from sam_bench.report.table import read_records, write_table
-from scripts.arguments import parser
+from scripts.arguments import errors_as_messages, parser
 
 
+@errors_as_messages()
 def main(arguments: list[str]) -> None:
     words = parser(__doc__)
     words.add_argument("--experiment", help="one alone, else every one that has records")
@@ -18,10 +18,7 @@ def main(arguments: list[str]) -> None:
     words.add_argument("--results", default=Path("results"), type=Path, help="folder with a folder for each experiment")
     options = words.parse_args(arguments)
     experiments = [options.experiment] if options.experiment else with_records(options.results)
-    try:
-        made = [make(experiment, options.results / experiment, options.split) for experiment in experiments]
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+    made = [make(experiment, options.results / experiment, options.split) for experiment in experiments]
     if not any(made):
         where = options.results / (options.experiment or "")
         sys.exit(f"Error: there are no records with data.split={options.split} in {where}; run the experiment first")

@@ -1,7 +1,10 @@
 """The README's table of methods, made from the registry and conf/: python scripts/method_table.py"""
 
+import json
+
 from sam_bench.cli.compose import compose
 from sam_bench.optim.registry import METHODS, MethodEntry
+from scripts import markdown
 from scripts.arguments import parser
 
 HEADINGS = ("`optimizer=`", "class", "what it does", "passes a step", "own settings", "paper")
@@ -9,12 +12,13 @@ HEADINGS = ("`optimizer=`", "class", "what it does", "passes a step", "own setti
 
 def table() -> str:
     """Return a row for each method, in Markdown."""
-    lines = [HEADINGS, ("---",) * len(HEADINGS)]
-    for entry in METHODS.values():
-        own_class = f"`{entry.class_name}`" if entry.perturbs else "–"
-        lines.append((f"`{entry.name}`", own_class, entry.summary, entry.passes, _settings(entry), entry.paper))
-    cells_of = [[cell.replace("|", r"\|") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in cells_of)
+    return "\n".join(markdown.table(HEADINGS, map(_cells, METHODS.values())))
+
+
+def _cells(entry: MethodEntry) -> tuple[str, ...]:
+    own_class = f"`{entry.class_name}`" if entry.perturbs else "–"
+    summary = entry.summary.replace("|", r"\|")
+    return f"`{entry.name}`", own_class, summary, entry.passes, _settings(entry), entry.paper
 
 
 def _settings(entry: MethodEntry) -> str:
@@ -29,9 +33,7 @@ def _settings(entry: MethodEntry) -> str:
 
 def _written(value: object) -> str:
     """Return a value as the command line takes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}"
+    return json.dumps(value) if value is None or isinstance(value, bool) else f"{value:g}"
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sam_bench.errors import StateError, UserError
+from sam_bench.errors import StateError
 from sam_bench.runs.files import write_atomically
 from sam_bench.runs.record import Record, as_json, read_record
 from sam_bench.runs.spec import digest
-from scripts.arguments import parser
+from scripts.arguments import errors_as_messages, parser
 
 
 def migrated(record: Record) -> Record:
@@ -51,26 +51,24 @@ def rename(config: dict[str, Any]) -> None:
         config["trainer"]["drop_last"] = True
 
 
+@errors_as_messages()
 def main(arguments: list[str]) -> None:
     words = parser(__doc__)
     words.add_argument("folder", type=Path, help="of the records")
     folder = words.parse_args(arguments).folder
     changed = 0
-    try:
-        for path in sorted(folder.glob("*.json")):
-            old = read_record(path)
-            new = migrated(old)
-            if new == old:
-                continue
-            target = folder / f"{new['run_id']}.json"
-            if target != path and target.exists():
-                raise StateError(f"{target} is there already: move it or {path.name} away")
-            write_atomically(target, as_json(new))
-            if target != path:
-                path.unlink()
-            changed += 1
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+    for path in sorted(folder.glob("*.json")):
+        old = read_record(path)
+        new = migrated(old)
+        if new == old:
+            continue
+        target = folder / f"{new['run_id']}.json"
+        if target != path and target.exists():
+            raise StateError(f"{target} is there already: move it or {path.name} away")
+        write_atomically(target, as_json(new))
+        if target != path:
+            path.unlink()
+        changed += 1
     print(f"{changed} records were brought up to date in {folder}")
 
 

@@ -8,34 +8,29 @@ import sys
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sam_bench.cli.compose import compose
-from sam_bench.errors import UserError
 from sam_bench.lookup import load
-from scripts.arguments import parser
+from scripts.arguments import errors_as_messages, parser
 
 
+@errors_as_messages()
 def main(arguments: list[str]) -> None:
     words = parser(__doc__)
     words.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE")
-    overrides = words.parse_args(arguments).overrides
-    try:
-        data = compose(overrides).data
-        if data.spec.files is None:
-            sys.exit(f"data={data.name} is generated: there is nothing to obtain.")
-        files = load(data.spec.files)
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns) as progress:
-            task = progress.add_task(files.title, total=None)
+    data = compose(words.parse_args(arguments).overrides).data
+    if data.spec.files is None:
+        sys.exit(f"data={data.name} is generated: there is nothing to obtain.")
+    files = load(data.spec.files)
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()) as progress:
+        task = progress.add_task(files.title, total=None)
 
-            def tell(text: str, ready: int) -> None:
-                total = len(files.digests) if ready else None  # a download has no known end: the bar runs to and fro
-                progress.update(task, description=text, total=total, completed=ready)
+        def tell(text: str, ready: int) -> None:
+            total = len(files.digests) if ready else None  # a download has no known end: the bar runs to and fro
+            progress.update(task, description=text, total=total, completed=ready)
 
-            folder = files.obtain(data.folder, data.timeout, tell)
-            progress.update(task, description="verifying", total=None)
-            files.read(folder)
-            progress.update(task, description="verified", total=1, completed=1)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+        folder = files.obtain(data.folder, data.timeout, tell)
+        progress.update(task, description="verifying", total=None)
+        files.read(folder)
+        progress.update(task, description="verified", total=1, completed=1)
     print(f"{files.title} is in {folder}, and every byte is as it should be.")
 
 

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -28,13 +29,22 @@ def kill_trees(pids: Iterable[int]) -> None:
     roots = list(pids)
     halted = set()
     while found := {each for root in roots for each in tree(root)} - halted:
-        for pid in found:
-            _send(pid, signal.SIGSTOP)
+        _send(found, signal.SIGSTOP)
         halted |= found
-    for pid in halted:
-        _send(pid, signal.SIGKILL)
+    _send(halted, signal.SIGKILL)
 
 
-def _send(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+@contextlib.contextmanager
+def ending(process: subprocess.Popen, seconds: float) -> Iterator[None]:
+    """Where a process is told to end: it has so many seconds for it, then what is left of it and its own is killed."""
+    started = tree(process.pid)
+    yield
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    kill_trees(started)
+
+
+def _send(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -9,7 +9,6 @@ place. The second prints, for each network, how many operations that compute som
 taken one by one on the CPU: about what a GPU has to launch then, but that one operation may be several kernels there.
 """
 
-import argparse
 import dataclasses
 import json
 import math
@@ -29,11 +28,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam_bench.cli.compose import choices
 from sam_bench.data import synthetic
-from sam_bench.errors import ResourceError, UserError
+from sam_bench.errors import ResourceError
 from sam_bench.optim.registry import METHODS
-from scripts.arguments import at_least, name_of, names_of, parser
+from scripts.arguments import at_least, errors_as_messages, name_of, names_of, parser
 from scripts.benchmark.case import Ours
 from scripts.benchmark.records import Case
+from scripts.markdown import row, table
 
 WARMUP = {"cuda": 10, "cpu": 2}
 """Steps of each kind; on CUDA a captured one is replayed by then."""
@@ -48,10 +48,15 @@ ALLOCATES = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_str
 """Operations that return a tensor and compute nothing, besides those that return views."""
 
 
-class _Launches(TorchDispatchMode):
-    def __init__(self):
+class Launches(TorchDispatchMode):
+    """Counts, while it is entered, how often each of torch's operations that compute something is called.
+
+    What only reserves, views or describes memory does not count; an operation on a list of tensors counts once.
+    """
+
+    def __init__(self, counter: Counter[str]):
         super().__init__()
-        self.counter: Counter[str] = Counter()
+        self.counter = counter
 
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):
         schema = operation._schema
@@ -64,13 +69,11 @@ class _Launches(TorchDispatchMode):
 
 
 def launches(work: Callable[[], Any]) -> Counter[str]:
-    """Do the work, and return how often it called which of torch's operations that compute something.
-
-    What only reserves, views or describes memory does not count; an operation on a list of tensors counts once.
-    """
-    with _Launches() as found:
+    """Do the work, and return how often it called which operation."""
+    counter: Counter[str] = Counter()
+    with Launches(counter):
         work()
-    return found.counter
+    return counter
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,16 @@ class StepLaunches:
         """Those of the method, the base optimizer and the totals."""
         return self.whole - self.passes - self.batches
 
+    def numbers(self, steps: int) -> list[str]:
+        """Return the launches a step: all, of the passes, of the batch, of the rest."""
+        return [f"{each.total() / steps:,.0f}" for each in (self.whole, self.passes, self.batches, self.rest)]
+
+    def described(self, steps: int) -> str:
+        """Return the numbers a step, with the operations of the rest by name."""
+        whole, passes, batch, rest = self.numbers(steps)
+        names = ", ".join(f"{name} {calls / steps:.4g}" for name, calls in self.rest.most_common(MOST))
+        return f"{whole} (passes {passes}, the batch {batch}, the rest {rest}: {names}, …)"
+
 
 def count(ours: Ours, steps: int) -> StepLaunches:
     """Take as many steps, and count what they launch."""
@@ -95,9 +108,8 @@ def count(ours: Ours, steps: int) -> StepLaunches:
 
     def counted(closure: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
-            returned = []
-            passes.update(launches(lambda: returned.append(closure(*arguments))))
-            return returned[0]
+            with Launches(passes):
+                return closure(*arguments)
 
         return call
 
@@ -167,12 +179,7 @@ def is_convolution(name: str) -> bool:
 
 
 def show_profile(case: Case, steps: int, top: int) -> None:
-    """Print where the time of a step goes.
-
-    Args:
-        steps: at least so many are profiled.
-        top: kernels that are shown.
-    """
+    """Print where the time of a step goes: at least so many steps are profiled, and the top kernels shown."""
     ours = warm(case)
     steps = case.period * math.ceil(steps / case.period)
     seconds = ours.timed(ours.step, steps)["seconds"]
@@ -183,39 +190,29 @@ def show_profile(case: Case, steps: int, top: int) -> None:
     launched = f"launches a step: {sum(calls for _, calls, _ in found) / steps:,.0f}"
     if ours.hardware.device.type != "cuda":
         kind = "operation"
-        launched = f"launches a step, taken one by one: {described(count(ours, steps), steps)}"
+        launched = f"launches a step, taken one by one: {count(ours, steps).described(steps)}"
     print(f"{case.model}, {case.method}, batches of {case.batch_size}, {ours.facts()['engine']}, "
           f"{ours.hardware.precision}, {ours.hardware.name}; {steps} steps\n\na step: {1000 * seconds:.4g} ms\n"
           f"{launched}\n{kind}s: {1000 * total / steps:.4g} ms a step while they are profiled, "
-          f"convolutions {convolutions:.1%} of it\n\n"
-          f"| {kind} | calls a step | ms a step | share |\n| --- | --- | --- | --- |")  # fmt: skip
-    for name, calls, spent in found[:top]:
-        print(f"| {name[:LONGEST]} | {calls / steps:.4g} | {1000 * spent / steps:.4g} | {spent / total:.1%} |")
-
-
-def described(found: StepLaunches, steps: int) -> str:
-    """Return the numbers a step, with the operations of the rest by name."""
-    whole, passes, batch, rest = numbers(found, steps)
-    names = ", ".join(f"{name} {calls / steps:.4g}" for name, calls in found.rest.most_common(MOST))
-    return f"{whole} (passes {passes}, the batch {batch}, the rest {rest}: {names}, …)"
-
-
-def numbers(found: StepLaunches, steps: int) -> list[str]:
-    """Return the launches a step: all, of the passes, of the batch, of the rest."""
-    return [f"{each.total() / steps:,.0f}" for each in (found.whole, found.passes, found.batches, found.rest)]
+          f"convolutions {convolutions:.1%} of it\n")  # fmt: skip
+    rows = [
+        (name[:LONGEST], f"{calls / steps:.4g}", f"{1000 * spent / steps:.4g}", f"{spent / total:.1%}")
+        for name, calls, spent in found[:top]
+    ]
+    print(*table((kind, "calls a step", "ms a step", "share"), rows), sep="\n")
 
 
 def show_launches(case: Case, models: list[str]) -> None:
     """Print how many operations a step of each network consists of."""
     print(f"Operations a step, {case.method}, {case.precision}\n")
-    print("| network | whole step | its passes | the batch | the rest |\n| --- | --- | --- | --- | --- |")
+    print(*table(("network", "whole step", "its passes", "the batch", "the rest")), sep="\n")
     for model in models:
         ours = warm(dataclasses.replace(case, model=model))
-        print(f"| {model} | {' | '.join(numbers(count(ours, case.period), case.period))} |", flush=True)
+        print(row(model, *count(ours, case.period).numbers(case.period)), flush=True)
 
 
-def parsed(arguments: list[str]) -> argparse.Namespace:
-    """Return what the command line asks for."""
+@errors_as_messages()
+def main(arguments: list[str]) -> None:
     words = parser(__doc__)
     add = words.add_argument
     add("--model", default="wrn16_8", type=name_of(choices("model"), "model"), help="network")
@@ -226,25 +223,17 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     add("--batch-size", default=128, type=at_least(1), help="images a step")
     add("--steps", default=3, type=at_least(1), help="that are profiled, or a few more")
     add("--top", default=15, type=at_least(1), help="kernels that are shown")
-    add(
-        "--launches", type=names_of(choices("model"), "launches"), help="networks whose operations are counted, no more"
-    )
-    return words.parse_args(arguments)
-
-
-def main(arguments: list[str]) -> None:
-    options = parsed(arguments)
-    case = Case("ours", options.model, options.optimizer, options.engine, options.device, options.precision)
-    case = dataclasses.replace(case, batch_size=options.batch_size)
-    try:
-        if options.launches:
-            precision = options.precision.replace("auto", "bf16")
-            own = {"device": "cpu", "engine": "eager", "batch_size": 2, "precision": precision}
-            show_launches(dataclasses.replace(case, **own), options.launches)
-        else:
-            show_profile(case, options.steps, options.top)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+    launched = names_of(choices("model"), "launches")
+    add("--launches", type=launched, help="networks whose operations are counted, no more")
+    options = words.parse_args(arguments)
+    engine, device, precision, size = options.engine, options.device, options.precision, options.batch_size
+    if options.launches:
+        engine, device, precision, size = "eager", "cpu", precision.replace("auto", "bf16"), 2
+    case = Case("ours", options.model, options.optimizer, engine, device, precision, size)
+    if options.launches:
+        show_launches(case, options.launches)
+    else:
+        show_profile(case, options.steps, options.top)
 
 
 if __name__ == "__main__":

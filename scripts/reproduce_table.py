@@ -14,33 +14,25 @@ import torch
 
 from sam_bench.cli.compose import compose
 from sam_bench.cli.main import EXIT_RUN
-from sam_bench.errors import UserError
 from sam_bench.report.table import protocol
 from sam_bench.runtime.signals import SIGNALS
-from scripts.arguments import parser
+from scripts.arguments import errors_as_messages, parser
 
 
+@errors_as_messages()
 def main(arguments: list[str]) -> None:
+    """Train and make the table; ends this process with an exit code."""
     experiment, seeds = ("sam_example", "0,1,2") if torch.cuda.is_available() else ("quick", "0,1")
     words = parser(__doc__)
     words.add_argument("--experiment", default=experiment, help="sam_example where there is a CUDA device, else quick")
     words.add_argument("--methods", default="sgd,sam,asam,gsam", help="of optimization")
     words.add_argument("--seeds", default=seeds, help="of each method")
     options = words.parse_args(arguments)
-    reproduce(options.experiment, options.methods, options.seeds)
-
-
-def reproduce(experiment: str, methods: str, seeds: str) -> None:
-    """Train and make the table; ends this process with an exit code."""
-    try:
-        first = compose(
-            [f"experiment={experiment}", f"optimizer={methods.split(',')[0]}", f"seed={seeds.split(',')[0]}"]
-        )
-    except UserError as error:
-        sys.exit(f"Error: {error}")
-    for line in [*protocol([first.identity()], experiment), f"Methods {methods}, seeds {seeds}."]:
-        print(line, flush=True)
-    runs = [f"experiment={experiment}", f"optimizer={methods}", f"seed={seeds}"]
+    experiment = options.experiment
+    runs = [f"experiment={experiment}", f"optimizer={options.methods}", f"seed={options.seeds}"]
+    first = compose([runs[0], *(override.partition(",")[0] for override in runs[1:])])
+    lines = [*protocol([first.identity()], experiment), f"Methods {options.methods}, seeds {options.seeds}."]
+    print(*lines, sep="\n", flush=True)
     failed = call("-m", "sam_bench", "--multirun", *runs)
     if failed not in (0, EXIT_RUN):  # interrupted, or nothing was run: that has been said
         sys.exit(failed)

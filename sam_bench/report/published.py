@@ -48,7 +48,7 @@ _CLOSURE = _CODE | {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Published:
     """A test error in percent.
 
@@ -63,9 +63,6 @@ class Published:
     source: str
     caveat: str
     protocol: Mapping[str, Any]
-
-    def __hash__(self) -> int:
-        return hash((self.method, self.model))
 
 
 def _radius(rho: float) -> dict[str, Any]:
@@ -157,10 +154,8 @@ def differences(config: Mapping[str, Any], figure: Published | None) -> list[str
     if figure is None:
         return ["there is no figure for this method"]
     values = LEFT_OUT | flat(config)
-    found = []
-    for key, usual in {"model.name": figure.model, **figure.protocol}.items():
-        value = values.get(key)
-        absent = value is None and usual is not None  # under another choice, which is itself a difference
-        if value != usual and not absent:
-            found.append(f"{key} is {value}, not {usual}" if usual is not None else f"{key} is {value}")
-    return found
+    return [
+        f"{key} is {values[key]}" + ("" if usual is None else f", not {usual}")
+        for key, usual in {"model.name": figure.model, **figure.protocol}.items()
+        if values.get(key) not in (None, usual)  # absent under another choice, which is itself a difference
+    ]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from scipy import stats
 
 
@@ -11,7 +12,6 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
     n = len(values)
     if n < 2:
         return math.nan, math.nan
-    mean = sum(values) / n
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
-    half = stats.t.ppf((1 + level) / 2, n - 1) * deviation / math.sqrt(n)
+    mean = np.mean(values)
+    half = stats.t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n)
     return mean - half, mean + half

@@ -16,6 +16,10 @@ from sam_bench.runs.files import write_atomically
 from sam_bench.runs.record import read_record
 
 MIB = 2**20
+MEANS = ["passes", "skipped_steps", "train_seconds", "images_per_second"]
+"""Entries of records that are columns, averaged over the seeds."""
+COSTS = ["train_seconds", "images_per_second", "peak_memory_bytes"]
+"""Entries that are averaged on one device only."""
 LAST = "last"
 """What the column `weights` calls those after the last step."""
 
@@ -25,24 +29,28 @@ OWN = {f"optimizer.{name}" for name in ("name", "rho_min", "rho_schedule")} | {
 """Settings that belong to a method, and are compared within it."""
 
 SHOWN = {
-    "method": "method",
-    "rho": "ρ",
-    "weights": "weights",
-    "settings": "settings",
-    "seeds": "seeds",
-    "test_error_mean": "test error %",
-    "test_error_std": "std",
-    "ci95": "95 % interval",
-    "best_seed_error": "best seed",
-    "worst_seed_error": "worst seed",
-    "passes": "passes",
-    "skipped_steps": "skipped steps",
-    "train_seconds": "seconds",
-    "images_per_second": "images/s",
-    "peak_memory_mib": "peak MiB",
-    "published": "published %",
+    "method": ("method", ""),
+    "rho": ("ρ", "g"),
+    "weights": ("weights", ""),
+    "settings": ("settings", ""),
+    "seeds": ("seeds", ""),
+    "test_error_mean": ("test error %", ".2f"),
+    "test_error_std": ("std", ".2f"),
+    "ci95": ("95 % interval", ""),
+    "best_seed_error": ("best seed", ".2f"),
+    "worst_seed_error": ("worst seed", ".2f"),
+    "passes": ("passes", ",.0f"),
+    "skipped_steps": ("skipped steps", ".2f"),
+    "train_seconds": ("seconds", ",.0f"),
+    "images_per_second": ("images/s", ",.0f"),
+    "peak_memory_mib": ("peak MiB", ",.0f"),
+    "published": ("published %", ".2f"),
 }
-"""Columns of the printed table and their headings."""
+"""Columns of the printed table: their headings, and the formats of their numbers."""
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "{}%_&#$"}
+    | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", "–": "--", "ρ": r"$\rho$"}
+)
 
 
 def read_records(folder: Path, split: str = "test") -> list[dict[str, Any]]:
@@ -68,11 +76,8 @@ def make_table(records: list[dict[str, Any]]) -> pd.DataFrame:
     rows = [_row(runs, average) for runs in _by_configuration(records).values() for average in (None, *_averages(runs))]
     _name_differences(rows)
     table = pd.DataFrame(rows).drop(columns="flat")
-    return (
-        table.assign(rank=table["method"].map(_rank))
-        .sort_values(["rank", "rho", "settings", "weights"], ignore_index=True)
-        .drop(columns="rank")
-    )
+    order = ["method", "rho", "settings", "weights"]
+    return table.sort_values(order, key=lambda c: c.map(_rank) if c.name == "method" else c, ignore_index=True)
 
 
 def protocol(configs: list[Mapping[str, Any]], experiment: str) -> list[str]:
@@ -81,15 +86,15 @@ def protocol(configs: list[Mapping[str, Any]], experiment: str) -> list[str]:
     common = [part for part in parts[0] if all(part in others for others in parts)]
     lines = [f"The {experiment} protocol: {', '.join(common)}."]
     reasons: dict[str, set[str]] = {}
+    everyone = {config["optimizer"]["name"] for config in configs}
     for config in configs:
         method = config["optimizer"]["name"]
         for reason in differences(config, published(method, config["model"]["name"])):
             reasons.setdefault(reason, set()).add(method)
-    everyone = {config["optimizer"]["name"] for config in configs}
-    texts = []
-    for reason, methods in reasons.items():
-        who = ", ".join(_title(method) for method in sorted(methods, key=_rank))
-        texts.append(reason if methods == everyone else f"{reason} ({who})")
+    texts = [
+        reason if methods == everyone else f"{reason} ({', '.join(map(_title, sorted(methods, key=_rank)))})"
+        for reason, methods in reasons.items()
+    ]
     if texts:
         lines.append(f"Not comparable with published figures: {'; '.join(texts)}.")
     return lines
@@ -113,10 +118,8 @@ def notes(records: list[dict[str, Any]]) -> list[str]:
         )
     for device in _distinct(f"{record['device']}, {record['precision']}" for record in records):
         lines.append(f"Measured on: {device}.")
-    used = sorted(
-        {(_rank(record["method"]), record["method"], record["config"]["model"]["name"]) for record in records}
-    )
-    for figure in _distinct(published(method, model) for _, method, model in used):
+    used = {(_rank(record["method"]), record["method"], record["config"]["model"]["name"]) for record in records}
+    for figure in _distinct(published(method, model) for _, method, model in sorted(used)):
         if figure:
             text = f"Published, not measured here: {_title(figure.method)} {figure.error:.2f} on {figure.model}"
             lines.append(f"{text}, from {figure.source} ({figure.caveat}).")
@@ -129,7 +132,7 @@ def write_table(records: list[dict[str, Any]], experiment: str, folder: Path, na
     above = protocol([record["config"] for record in records], experiment)
     below = notes(records)
     cells = [[_cell(row, column) for column in _columns(table)] for _, row in table.iterrows()]
-    headings = [SHOWN[column] for column in _columns(table)]
+    headings = [SHOWN[column][0] for column in _columns(table)]
     markdown = "\n\n".join([f"# {experiment}", *above, _markdown(headings, cells), *below]) + "\n"
     write_atomically(folder / f"{name}.csv", table.to_csv(index=False).encode())
     write_atomically(folder / f"{name}.md", markdown.encode())
@@ -140,13 +143,14 @@ def write_table(records: list[dict[str, Any]], experiment: str, folder: Path, na
 def _by_configuration(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in records:
-        groups.setdefault(json.dumps(flat(_without_seed(record)), sort_keys=True), []).append(record)
+        groups.setdefault(json.dumps(_settings(record), sort_keys=True), []).append(record)
     return groups
 
 
-def _without_seed(record: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is, but for its seed."""
     config = {key: value for key, value in record["config"].items() if key != "seed"}
-    return config | {"dataset_sha256": record["dataset_sha256"]}
+    return flat(config | {"dataset_sha256": record["dataset_sha256"]})
 
 
 def _averages(runs: list[dict[str, Any]]) -> list[str]:
@@ -157,24 +161,18 @@ def _row(runs: list[dict[str, Any]], average: str | None) -> dict[str, Any]:
     """A row of runs that differ in nothing but the seed, of their last weights or of an average."""
     finished = [run for run in runs if run["status"] == "finished"]
     seeds = [run["seed"] for run in runs]
+    method = runs[0]["method"]
     if len(set(seeds)) < len(seeds):
-        raise StateError(
-            f"there are several records of {runs[0]['method']} with one seed: {sorted(seeds)}; keep one each"
-        )
-    one_device = len({run["device"] for run in runs}) == 1
+        raise StateError(f"there are several records of {method} with one seed: {sorted(seeds)}; keep one each")
     measured = [run if average is None else run["averaged"][average] for run in finished]
     errors = pd.Series([of_run["test_error"] for of_run in measured], dtype=float)
     low, high = t_interval(list(errors))
-
-    def mean(key: str) -> float:
-        return pd.Series([run[key] for run in finished], dtype=float).mean()
-
-    def cost(key: str) -> float:
-        return mean(key) if one_device else math.nan
-
-    figure = published(runs[0]["method"], runs[0]["config"]["model"]["name"]) if average is None else None
+    means = pd.DataFrame(finished, columns=["best_test_error", "peak_memory_bytes", *MEANS], dtype=float).mean()
+    if len({run["device"] for run in runs}) > 1:
+        means[COSTS] = math.nan
+    figure = published(method, runs[0]["config"]["model"]["name"]) if average is None else None
     return {
-        "method": runs[0]["method"],
+        "method": method,
         "rho": runs[0]["config"]["optimizer"].get("rho"),
         "weights": average or LAST,
         "settings": "",
@@ -185,33 +183,25 @@ def _row(runs: list[dict[str, Any]], average: str | None) -> dict[str, Any]:
         "ci95_high": high,
         "best_seed_error": errors.min(),
         "worst_seed_error": errors.max(),
-        "best_epoch_error_mean": mean("best_test_error") if average is None else math.nan,
+        "best_epoch_error_mean": means["best_test_error"] if average is None else math.nan,
         "diverged": len(runs) - len(finished),
-        "passes": mean("passes"),
-        "skipped_steps": mean("skipped_steps"),
-        "train_seconds": cost("train_seconds"),
-        "images_per_second": cost("images_per_second"),
-        "peak_memory_mib": cost("peak_memory_bytes") / MIB,
+        **means[MEANS],
+        "peak_memory_mib": means["peak_memory_bytes"] / MIB,
         "published": figure.error if figure else None,
         "published_differs": "; ".join(differences(runs[0]["config"], figure)) if figure else "",
-        "flat": flat(_without_seed(runs[0])),
+        "flat": _settings(runs[0]),
     }
 
 
 def _name_differences(rows: list[dict[str, Any]]) -> None:
     """A method's own settings, and averaging, are compared within the method, all others over the whole table."""
+    keys = _distinct(key for row in rows for key in row["flat"] if key != "optimizer.rho")
     for row in rows:
-        keys = _distinct(key for other in rows for key in other["flat"])
-        differing = [
-            key
-            for key in keys
-            if key != "optimizer.rho" and len({json.dumps(f.get(key)) for f in _peers(row, key, rows)}) > 1
-        ]
-        short = {"dataset_sha256": lambda digest: digest[:8]}
+        shown = row["flat"] | {"dataset_sha256": row["flat"]["dataset_sha256"][:8]}
         row["settings"] = " ".join(
-            f"{key.removeprefix('optimizer.')}={short.get(key, str)(row['flat'][key])}"
-            for key in differing
-            if key in row["flat"]
+            f"{key.removeprefix('optimizer.')}={shown[key]}"
+            for key in keys
+            if key in shown and len({json.dumps(peer.get(key)) for peer in _peers(row, key, rows)}) > 1
         )
 
 
@@ -265,15 +255,7 @@ def _cell(row: pd.Series, column: str) -> str:
         return f"{row['seeds']}" + (f" (+{row['diverged']} diverged)" if row["diverged"] else "")
     if column == "ci95":
         return "–" if pd.isna(row["ci95_low"]) else f"{row['ci95_low']:.2f} – {row['ci95_high']:.2f}"
-    value = row[column]
-    if isinstance(value, str):
-        return value
-    if pd.isna(value):
-        return "–"
-    if column == "rho":
-        return f"{value:g}"
-    whole = column in ("passes", "train_seconds", "images_per_second", "peak_memory_mib")
-    return f"{value:,.0f}" if whole else f"{value:.2f}"
+    return "–" if pd.isna(row[column]) else format(row[column], SHOWN[column][1])
 
 
 def _markdown(headings: list[str], cells: list[list[str]]) -> str:
@@ -283,20 +265,10 @@ def _markdown(headings: list[str], cells: list[list[str]]) -> str:
 
 
 def _latex(headings: list[str], cells: list[list[str]], remarks: list[str]) -> str:
-    def line(values: list[str]) -> str:
-        return " & ".join(_escape(value) for value in values) + r" \\"
-
-    body = "\n".join(line(values) for values in cells)
-    comments = "".join(f"% {remark}\n" for remark in remarks)
+    comments = [f"% {remark}" for remark in remarks]
+    heading, *body = (" & ".join(cell.translate(LATEX) for cell in line) + r" \\" for line in [headings, *cells])
     begin = f"\\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}"
-    lines = [begin, r"\hline", line(headings), r"\hline", body, r"\hline", r"\end{tabular}"]
-    return comments + "\n".join(lines) + "\n"
-
-
-def _escape(text: str) -> str:
-    special = {character: f"\\{character}" for character in "{}%_&#$"}
-    special |= {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", "–": "--", "ρ": r"$\rho$"}
-    return "".join(special.get(character, character) for character in text)
+    return "\n".join([*comments, begin, r"\hline", heading, r"\hline", *body, r"\hline", r"\end{tabular}", ""])
 
 
 def _title(method: str) -> str:

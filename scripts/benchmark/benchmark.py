@@ -28,11 +28,11 @@ from sam_bench.optim.registry import METHODS
 from sam_bench.runs.files import write_atomically
 from sam_bench.runs.provenance import code_versions
 from sam_bench.runtime.device import Hardware
-from scripts.arguments import at_least, names_of, parser
+from scripts.arguments import at_least, errors_as_messages, names_of, parser
 from scripts.benchmark.plan import Plan
 from scripts.benchmark.records import Case, CaseResult, Comparison, ComparisonResult
 from scripts.benchmark.report import report
-from scripts.process_tree import kill_trees, tree
+from scripts.process_tree import ending, kill_trees
 
 CASE = Path(__file__).with_name("case.py")
 LEAST_ROUNDS = 3
@@ -62,22 +62,23 @@ class CaseProcess:
         environment = os.environ | ({"OMP_NUM_THREADS": str(case.threads)} if case.threads else {})
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, env=environment, **pipes)
-        self.period = case.period
-        self.count = self.period
+        self.case = case
+        self.steps = case.period
 
-    def ready(self) -> dict[str, Any]:
-        """Wait until it is warm, and return what it knows by then."""
-        return self._answer()
+    def ready(self) -> None:
+        """Wait until it is warm, and note what it knows by then."""
+        self.result = CaseResult(self.case, facts=self._answer(), turns=[])
 
     def calibrate(self, seconds: float) -> None:
         """Let a turn take about so many seconds."""
-        self.count = self.period * max(1, math.ceil(seconds / self.turn()["seconds"] / self.period))
+        period = self.case.period
+        self.steps = period * max(1, math.ceil(seconds / self.turn()["seconds"] / period))
 
     def turn(self) -> dict[str, float]:
         """Return seconds and passes of a step, on average over a turn."""
-        return self.ask(str(self.count))
+        return self.ask(self.steps)
 
-    def ask(self, command: str) -> dict[str, float]:
+    def ask(self, command: int | str) -> dict[str, float]:
         """Return what it answers: seconds and passes of what it did.
 
         Raises:
@@ -106,12 +107,8 @@ class CaseProcess:
 
     def end(self) -> None:
         """Let it end by itself while there is time for that, then kill what is left of it and of what it started."""
-        started = tree(self.process.pid)
-        with contextlib.suppress(OSError):
+        with ending(self.process, min(ENDING, self._left())), contextlib.suppress(OSError):
             self.process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(min(ENDING, self._left()))
-        kill_trees(started)
         self.process.wait()
 
 
@@ -127,10 +124,10 @@ def measure(comparison: Comparison, rounds: int, seconds: float, deadline: float
     """
     running: dict[Case, CaseProcess] = {}
     failed: list[str] = []
+    evaluation = None
     try:
-        facts = warm_up(comparison, running, failed, deadline)
-        turns = take_turns(running, rounds, seconds)
-        evaluation = None
+        warm_up(comparison, running, failed, deadline)
+        take_turns(list(running.values()), rounds, seconds)
         if comparison.evaluated in running:
             try:
                 evaluation = running[comparison.evaluated].ask("evaluate")["seconds"]
@@ -139,50 +136,43 @@ def measure(comparison: Comparison, rounds: int, seconds: float, deadline: float
     finally:
         for process in running.values():
             process.end()
-    results = [CaseResult(case, facts[case], turns[case]) for case in running]
+    results = [process.result for process in running.values()]
     return ComparisonResult(comparison.question, comparison.model, results, evaluation), failed
 
 
-def warm_up(
-    comparison: Comparison, running: dict[Case, CaseProcess], failed: list[str], deadline: float
-) -> dict[Case, dict[str, Any]]:
-    """Start the cases, note those that run and why others do not, and return what each knows when it is warm."""
-    facts = {}
+def warm_up(comparison: Comparison, running: dict[Case, CaseProcess], failed: list[str], deadline: float) -> None:
+    """Start the cases, and note those that run, and why others do not."""
     for case in comparison.cases:
         running[case] = CaseProcess(case, deadline)
         try:
-            facts[case] = running[case].ready()
+            running[case].ready()
         except ConfigError as error:
             failed.append(f"{comparison}, {case} ({error})")
             running.pop(case).end()
-    return facts
 
 
-def take_turns(running: dict[Case, CaseProcess], rounds: int, seconds: float) -> dict[Case, list[dict[str, float]]]:
-    """Return what each case answered in every round that all of them finished.
+def take_turns(processes: list[CaseProcess], rounds: int, seconds: float) -> None:
+    """Let cases take turns; what each answered is kept of every round that all of them finished.
 
     Raises:
         OutOfTime: those are too few.
         ConfigError: one of them failed.
     """
-    cases = list(running)
     until = time.monotonic() + COMPARISON_SECONDS
-    turns: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
-    for process in running.values():
+    for process in processes:
         process.calibrate(seconds)
-    for number in range(rounds if cases else 0):
+    for number in range(rounds if processes else 0):
         if number >= LEAST_ROUNDS and time.monotonic() > until:
-            break
-        first = number % len(cases)
+            return
+        first = number % len(processes)
         try:
-            latest = {case: running[case].turn() for case in cases[first:] + cases[:first]}
+            latest = [(process, process.turn()) for process in processes[first:] + processes[:first]]
         except OutOfTime:
             if number < LEAST_ROUNDS:
                 raise
-            break
-        for case, turn in latest.items():
-            turns[case].append(turn)
-    return turns
+            return
+        for process, turn in latest:
+            process.result.turns.append(turn)
 
 
 class Output:
@@ -249,18 +239,16 @@ def options_of(description: str | None) -> argparse.ArgumentParser:
     return words
 
 
+@errors_as_messages()
 def main(arguments: list[str]) -> None:
     began = time.monotonic()
     options = options_of(__doc__).parse_args(arguments)
-    try:
-        hardware = Hardware.choose(options.device, options.precision)
-        plan = Plan(hardware.device.type, hardware.precision)
-        output = Output(options.out, hardware, began)
-        for comparison in plan.comparisons(options.models, options.methods, options.scaling):
-            if options.only in str(comparison):
-                measure_into(output, comparison, options, began + 60 * options.minutes)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+    hardware = Hardware.choose(options.device, options.precision)
+    plan = Plan(hardware.device.type, hardware.precision)
+    output = Output(options.out, hardware, began)
+    for comparison in plan.comparisons(options.models, options.methods, options.scaling):
+        if options.only in str(comparison):
+            measure_into(output, comparison, options, began + 60 * options.minutes)
     print(f"\n{report(output.data)}\nwritten: {output.path}")
 
 

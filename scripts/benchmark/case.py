@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -35,6 +35,7 @@ from scripts.benchmark.records import Case
 CLASSES = DATASETS["synthetic"].classes
 SMOOTHING = smoothing_for_torch(0.1, "others", CLASSES)
 ENDLESS = 10**6
+T = TypeVar("T")
 
 
 def network(name: str) -> torch.nn.Module:
@@ -42,16 +43,23 @@ def network(name: str) -> torch.nn.Module:
     return build_network(compose(["data=synthetic", f"model={name}"]))
 
 
+def configured(hardware: Hardware) -> Hardware:
+    """Return the hardware, told to be fast."""
+    hardware.configure(deterministic=False)
+    return hardware
+
+
+def endless(epoch: Callable[[], Iterator[T]]) -> Iterator[T]:
+    """Yield what one epoch after the other does."""
+    while True:
+        yield from epoch()
+
+
 class Work:
-    """What a case repeats."""
+    """What a case repeats: its step."""
 
     hardware: Hardware
-
-    def step(self) -> None:
-        raise NotImplementedError
-
-    def evaluate(self) -> None:
-        raise NotImplementedError
+    step: Callable[[], Any]
 
     def passes(self) -> float:
         """Return the number of passes until now, where they are counted."""
@@ -61,7 +69,7 @@ class Work:
         """Return what is known once it is warm."""
         return {}
 
-    def timed(self, action: Callable[[], None], count: int) -> dict[str, float]:
+    def timed(self, action: Callable[[], Any], count: int) -> dict[str, float]:
         """Return seconds and passes of an action, on average over so many, and the peak memory until now."""
         self.hardware.synchronize()
         before = self.passes()
@@ -74,35 +82,17 @@ class Work:
         return {"seconds": seconds, "passes": passes, "peak_memory_bytes": self.hardware.peak_memory()}
 
 
-def configured(device: str, precision: str) -> Hardware:
-    """Return the hardware, told to be fast."""
-    hardware = Hardware.choose(device, precision)
-    hardware.configure(deterministic=False)
-    return hardware
-
-
 class Ours(Work):
     """Steps of a training run, with everything on: data, augmentation, schedules, totals."""
 
     def __init__(self, case: Case):
         self.case = case
-        config = compose(
-            [
-                "data=synthetic",
-                f"model={case.model}",
-                f"optimizer={case.method}",
-                f"trainer.batch_size={case.batch_size}",
-                f"trainer.device={case.device}",
-                f"trainer.precision={case.precision}",
-                f"trainer.engine={case.engine}",
-                f"trainer.epochs={ENDLESS}",
-                f"trainer.eval_every={ENDLESS}",
-                "trainer.drop_last=true",  # every step is of a whole batch
-            ]
-        )
+        trainer = {name: getattr(case, name) for name in ("batch_size", "device", "precision", "engine")}
+        trainer |= {"epochs": ENDLESS, "eval_every": ENDLESS, "drop_last": "true"}  # every step is of a whole batch
+        overrides = [f"trainer.{name}={value}" for name, value in trainer.items()]
+        config = compose(["data=synthetic", f"model={case.model}", f"optimizer={case.method}", *overrides])
         spec = RunSpec.resolve(config)
-        self.hardware = spec.hardware
-        self.hardware.configure(deterministic=False)
+        self.hardware = configured(spec.hardware)
         processes = Processes(self.hardware.device.type)
         self.training = prepare(config, load_data(config.data), self.hardware, spec.engine, processes)
         self.training.epoch = 1  # in the first one a user is told how long the whole run will take
@@ -130,7 +120,7 @@ class LowerBound(Work):
     """Forward and backward passes on a fixed batch, and nothing else."""
 
     def __init__(self, case: Case):
-        self.hardware = configured(case.device, case.precision)
+        self.hardware = configured(Hardware.choose(case.device, case.precision))
         device = self.hardware.device
         torch.manual_seed(0)
         self.model = network(case.model).to(device, memory_format=torch.channels_last).train()
@@ -138,10 +128,7 @@ class LowerBound(Work):
         self.images = images.contiguous(memory_format=torch.channels_last)
         self.labels = torch.randint(0, CLASSES, (len(images),), device=device)
         self.loss = self._loss if case.engine == "eager" else torch.compile(self._loss)
-        self.take = self._captured() if case.engine == "graph" else self._pass
-
-    def step(self) -> None:
-        self.take()
+        self.step = self._captured() if case.engine == "graph" else self._pass
 
     def _captured(self) -> Callable[[], None]:
         graphs = CudaGraphs(self.hardware.device)
@@ -175,26 +162,10 @@ class UsersSteps(Work):
 
         self.hardware = Hardware.choose(case.device, "fp32")
         torch.manual_seed(0)
-        self.loop = UsersLoop(
-            network(case.model),
-            synthetic.load()[0],
-            device=self.hardware.device,
-            precision=case.precision,
-            batch_size=case.batch_size,
-            workers=case.workers,
-            crop=True,
-            epochs=200,
-            lr=0.1,
-            rho=0.05,
-        )
-        self.steps = self._steps()
-
-    def _steps(self) -> Iterator[None]:
-        while True:
-            yield from self.loop.epoch()
-
-    def step(self) -> None:
-        next(self.steps)
+        model, images = network(case.model), synthetic.load()[0]
+        loop = UsersLoop(model, images, self.hardware.device, case.precision, case.batch_size, case.workers)
+        steps = endless(loop.epoch)
+        self.step = lambda: next(steps)
 
 
 class PreparedBatches(Work):
@@ -203,26 +174,21 @@ class PreparedBatches(Work):
     def __init__(self, case: Case):
         ours = Ours(case)
         self.hardware = ours.hardware
-        self.train = ours.training.train
-        self.batches = iter(())
-
-    def step(self) -> None:
-        if next(self.batches, None) is None:
-            self.batches = self.train.epoch(0)
-            next(self.batches)
+        train = ours.training.train
+        batches = endless(lambda: train.epoch(0))
+        self.step = lambda: next(batches)
 
 
 class MatrixProduct(Work):
     """A product of two large square matrices in the run's precision: a yardstick, which a convolution may surpass."""
 
     def __init__(self, case: Case):
-        self.hardware = configured(case.device, case.precision)
-        self.size = 8192 if self.hardware.device.type == "cuda" else 2048
+        self.hardware = configured(Hardware.choose(case.device, case.precision))
+        device = self.hardware.device
+        self.size = 8192 if device.type == "cuda" else 2048
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.hardware.precision, torch.float32)
-        self.a, self.b = (torch.randn(self.size, self.size, device=self.hardware.device, dtype=dtype) for _ in range(2))
-
-    def step(self) -> None:
-        torch.mm(self.a, self.b)
+        a, b = (torch.randn(self.size, self.size, device=device, dtype=dtype) for _ in range(2))
+        self.step = lambda: torch.mm(a, b)
 
     def facts(self) -> dict[str, Any]:
         return {"flop": 2 * self.size**3}

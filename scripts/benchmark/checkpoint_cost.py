@@ -6,42 +6,38 @@ An epoch is counted as its number of steps times the median of a few, on generat
 Medians of five checkpoints, in the current folder's file system.
 """
 
-import statistics
+import itertools
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from statistics import median
+from timeit import repeat
 
 from sam_bench.cli.compose import choices
 from sam_bench.data import synthetic
-from sam_bench.errors import UserError
 from sam_bench.runs.checkpoint import Checkpoints
-from scripts.arguments import at_least, names_of, parser
+from scripts.arguments import at_least, errors_as_messages, names_of, parser
 from scripts.benchmark.case import Ours
 from scripts.benchmark.records import Case
+from scripts.markdown import row, table
 
 SAVES = 5
 
 
+@errors_as_messages()
 def main(arguments: list[str]) -> None:
     words = parser(__doc__)
-    words.add_argument(
-        "--models", default="resnet20,wrn16_8", type=names_of(choices("model"), "models"), help="networks"
-    )
+    models = names_of(choices("model"), "models")
+    words.add_argument("--models", default="resnet20,wrn16_8", type=models, help="networks")
     words.add_argument("--optimizer", default="sam", help="whose state is saved, too")
     words.add_argument("--steps", default=5, type=at_least(1), help="that are timed")
     words.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     options = words.parse_args(arguments)
     synthetic.TRAIN = 50_000
     synthetic.TEST = 1_000
-    try:
-        for number, model in enumerate(options.models):
-            case = Case("ours", model, options.optimizer, device=options.device)
-            measure(Ours(case), options.steps, heading=number == 0)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+    for number, model in enumerate(options.models):
+        case = Case("ours", model, options.optimizer, device=options.device)
+        measure(Ours(case), options.steps, heading=number == 0)
 
 
 def measure(ours: Ours, steps: int, heading: bool) -> None:
@@ -49,26 +45,18 @@ def measure(ours: Ours, steps: int, heading: bool) -> None:
     case = ours.case
     if heading:
         print(f"{case.method}, batch {case.batch_size}, {ours.hardware.name}, {ours.hardware.precision}\n")
-        print("| network | MB | seconds to save | to load | of an epoch | share of the epoch |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        print(*table(["network", "MB", "seconds to save", "to load", "of an epoch", "share of the epoch"]), sep="\n")
     ours.step()  # warms up
-    one_step = statistics.median(ours.timed(ours.step, 1)["seconds"] for _ in range(steps))
-    epoch = one_step * ours.facts()["epoch_steps"]
+    epoch = median(ours.timed(ours.step, 1)["seconds"] for _ in range(steps)) * ours.facts()["epoch_steps"]
+    number = itertools.count()  # each checkpoint is of another step, and so has another name
     state = ours.training.state_dict
     with tempfile.TemporaryDirectory(dir=".") as folder:
         checkpoints = Checkpoints(Path(folder), "a-run", print)
-        saves = [timed(lambda n=n: checkpoints.save(0, n, {"training": state()})) for n in range(SAVES)]
-        load = statistics.median(timed(checkpoints.load) for _ in range(SAVES))
+        save = median(repeat(lambda: checkpoints.save(0, next(number), {"training": state()}), number=1, repeat=SAVES))
+        load = median(repeat(checkpoints.load, number=1, repeat=SAVES))
         size = checkpoints.paths()[0].stat().st_size / 1e6
-    save = statistics.median(saves)
-    print(f"| {case.model} | {size:.1f} | {save:.3f} | {load:.3f} | {epoch:.0f} | {save / epoch:.3%} |", flush=True)
-
-
-def timed(action: Callable[[], Any]) -> float:
-    """Return the seconds that an action takes."""
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
+    seconds = [f"{save:.3f}", f"{load:.3f}", f"{epoch:.0f}"]
+    print(row(case.model, f"{size:.1f}", *seconds, f"{save / epoch:.3%}"), flush=True)
 
 
 if __name__ == "__main__":

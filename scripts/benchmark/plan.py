@@ -49,11 +49,6 @@ class Plan:
         fastest, warmup = ("graph", 10) if self.device == "cuda" else ("eager", 2)
         return self.case("lower bound", model, engine=engine or fastest, batch_size=batch_size, warmup=warmup)
 
-    def users_loop(self, model: str, precision: str) -> Case:
-        """Return a user's loop; on the CPU, workers would take the cores that the network needs."""
-        workers = min(8, (os.cpu_count() or 1) // 2) if self.device == "cuda" else 0
-        return self.case("user's loop", model, precision=precision, workers=workers)
-
     def with_lower_bound(self, model: str) -> Comparison:
         """Compare SGD and SAM with the passes that they cannot do without; eager ones are the slowest on CUDA."""
         sam = self.ours(model)
@@ -62,14 +57,14 @@ class Plan:
         return Comparison("lower bound", model, tuple(cases), evaluated=sam)
 
     def with_users_loop(self, model: str) -> Comparison:
-        """Compare SAM with what many write themselves."""
-        loops = [self.users_loop(model, precision) for precision in ("fp32", "autocast")]
+        """Compare SAM with what many write; on the CPU, workers would take the cores that the network needs."""
+        workers = min(8, (os.cpu_count() or 1) // 2) if self.device == "cuda" else 0
+        loops = [self.case("user's loop", model, precision=p, workers=workers) for p in ("fp32", "autocast")]
         return Comparison("user's loop", model, (self.ours(model), *loops))
 
     def with_sgd(self, model: str, method: str) -> Comparison:
         """Compare a method with SGD and with its bare passes."""
-        cases = (self.lower_bound(model), self.ours(model, "sgd"), self.ours(model, method))
-        return Comparison("method", model, cases)
+        return Comparison("method", model, (self.lower_bound(model), self.ours(model, "sgd"), self.ours(model, method)))
 
     def engines(self, models: list[str]) -> list[Comparison]:
         """Compare the ways to take SAM's steps."""
@@ -78,28 +73,22 @@ class Plan:
         if self.device == "cuda":
             compared = ["wrn16_8", "wrn22_8", "resnet20", "pyramidnet110"]
             engines = ["graph", "compile", "eager"]
-        cases = {model: tuple(self.ours(model, engine=engine) for engine in engines) for model in compared}
-        return [Comparison("engines", model, cases[model]) for model in compared]
+        return [Comparison("engines", model, tuple(self.ours(model, engine=e) for e in engines)) for model in compared]
 
     def scaling(self) -> list[Comparison]:
         """Compare batch sizes and widths; on the CPU numbers of threads, on CUDA of devices."""
-        found = [] if self.device == "cuda" else [self.threads()]
+        found = []
+        if self.device == "cpu":
+            counts = sorted({1, torch.get_num_threads(), os.cpu_count() or 1})
+            cases = tuple(self.ours("resnet20", threads=count) for count in counts)
+            found.append(Comparison("threads", "resnet20", cases))
         for size in (32, 64, 256, 512):
             cases = (self.lower_bound("resnet20", batch_size=size), self.ours("resnet20", batch_size=size))
             found.append(Comparison("batch size", "resnet20", cases))
         for model in ("wrn16_4", "wrn28_2"):
             found.append(Comparison("width", model, (self.lower_bound(model), self.ours(model))))
-        if self.device == "cuda" and torch.cuda.device_count() > 1:
-            found.append(self.devices(torch.cuda.device_count()))
+        count = torch.cuda.device_count()
+        if self.device == "cuda" and count > 1:  # each with a batch of the usual size
+            together = self.ours("wrn16_8", batch_size=128 * count, processes=count)
+            found.append(Comparison("GPUs", "wrn16_8", (self.ours("wrn16_8", engine="compile"), together)))
         return found
-
-    def threads(self) -> Comparison:
-        """Compare one thread with as many as torch and the machine have."""
-        counts = sorted({1, torch.get_num_threads(), os.cpu_count() or 1})
-        return Comparison("threads", "resnet20", tuple(self.ours("resnet20", threads=count) for count in counts))
-
-    def devices(self, count: int) -> Comparison:
-        """Compare one GPU with all, each with a batch of the usual size."""
-        alone = self.ours("wrn16_8", engine="compile")
-        together = self.ours("wrn16_8", batch_size=128 * count, processes=count)
-        return Comparison("GPUs", "wrn16_8", (alone, together))

@@ -140,7 +140,5 @@ class ComparisonResult:
 
     def find(self, **fields: Any) -> CaseResult | None:
         """Return the first result whose case has these fields, if there is one."""
-        for result in self.results:
-            if all(getattr(result.case, name) == value for name, value in fields.items()):
-                return result
-        return None
+        matching = (each for each in self.results if fields.items() <= dataclasses.asdict(each.case).items())
+        return next(matching, None)

@@ -5,23 +5,28 @@ python scripts/benchmark/report.py results/benchmark/<device>.json
 
 import json
 import math
-import statistics
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any
 
 from sam_bench.optim.registry import METHODS
 from scripts.arguments import parser
 from scripts.benchmark.records import CaseResult, ComparisonResult
+from scripts.markdown import table
 
 EPOCH_STEPS = math.ceil(50_000 / 128)
 PRECISIONS = ("fp32", "autocast")
 """Those of the users' loops."""
+METHOD_COLUMNS = (
+    "method", "passes", "rounds", "a step", "images/s", "step / (passes × SGD's step)", "step / (passes × bare pass)"
+)  # fmt: skip
+COUNTED = {"threads": ("Threads", "threads", "SAM's step"), "GPUs": ("Several GPUs", "processes", "a step")}
+"""Comparisons of cases that differ in a number: the title, the field with the number, and what is timed."""
 
 
 class AgainstLowerBound:
-    """A network's comparison with its lower bound, of which all that a table needs was measured.
+    """A network's comparison with its lower bound.
 
     Args:
         users: the network's comparison with users' loops, if there is one.
@@ -45,20 +50,9 @@ class AgainstLowerBound:
         """Whether there are enough results for a table."""
         return None not in (self.bare, self.sgd, self.sam, self.batches, self.matmul)
 
-    @property
-    def flop(self) -> int:
-        """The floating-point operations of a pass."""
-        return self.bare.facts["flop"]
-
-    @property
-    def flops(self) -> float:
-        """The floating-point operations of SAM's step in a second."""
-        return 2 * self.flop / self.sam.median
-
-    @property
-    def peak_flops(self) -> float:
-        """The floating-point operations of the matrix product in a second."""
-        return self.matmul.facts["flop"] / self.matmul.median
+    def flops(self) -> tuple[float, float]:
+        """Return the floating-point operations in a second: of SAM's step, and of the matrix product."""
+        return 2 * self.bare.facts["flop"] / self.sam.median, self.matmul.facts["flop"] / self.matmul.median
 
     def evaluation_share(self, result: CaseResult) -> float:
         """Return an evaluation's seconds over those of five epochs of training."""
@@ -72,24 +66,23 @@ class AgainstLowerBound:
 
     def summary(self) -> dict[str, str]:
         """Return the network's column of the summary, by row."""
-        rows = {"SAM's step / its two bare passes": f"{statistics.median(self.sam.over_passes_of(self.best)):.2f}"}
+        rows = {"SAM's step / its two bare passes": f"{median(self.sam.over_passes_of(self.best)):.2f}"}
         for precision in PRECISIONS:
             users = self.over_users(precision)
-            rows[f"a user's loop, {precision} / ours"] = f"{statistics.median(users[1]):.2f}" if users else "–"
+            rows[f"a user's loop, {precision} / ours"] = f"{median(users[1]):.2f}" if users else "–"
+        flops, peak_flops = self.flops()
         share = "–" if self.evaluation_seconds is None else f"{self.evaluation_share(self.sgd):.1%}"
         return rows | {
             "SAM, images/s": f"{self.sam.images_per_second:,.0f}",
             "SGD, images/s": f"{self.sgd.images_per_second:,.0f}",
-            "SAM's FLOP/s / a matrix product's": f"{self.flops / self.peak_flops:.0%}",
-            "preparing a batch / SAM's step": f"{statistics.median(self.batches.over(self.sam)):.1%}",
+            "SAM's FLOP/s / a matrix product's": f"{flops / peak_flops:.0%}",
+            "preparing a batch / SAM's step": f"{median(self.batches.over(self.sam)):.1%}",
             "evaluating every 5th of 200 epochs / training, SGD": share,
         }
 
     def table(self) -> list[str]:
         """Return the table of SAM's step."""
         rows = {
-            f"SAM's step, {len(self.sam.turns)} rounds": "",
-            "---": "---",
             f"ours, {self.sam.facts['engine']}": milliseconds(self.sam.seconds),
             "its two passes alone": milliseconds([2 * s for s in self.bare.seconds]),
         }
@@ -100,16 +93,17 @@ class AgainstLowerBound:
             if users := self.over_users(precision):
                 rows[f"a user's loop, {precision}"] = milliseconds(users[0].seconds)
                 rows[f"a user's loop, {precision} / ours"] = spread(users[1])
-        return [f"| {title} | {cell} |".replace("|  |", "| |") for title, cell in (rows | self.details()).items()]
+        return table([f"SAM's step, {len(self.sam.turns)} rounds", ""], (rows | self.details()).items())
 
     def details(self) -> dict[str, str]:
         """Return the rows of that table that are no comparison."""
+        flops, peak_flops = self.flops()
         rows = {
             f"{EPOCH_STEPS} such steps (50,000 images)": f"{self.sam.median * EPOCH_STEPS:.2f} s",
-            "floating-point operations of a pass": f"{self.flop / 1e9:.1f} G",
-            "ours, in FLOP/s": f"{self.flops / 1e12:.3f} T",
-            "a matrix product of large squares, in FLOP/s": f"{self.peak_flops / 1e12:.3f} T",
-            "ours / the matrix product": f"{self.flops / self.peak_flops:.1%}",
+            "floating-point operations of a pass": f"{self.bare.facts['flop'] / 1e9:.1f} G",
+            "ours, in FLOP/s": f"{flops / 1e12:.3f} T",
+            "a matrix product of large squares, in FLOP/s": f"{peak_flops / 1e12:.3f} T",
+            "ours / the matrix product": f"{flops / peak_flops:.1%}",
             "preparing a batch": milliseconds(self.batches.seconds),
             "preparing a batch / the step": spread(self.batches.over(self.sam), "{:.2%}"),
         }
@@ -127,17 +121,31 @@ def report(data: dict[str, Any]) -> str:
     Args:
         data: as the benchmark writes it.
     """
-    comparisons = [ComparisonResult.from_dict(comparison) for comparison in data["comparisons"]]
+    comparisons = read(data)
     lines = [f"# Benchmark on {data['device']}", "", introduction(data), "", *summary(data)]
     for model in dict.fromkeys(comparison.model for comparison in comparisons):
-        lines += of_network([comparison for comparison in comparisons if comparison.model == model])
+        lines += of_network([each for each in comparisons if each.model == model])
     for comparison in comparisons:
-        if comparison.question in OWN_TABLES and comparison.results:
-            lines += OWN_TABLES[comparison.question](comparison)
+        if comparison.question == "engines" and comparison.results:
+            lines += of_engines(comparison)
+        elif comparison.question in COUNTED and comparison.results:
+            lines += of_counts(comparison)
     lines += of_scaling([each for each in comparisons if each.question in ("batch size", "width")])
     if data["not_measured"]:
         lines += ["", f"Not measured: {'; '.join(data['not_measured'])}."]
     return "\n".join(lines)
+
+
+def read(data: dict[str, Any]) -> list[ComparisonResult]:
+    """Return the comparisons that the benchmark wrote."""
+    return [ComparisonResult.from_dict(comparison) for comparison in data["comparisons"]]
+
+
+def against_lower_bound(comparisons: list[ComparisonResult]) -> list[AgainstLowerBound]:
+    """Return each network's comparison with its lower bound, where all that a table needs was measured."""
+    users = {each.model: each for each in comparisons if each.question == "user's loop"}
+    found = [AgainstLowerBound(each, users.get(each.model)) for each in comparisons if each.question == "lower bound"]
+    return [network for network in found if network.complete]
 
 
 def introduction(data: dict[str, Any]) -> str:
@@ -155,87 +163,55 @@ def introduction(data: dict[str, Any]) -> str:
 
 def summary(data: dict[str, Any]) -> list[str]:
     """Return a table with a column for each network: ratios, medians over the rounds."""
-    comparisons = [ComparisonResult.from_dict(comparison) for comparison in data["comparisons"]]
-    networks = [against_lower_bound(comparisons, model) for model in dict.fromkeys(each.model for each in comparisons)]
-    columns = {network.model: network.summary() for network in networks if network}
+    columns = {network.model: network.summary() for network in against_lower_bound(read(data))}
     if not columns:
         return []
-    rows = next(iter(columns.values()))
-    lines = [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
-    return lines + [f"| {row} | {' | '.join(column[row] for column in columns.values())} |" for row in rows]
-
-
-def against_lower_bound(comparisons: list[ComparisonResult], model: str) -> AgainstLowerBound | None:
-    """Return a network's comparison with its lower bound, if all that a table needs was measured."""
-    of_model = {comparison.question: comparison for comparison in comparisons if comparison.model == model}
-    if "lower bound" not in of_model:
-        return None
-    network = AgainstLowerBound(of_model["lower bound"], of_model.get("user's loop"))
-    return network if network.complete else None
+    titles = next(iter(columns.values()))
+    return table(["", *columns], ([title, *(column[title] for column in columns.values())] for title in titles))
 
 
 def of_network(comparisons: list[ComparisonResult]) -> list[str]:
-    """Return a network's section: the table of SAM's step, and the table of methods."""
-    network = against_lower_bound(comparisons, comparisons[0].model)
-    rows = {"sgd": None, "sam": None}
+    """Return a network's section: the table of SAM's step, and the table of methods, SGD and SAM first."""
+    compared = against_lower_bound(comparisons)
+    rows = {"sgd": [], "sam": []}
     for comparison in comparisons:
-        if comparison.question == "method" or (comparison.question == "lower bound" and network):
+        if comparison.question == "method" or (comparison.question == "lower bound" and compared):
             rows |= method_rows(comparison, with_sgd=comparison.question == "lower bound")
-    rows = [row for row in rows.values() if row]
-    lines = ["", f"## {comparisons[0].model}"] if rows else []
-    if network:
-        lines += ["", *network.table()]
-    if rows:
-        columns = "method | passes | rounds | a step | images/s | step / (passes × SGD's step)"
-        lines += ["", f"| {columns} | step / (passes × bare pass) |", "| --- | --- | --- | --- | --- | --- | --- |"]
-    return lines + rows
+    if not any(rows.values()):
+        return []
+    step = ["", *compared[-1].table()] if compared else []
+    return ["", f"## {comparisons[0].model}", *step, "", *table(METHOD_COLUMNS, filter(None, rows.values()))]
 
 
-def method_rows(comparison: ComparisonResult, with_sgd: bool) -> dict[str, str]:
+def method_rows(comparison: ComparisonResult, with_sgd: bool) -> dict[str, list[str]]:
     """Return the row of each method that was measured beside SGD and its bare passes."""
     sgd = comparison.find(kind="ours", method="sgd")
     bare = comparison.find(kind="lower bound")
     rows = {}
     for result in comparison.results if sgd and bare else []:
         if result.case.kind == "ours" and (with_sgd or result is not sgd):
-            rows[result.case.method] = (
-                f"| {METHODS[result.case.method].title} | {result.turns[0]['passes']:.3g} | {len(result.turns)} | "
-                f"{milliseconds(result.seconds)} | {result.images_per_second:,.0f} | "
-                f"{spread(result.over_passes_of(sgd))} | {spread(result.over_passes_of(bare))} |"
-            )
+            counts = [f"{result.turns[0]['passes']:.3g}", str(len(result.turns))]
+            ratios = [spread(result.over_passes_of(other)) for other in (sgd, bare)]
+            rows[result.case.method] = [METHODS[result.case.method].title, *counts, *speed(result), *ratios]
     return rows
 
 
 def of_engines(comparison: ComparisonResult) -> list[str]:
     """Return the section on the ways to take steps."""
     first = comparison.results[0]
-    lines = ["", f"## Engines, {comparison.model}", ""]
-    lines += [f"| engine | a step | {EPOCH_STEPS} steps | step / {first.case.engine}'s |", "| --- | --- | --- | --- |"]
+    rows = []
     for result in comparison.results:
-        cells = [result.facts["engine"], milliseconds(result.seconds), f"{result.median * EPOCH_STEPS:.2f} s"]
-        lines.append(f"| {' | '.join(cells)} | {spread(result.over(first))} |")
-    return lines
+        epoch = f"{result.median * EPOCH_STEPS:.2f} s"
+        rows.append((result.facts["engine"], milliseconds(result.seconds), epoch, spread(result.over(first))))
+    headings = ("engine", "a step", f"{EPOCH_STEPS} steps", f"step / {first.case.engine}'s")
+    return ["", f"## Engines, {comparison.model}", "", *table(headings, rows)]
 
 
-def of_counts(title: str, columns: str, field: str) -> Callable[[ComparisonResult], list[str]]:
-    """Return what makes the section on cases that differ in a field."""
-
-    def section(comparison: ComparisonResult) -> list[str]:
-        lines = ["", f"## {title}, {comparison.model}", "", f"| {columns} | images/s |", "| --- | --- | --- |"]
-        for result in comparison.results:
-            count = getattr(result.case, field)
-            lines.append(f"| {count} | {milliseconds(result.seconds)} | {result.images_per_second:,.0f} |")
-        return lines
-
-    return section
-
-
-OWN_TABLES = {
-    "engines": of_engines,
-    "threads": of_counts("Threads", "threads | SAM's step", "threads"),
-    "GPUs": of_counts("Several GPUs", "GPUs | a step", "processes"),
-}
-"""What makes the section of a comparison, by its question."""
+def of_counts(comparison: ComparisonResult) -> list[str]:
+    """Return the section on cases that differ in a number."""
+    title, field, timed = COUNTED[comparison.question]
+    rows = [(str(getattr(result.case, field)), *speed(result)) for result in comparison.results]
+    return ["", f"## {title}, {comparison.model}", "", *table((comparison.question, timed, "images/s"), rows)]
 
 
 def of_scaling(comparisons: list[ComparisonResult]) -> list[str]:
@@ -246,16 +222,20 @@ def of_scaling(comparisons: list[ComparisonResult]) -> list[str]:
         bare = comparison.find(kind="lower bound")
         if sam and bare:
             size = f": batch {sam.case.batch_size}" if comparison.question == "batch size" else ""
-            cells = [comparison.model + size, milliseconds(sam.seconds), f"{sam.images_per_second:,.0f}"]
-            rows.append(f"| {' | '.join(cells)} | {spread(sam.over_passes_of(bare))} |")
-    heading = ["", "## Batch size and width", "", "| | SAM's step | images/s | step / two bare passes |"]
-    return [*heading, "| --- | --- | --- | --- |", *rows] if rows else []
+            rows.append((comparison.model + size, *speed(sam), spread(sam.over_passes_of(bare))))
+    headings = ("", "SAM's step", "images/s", "step / two bare passes")
+    return ["", "## Batch size and width", "", *table(headings, rows)] if rows else []
+
+
+def speed(result: CaseResult) -> list[str]:
+    """Return milliseconds of a step and images in a second."""
+    return [milliseconds(result.seconds), f"{result.images_per_second:,.0f}"]
 
 
 def spread(values: list[float], form: str = "{:.3f}") -> str:
     """Return median and quartiles, such as "1.050 (1.038 – 1.071)"."""
-    low, _, high = statistics.quantiles(values, n=4)
-    middle, low, high = (form.format(value) for value in (statistics.median(values), low, high))
+    low, _, high = quantiles(values, n=4)
+    middle, low, high = (form.format(value) for value in (median(values), low, high))
     return f"{middle} ({low} – {high})"
 
 

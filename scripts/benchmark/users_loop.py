@@ -9,6 +9,7 @@ compares its speed with ours, with --precision autocast (bfloat16) too.
 import sys
 import time
 from collections.abc import Iterator
+from statistics import fmean
 
 import torch
 from PIL import Image
@@ -20,11 +21,11 @@ from torchvision import transforms
 from sam_bench.cli.compose import compose
 from sam_bench.data.images import Images
 from sam_bench.data.registry import DATASETS
-from sam_bench.errors import UserError
+from sam_bench.runtime.device import Hardware
 from sam_bench.training.build import build_network, load_data
 from sam_bench.training.loss import smoothing_for_torch
 from sam_bench.training.schedules import learning_rate
-from scripts.arguments import at_least, parser
+from scripts.arguments import at_least, errors_as_messages, parser
 
 CIFAR10 = DATASETS["cifar10"]
 
@@ -57,15 +58,14 @@ class UsersLoop:
         self,
         model: nn.Module,
         train: Images,
-        *,
         device: torch.device,
         precision: str,
         batch_size: int,
         workers: int,
-        crop: bool,
-        epochs: int,
-        lr: float,
-        rho: float,
+        crop: bool = True,
+        epochs: int = 200,
+        lr: float = 0.1,
+        rho: float = 0.05,
     ):
         self.model = model.to(device)
         self.device = device
@@ -124,6 +124,7 @@ class UsersLoop:
 _TO_TENSOR = [transforms.ToTensor(), transforms.Normalize(CIFAR10.mean, CIFAR10.std)]
 
 
+@errors_as_messages()
 def main(arguments: list[str]) -> None:
     words = parser(__doc__)
     words.add_argument("--seed", default=0, type=int, help="of the weights and the order of the images")
@@ -135,26 +136,14 @@ def main(arguments: list[str]) -> None:
     words.add_argument("--workers", default=2, type=at_least(0), help="processes that load images")
     words.add_argument("--root", default="data", help="folder of CIFAR-10")
     options = words.parse_args(arguments)
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        config = compose(["data=cifar10", f"data.root={options.root}", "data.timeout=60", f"model={options.model}"])
-        dataset = load_data(config.data)
-        torch.manual_seed(options.seed)
-        model = build_network(config)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
-    loop = UsersLoop(
-        model,
-        dataset.train,
-        device=torch.device(found if options.device == "auto" else options.device),
-        precision=options.precision,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        crop=False,
-        epochs=options.epochs,
-        lr=0.3,
-        rho=0.02,
-    )
+    config = compose(["data=cifar10", f"data.root={options.root}", "data.timeout=60", f"model={options.model}"])
+    dataset = load_data(config.data)
+    torch.manual_seed(options.seed)
+    model = build_network(config)
+    device = Hardware.choose(options.device, "fp32").device
+    loading = options.batch_size, options.workers
+    protocol = {"crop": False, "epochs": options.epochs, "lr": 0.3, "rho": 0.02}
+    loop = UsersLoop(model, dataset.train, device, options.precision, *loading, **protocol)
     seconds = sum(train_epoch(loop, epoch) for epoch in range(1, options.epochs + 1))
     print(f"test_error {loop.test_error(dataset.test):.2f}  train_seconds {seconds:.1f}")
 
@@ -165,8 +154,8 @@ def train_epoch(loop: UsersLoop, epoch: int) -> float:
     for _ in loop.epoch():
         pass
     seconds = time.perf_counter() - began
-    losses = [loss for loss, _ in loop.log[-len(loop.loader) :]]
-    print(f"epoch {epoch}  train_loss {sum(losses) / len(losses):.4g}", flush=True)
+    loss = fmean(loss for loss, _ in loop.log[-len(loop.loader) :])
+    print(f"epoch {epoch}  train_loss {loss:.4g}", flush=True)
     return seconds
 
 
