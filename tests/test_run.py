@@ -20,6 +20,7 @@ from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes
 from sam_bench.training import build
 from sam_bench.training.averages import Averages
+from sam_bench.training.evaluate import MEASURES
 from tests.conftest import ROOT, TINY, everything_below, execute, last_checkpoint, lasting, options
 
 SMALL = ["model=resnet8", *TINY, "trainer.device=cpu"]
@@ -34,7 +35,10 @@ REQUIRED = {
     "test_error",
     "best_test_error",
     "test_loss",
+    "test_ece",
     "train_loss",
+    "wrong_train_labels",
+    "wrong_test_labels",
     "epochs",
     "steps",
     "passes",
@@ -113,7 +117,7 @@ def test_several_averages_lie_side_by_side_and_leave_the_raw_model_alone(tiny_ru
 def test_an_average_of_the_last_epoch_alone_is_the_model_itself_but_for_its_running_statistics(tiny_run):
     record = tiny_run("model=torchvision", "model.arch=squeezenet1_1", "averaging=swa", "trainer.epochs=2")
     measured = record["averaged"]["swa 0.75"]
-    assert measured == {"test_loss": record["test_loss"], "test_error": record["test_error"]}
+    assert measured == {name: record[name] for name in MEASURES}
 
 
 def test_parts_of_a_batch_have_perturbations_of_their_own(tiny_run):

@@ -335,6 +335,7 @@ def make_record(spec: RunSpec, dataset: Dataset, training: Training, code: list[
         "test_error": history["test_error"][-1],
         "best_test_error": min(error for error in history["test_error"] if error is not None),
         "test_loss": history["test_loss"][-1],
+        "test_ece": history["test_ece"][-1],
         "averaged": training.averaged,
         "train_loss": history["train_loss"][-1],
         "epochs": training.epoch,
