@@ -404,12 +404,12 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_created(fol
 
 def test_an_average_begins_with_the_first_epoch_after_its_start():
     model = torch.nn.Linear(1, 1)
-    averages = Averages(AveragingConfig("swa", (0.0, 0.5, 0.75), None), model, epochs=4)
+    averages = Averages(AveragingConfig(name="swa", starts=(0.0, 0.5, 0.75)), model, epochs=4)
     for done in (1, 2, 3, 4):
         averages.after_epoch(done)
         averages.after_step()
     assert [average.count for average in averages.by_name.values()] == [4, 2, 1]
-    averages = Averages(AveragingConfig("ema", None, 0.9), model, epochs=4)
+    averages = Averages(AveragingConfig(name="ema", decay=0.9), model, epochs=4)
     averages.after_epoch(1)
     averages.after_step()
     assert averages.by_name["ema 0.9"].count == 1
