@@ -20,6 +20,7 @@ from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes
 from sam_bench.training import build
 from sam_bench.training.averages import Averages
+from sam_bench.training.evaluate import MEASURES
 from tests.conftest import ROOT, TINY, everything_below, execute, last_checkpoint, lasting, options
 
 SMALL = ["model=resnet8", *TINY, "trainer.device=cpu"]
@@ -34,7 +35,10 @@ REQUIRED = {
     "test_error",
     "best_test_error",
     "test_loss",
+    "test_ece",
     "train_loss",
+    "wrong_train_labels",
+    "wrong_test_labels",
     "epochs",
     "steps",
     "passes",
@@ -113,7 +117,7 @@ def test_several_averages_lie_side_by_side_and_leave_the_raw_model_alone(tiny_ru
 def test_an_average_of_the_last_epoch_alone_is_the_model_itself_but_for_its_running_statistics(tiny_run):
     record = tiny_run("model=torchvision", "model.arch=squeezenet1_1", "averaging=swa", "trainer.epochs=2")
     measured = record["averaged"]["swa 0.75"]
-    assert measured == {"test_loss": record["test_loss"], "test_error": record["test_error"]}
+    assert measured == {name: record[name] for name in MEASURES}
 
 
 def test_parts_of_a_batch_have_perturbations_of_their_own(tiny_run):
@@ -400,12 +404,12 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_created(fol
 
 def test_an_average_begins_with_the_first_epoch_after_its_start():
     model = torch.nn.Linear(1, 1)
-    averages = Averages(AveragingConfig("swa", (0.0, 0.5, 0.75), None), model, epochs=4)
+    averages = Averages(AveragingConfig(name="swa", starts=(0.0, 0.5, 0.75)), model, epochs=4)
     for done in (1, 2, 3, 4):
         averages.after_epoch(done)
         averages.after_step()
     assert [average.count for average in averages.by_name.values()] == [4, 2, 1]
-    averages = Averages(AveragingConfig("ema", None, 0.9), model, epochs=4)
+    averages = Averages(AveragingConfig(name="ema", decay=0.9), model, epochs=4)
     averages.after_epoch(1)
     averages.after_step()
     assert averages.by_name["ema 0.9"].count == 1

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_serializer, model_validator
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from sam_bench.config.fields import Items, Settings
 from sam_bench.data.registry import DATASETS, DatasetSpec
@@ -200,6 +200,12 @@ class DataConfig(Settings):
     """Measure on the test set, or, to choose hyper-parameters, on a tenth of the training set held out."""
     train_subset: int | None = Field(default=None, ge=1)
     """Train on so many images only, equally many of each class."""
+    label_noise: float = Field(ge=0, lt=1, exclude_if=lambda value: value == 0.0)
+    """The share of training and held-out labels that are drawn anew; those of the test set are always the true ones."""
+    noise_over: Literal["all", "others"]
+    """What they are drawn from: all classes, the true one too, or the others."""
+    noise_seed: int = Field(ge=0, lt=2**63)
+    """Of these draws, which the run's seed has no part in."""
     crop: bool
     """A random crop after 4 pixels of padding."""
     padding: Literal["zeros", "reflect"] = Field(exclude_if=lambda value: value == "zeros")
@@ -214,8 +220,19 @@ class DataConfig(Settings):
     def model_post_init(self, context: Any) -> None:
         if self.train_subset is not None:
             self._check_subset(self.train_subset)
+        if 0 < self.label_noise * self.spec.train_images < 1:
+            raise ConfigError(
+                f"data.label_noise={self.label_noise} draws none of the {self.spec.train_images} training labels of "
+                f"{self.spec.title} anew: raise it, or set it to 0"
+            )
         if self.spec.files is not None:
             self._check_root()
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without label noise, its settings change nothing."""
+        values = dump(self)
+        return values if self.label_noise else {key: values[key] for key in values if not key.startswith("noise_")}
 
     def _check_subset(self, count: int) -> None:
         title = self.spec.title

@@ -1,6 +1,7 @@
 """A labelled set of images, and how it is divided."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,19 +14,30 @@ _DIVISION_SEED = 20_210_428
 
 @dataclass(frozen=True)
 class Images:
-    """`pixels`: uint8, N × 3 × 32 × 32; `labels`: int64, N, from 0 to classes − 1; both on one device."""
+    """`pixels`: uint8, N × 3 × 32 × 32; `labels`: int64, N, from 0 to classes − 1; all on one device."""
 
     pixels: Tensor
     labels: Tensor
+    true_labels: Tensor | None = None
+    """Where there is label noise, the labels without it; None where `labels` are those."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: Tensor) -> "Images":
-        return Images(self.pixels[indices], self.labels[indices])
+        return self._each(lambda tensor: tensor[indices])
 
     def to(self, device: torch.device) -> "Images":
-        return Images(self.pixels.to(device), self.labels.to(device))
+        return self._each(lambda tensor: tensor.to(device))
+
+    @property
+    def wrong_labels(self) -> int:
+        """How many labels are not the true ones."""
+        return 0 if self.true_labels is None else int((self.labels != self.true_labels).sum())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Images":
+        true = None if self.true_labels is None else change(self.true_labels)
+        return Images(change(self.pixels), change(self.labels), true)
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class Dataset:
 
 
 def divide(spec: DatasetSpec, train: Images, test: Images, split: str, train_subset: int | None) -> Dataset:
-    """The split and subset that a run asks for.
+    """The split and subset that a run asks for; the same images with label noise as without.
 
     Args:
         split: "test" keeps both sets; "val" measures on a tenth of the training set, the same for every run, and does
@@ -63,10 +75,11 @@ def divide(spec: DatasetSpec, train: Images, test: Images, split: str, train_sub
 def _balanced(images: Images, count: int, classes: int) -> tuple[Images, Images]:
     """`count` images, equally many of each class, and the others; each in the original order."""
     each = count // classes
+    labels = images.labels if images.true_labels is None else images.true_labels
     generator = torch.Generator().manual_seed(_DIVISION_SEED)
     chosen = torch.zeros(len(images), dtype=torch.bool)
     for label in range(classes):
-        members = torch.nonzero(images.labels == label).squeeze(1)
+        members = torch.nonzero(labels == label).squeeze(1)
         if len(members) < each:
             raise ValueError(f"there are only {len(members)} images of class {label}, not {each}")
         chosen[members[torch.randperm(len(members), generator=generator)[:each]]] = True

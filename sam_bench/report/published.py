@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-LEFT_OUT = {"data.padding": "zeros", "schedule.warmup_start": 0.0, "trainer.drop_last": False}
+LEFT_OUT = {"data.padding": "zeros", "data.label_noise": 0.0, "schedule.warmup_start": 0.0, "trainer.drop_last": False}
 """Settings that a record has only where they are not as here."""
 
 _ALL = {
     "data.name": "cifar10",
     "data.split": "test",
     "data.train_subset": None,
+    "data.label_noise": 0.0,
     "data.crop": True,
     "data.flip": True,
     "data.normalise": True,

@@ -227,6 +227,7 @@ def _protocol(config: Mapping[str, Any]) -> list[str]:
         model.get("arch") or model["name"],
         data["name"],
         images,
+        *([f"label noise {data['label_noise']:g} over {data['noise_over']}"] if "label_noise" in data else []),
         f"{data['split']} split",
         f"augmentation {' + '.join(augmentation) or 'none'}",
         "normalised" if data["normalise"] else "not normalised",

@@ -211,7 +211,7 @@ class _Work:
         about = Run(
             spec.run_id,
             spec.config.experiment,
-            spec.describe() + whence,
+            spec.describe() + self.wrong_labels() + whence,
             spec.config.identity(),
             spec.files.folder,
             spec.config.trainer.epochs,
@@ -224,6 +224,12 @@ class _Work:
             MESSAGES.info(spec.engine_reason)
         for warning in self.warnings:
             MESSAGES.warning(warning)
+
+    def wrong_labels(self) -> str:
+        """What is to be said of label noise, if there is any."""
+        train = self.dataset.train
+        noisy = train.true_labels is not None
+        return f", {100 * train.wrong_labels / len(train):.1f} % of the training labels wrong" if noisy else ""
 
     def tell(self, what: Callable[[Logger], None]) -> None:
         """Tell all loggers something; one that fails is left out from then on, and the run goes on."""
@@ -329,6 +335,7 @@ def make_record(spec: RunSpec, dataset: Dataset, training: Training, code: list[
         "test_error": history["test_error"][-1],
         "best_test_error": min(error for error in history["test_error"] if error is not None),
         "test_loss": history["test_loss"][-1],
+        "test_ece": history["test_ece"][-1],
         "averaged": training.averaged,
         "train_loss": history["train_loss"][-1],
         "epochs": training.epoch,
@@ -352,6 +359,8 @@ def make_record(spec: RunSpec, dataset: Dataset, training: Training, code: list[
         "dataset_sha256": dataset.sha256,
         "train_images": len(dataset.train),
         "test_images": len(dataset.test),
+        "wrong_train_labels": dataset.train.wrong_labels,
+        "wrong_test_labels": dataset.test.wrong_labels,
         "config": spec.identity_of(training.step.compiled),
         "history": history,
         **code[-1],

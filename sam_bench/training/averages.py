@@ -47,23 +47,22 @@ class Averages:
         epoch: int,
         hardware: Hardware,
         processes: Processes,
-        measure: Callable[[], tuple[float, float]],
+        measure: Callable[[], dict[str, float]],
     ) -> dict[str, dict[str, float]]:
-        """Test loss and error of each average that has begun, its statistics re-estimated over the training images.
+        """Return what is measured of each average that has begun, its statistics re-estimated over the training images.
 
         Weights and statistics of the raw model are afterwards as before, bit for bit.
 
         Args:
             epoch: whose order and augmentation the re-estimation takes.
-            measure: what gives the model's loss and error.
+            measure: measures the model as it is.
         """
         found = {}
         begun = {name: average for name, average in self.by_name.items() if average.count}
         for name, average in begun.items():
             with average.swapped(), frozen_statistics(self.model):
                 estimate_on_training_images(self.model, train, epoch, hardware, processes)
-                loss, error = measure()
-            found[name] = {"test_loss": loss, "test_error": error}
+                found[name] = measure()
         return found
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,6 +10,7 @@ from sam_bench.config.schema import Config, DataConfig
 from sam_bench.data.augment import Augment
 from sam_bench.data.batches import Batches, generator_for
 from sam_bench.data.images import Dataset, divide
+from sam_bench.data.label_noise import LabelNoise
 from sam_bench.data.registry import DatasetSpec
 from sam_bench.errors import ConfigError
 from sam_bench.lookup import load
@@ -27,9 +29,8 @@ def load_data(config: DataConfig) -> Dataset:
         DataError: they cannot be had, or are not what they should be.
     """
     folder = obtain_data(config)
-    if folder is None:
-        return divide(config.spec, *load(config.spec.loader)(None), config.split, config.train_subset)
-    return _divided(config.spec, folder, Path.cwd(), config.split, config.train_subset)
+    wanted = config.spec, config.split, config.train_subset, _noise(config)
+    return _divided(folder, Path.cwd(), *wanted) if folder is not None else _divide(None, *wanted)
 
 
 def verify_data(config: DataConfig) -> None:
@@ -59,13 +60,26 @@ def obtain_data(config: DataConfig) -> Path | None:
 
 
 @functools.lru_cache(maxsize=1)
-def _divided(spec: DatasetSpec, folder: Path, base: Path, split: str, train_subset: int | None) -> Dataset:
+def _divided(folder: Path, base: Path, *wanted: Any) -> Dataset:
     """Return the images of a run; those of the latest one stay in memory, and so need be hashed but once.
 
     Args:
         base: what the folder is relative to.
     """
-    return divide(spec, *load(spec.loader)(folder), split, train_subset)
+    return _divide(folder, *wanted)
+
+
+def _divide(
+    folder: Path | None, spec: DatasetSpec, split: str, train_subset: int | None, noise: LabelNoise | None
+) -> Dataset:
+    train, test = load(spec.loader)(folder)
+    if noise is not None:
+        train = noise.apply(train, spec.classes)
+    return divide(spec, train, test, split, train_subset)
+
+
+def _noise(config: DataConfig) -> LabelNoise | None:
+    return LabelNoise(config.label_noise, config.noise_over, config.noise_seed) if config.label_noise else None
 
 
 def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, processes: Processes) -> Training:

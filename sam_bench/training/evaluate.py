@@ -7,29 +7,39 @@ from sam_bench.data.batches import Batches
 from sam_bench.optim.running_stats import reestimate_statistics
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes
+from sam_bench.training.calibration import CalibrationError
 from sam_bench.training.loss import cross_entropy
+
+MEASURES = ("test_loss", "test_error", "test_ece")
+"""Negative log-likelihood (mean cross-entropy in nats, without smoothing); error and calibration error in percent."""
 
 
 @torch.inference_mode()
 def evaluate(
     model: nn.Module, batches: Batches, batch_size: int, hardware: Hardware, processes: Processes
-) -> tuple[float, float]:
-    """Mean cross-entropy (in nats, without smoothing) and error (in percent), with the model in evaluation mode.
+) -> dict[str, float]:
+    """Return what `MEASURES` names, with the model in evaluation mode.
 
     Every process takes its share of the batches, and all learn the result.
     """
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=hardware.device)
     wrong = torch.zeros((), dtype=torch.int64, device=hardware.device)
+    calibration = CalibrationError(hardware.device)
     for number, (images, labels) in enumerate(batches.plain(batch_size)):
         if number % processes.world_size == processes.rank:
             with hardware.autocast():
                 logits = model(images)
             loss += cross_entropy(logits, labels) * len(labels)
             wrong += (logits.argmax(1) != labels).sum()
-    processes.add(loss, wrong)
+            calibration.update(logits, labels)
+    processes.add(loss, wrong, calibration.excess)
     count = len(batches.labels)
-    return loss.item() / count, 100 * wrong.item() / count
+    return {
+        "test_loss": loss.item() / count,
+        "test_error": 100 * wrong.item() / count,
+        "test_ece": calibration.percent(count),
+    }
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes
 from sam_bench.training import schedules
 from sam_bench.training.averages import Averages
-from sam_bench.training.evaluate import estimate_on_training_images, evaluate
+from sam_bench.training.evaluate import MEASURES, estimate_on_training_images, evaluate
 from sam_bench.training.loss import smoothing_for_torch
 from sam_bench.training.step import CapturedStep, Step, compile_for
 from sam_bench.training.stopwatch import Stopwatch
@@ -67,7 +67,7 @@ class Training:
     peak_memory: int = 0
     """Bytes, the most of all processes that worked on the run."""
     averaged: dict[str, dict[str, float]] = field(default_factory=dict)
-    """At the run's end, test loss and error of each weight average."""
+    """At the run's end, what is measured of each weight average."""
     diverged_epoch: int | None = None
     """The epoch in which the run came to nothing, and ended."""
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -236,7 +236,7 @@ class Training:
         started = time.perf_counter()
         last = self.epoch + 1 == trainer.epochs or self.diverged_epoch is not None
 
-        def measure() -> tuple[float, float]:
+        def measure() -> dict[str, float]:
             self.processes.copy_buffers(self.model)
             arguments = self.test, trainer.eval_batch_size, self.hardware, self.processes
             if self.step.compiled:
@@ -248,18 +248,21 @@ class Training:
 
         if last and self.optimizer.perturbs_first:
             estimate_on_training_images(self.model, self.train, trainer.epochs, self.hardware, self.processes)
-        loss, error = measure() if last or (self.epoch + 1) % trainer.eval_every == 0 else (None, None)
-        self._note("test_loss", loss)
-        self._note("test_error", error)
+        measured = measure() if last or (self.epoch + 1) % trainer.eval_every == 0 else {}
+        for name in MEASURES:
+            self._note(name, measured.get(name))
         if last:
             self.averaged = self.averages.evaluate(self.train, trainer.epochs, self.hardware, self.processes, measure)
             mostly_skipped = self.history["skipped_steps"][-1] > len(self.train) / 2
-            if self.diverged_epoch is None and (mostly_skipped or not math.isfinite(loss)):
+            if self.diverged_epoch is None and (mostly_skipped or not math.isfinite(measured["test_loss"])):
                 self.diverged_epoch = self.epoch + 1
         self._note("eval_seconds", time.perf_counter() - started)
 
     def _note(self, name: str, value: float | None) -> None:
-        self.history.setdefault(name, []).append(value)
+        """Add a value of this epoch; what earlier code has not measured is None in the epochs before."""
+        values = self.history.setdefault(name, [])
+        values += [None] * (self.epoch - len(values))
+        values.append(value)
 
     def _estimate(self) -> None:
         """Tell somebody who has just begun a run on the CPU when it takes hours."""

@@ -56,9 +56,9 @@ def test_evaluation_counts_every_image_once_and_leaves_the_model_as_it_was(batch
     augment = Augment(True, True, NORMALISE, True, torch.device("cpu"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     batches = Batches(Images(pixels, labels), augment, 10, seed=0)
-    loss, error = evaluate(model, batches, batch_size, Hardware(torch.device("cpu"), "fp32"), Processes("cpu"))
+    measured = evaluate(model, batches, batch_size, Hardware(torch.device("cpu"), "fp32"), Processes("cpu"))
     with torch.no_grad():
         logits = model.eval()(augment.evaluate(augment.prepare(pixels)))
-    assert error == 100 * (logits.argmax(1) != labels).sum().item() / 50
-    assert loss == pytest.approx(by_hand(logits, labels, 0, "all"), rel=1e-5)
+    assert measured["test_error"] == 100 * (logits.argmax(1) != labels).sum().item() / 50
+    assert measured["test_loss"] == pytest.approx(by_hand(logits, labels, 0, "all"), rel=1e-5)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
