@@ -205,7 +205,7 @@ class DataConfig(Settings):
     noise_over: Literal["all", "others"]
     """What they are drawn from: all classes, the true one too, or the others."""
     noise_seed: int = Field(ge=0, lt=2**63)
-    """Of these draws, which the run's seed has no part in."""
+    """The seed of these draws; the run's own has no part in them."""
     crop: bool
     """A random crop after 4 pixels of padding."""
     padding: Literal["zeros", "reflect"] = Field(exclude_if=lambda value: value == "zeros")
