@@ -11,6 +11,9 @@ from sam_bench.data.augment import Augment, Draws
 from sam_bench.data.images import Images
 from sam_bench.runtime.device import to_device
 
+Batch = tuple[Tensor, ...]
+"""Images, labels and, where there is label noise, true labels."""
+
 
 def generator_for(seed: int, *purpose: object) -> torch.Generator:
     """A CPU generator that depends on the seed and the purpose, and on nothing drawn before."""
@@ -39,6 +42,7 @@ class Batches:
     ):
         self.padded = augment.prepare(images.pixels)
         self.labels = images.labels
+        self.true_labels = images.true_labels
         self.augment = augment
         self.batch_size = batch_size
         self.seed = seed
@@ -52,15 +56,15 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(self.images / self.batch_size)
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Images and labels of the batches of an epoch, from the given one on; both count from 0.
 
-        On CUDA each is prepared while the device works on the one before.
+        With label noise, each has the true labels too. On CUDA each is prepared while the device works on another.
         """
         batches = self._epoch(epoch, first)
         return batches if self.stream is None else ahead(batches, self.stream)
 
-    def _epoch(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _epoch(self, epoch: int, first: int) -> Iterator[Batch]:
         count = len(self.labels)
         device = self.labels.device
         generator = generator_for(self.seed, "epoch", epoch)
@@ -71,7 +75,8 @@ class Batches:
             size = min(self.batch_size, self.images - start) // of
             own = start + number * size
             index = order[own : own + size]
-            yield self.augment.train(self.padded, index, draws.slice(own, size)), self.labels[index]
+            true = () if self.true_labels is None else (self.true_labels[index],)
+            yield self.augment.train(self.padded, index, draws.slice(own, size)), self.labels[index], *true
 
     def plain(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images in their own order, not augmented."""
@@ -80,10 +85,10 @@ class Batches:
             yield self.augment.evaluate(self.padded[here]), self.labels[here]
 
 
-def ahead(batches: Iterator[tuple[Tensor, Tensor]], stream: torch.cuda.Stream) -> Iterator[tuple[Tensor, Tensor]]:
+def ahead(batches: Iterator[Batch], stream: torch.cuda.Stream) -> Iterator[Batch]:
     """The same batches, each prepared on another CUDA stream as soon as the one before is given away."""
 
-    def prepared() -> tuple[Tensor, Tensor] | None:
+    def prepared() -> Batch | None:
         with torch.cuda.stream(stream):
             return next(batches, None)
 

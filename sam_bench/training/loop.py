@@ -140,10 +140,10 @@ class Training:
         while not self.ended:
             self.model.train()
             self.watch.run()
-            for images, labels in self.train.epoch(self.epoch, self.position):
+            for batch in self.train.epoch(self.epoch, self.position):
                 t = self.done
                 self.step.set_rates(self.eta(t), None if self.rho is None else self.rho(t))
-                self.step(images, labels)
+                self.step(*batch)
                 self.averages.after_step()
                 self.position += 1
                 self.on_step(self.processes.world_size * self.step.images / self.watch.seconds)
@@ -215,19 +215,19 @@ class Training:
 
     def _end_epoch(self) -> None:
         """Note what was measured in an epoch of training, and whether it came to nothing."""
-        loss, error = self.step.read()
+        errors = self.step.read()
         t = self.done - 1
         skipped = int(self.optimizer.skipped)
         self._note("lr", self.eta(t))
         self._note("rho", self.rho(t) if self.rho is not None else None)
-        self._note("train_loss", loss)
-        self._note("train_error", error)
+        for name, error in errors.items():
+            self._note(name, error)
         self._note("loss_scale", self.scaler.get_scale() if self.scaler else None)
         self._note("skipped_steps", skipped - sum(self.history.get("skipped_steps", [])))
         self._note("train_seconds", self.watch.seconds)
         self.watch.reset()
         limit = self.config.trainer.max_skipped
-        if skipped > (MAX_SKIPPED if limit is None else limit) or not loss <= EXPLODED:
+        if skipped > (MAX_SKIPPED if limit is None else limit) or not errors["train_loss"] <= EXPLODED:
             self.diverged_epoch = self.epoch + 1
         self.averages.after_epoch(self.epoch + 1)
 

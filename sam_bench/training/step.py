@@ -18,6 +18,7 @@ from sam_bench.runtime.device import Hardware, is_out_of_memory
 from sam_bench.runtime.distributed import Processes
 from sam_bench.training.cuda_graph import CudaGraphs
 from sam_bench.training.loss import cross_entropy
+from sam_bench.training.missed_labels import MissedLabels
 
 T = TypeVar("T")
 
@@ -72,7 +73,7 @@ class Step:
         self.rates = {"lr": zero, "rho": zero.clone()} if rates_on_device else None
         self.loss = torch.zeros((), dtype=torch.float64, device=hardware.device)
         self.summed = torch.zeros((), dtype=torch.int64, device=hardware.device)
-        self.wrong = torch.zeros((), dtype=torch.int64, device=hardware.device)
+        self.missed = MissedLabels(hardware.device)
         self.images = 0
 
     @property
@@ -88,16 +89,20 @@ class Step:
                 for group in self.optimizer.param_groups:
                     group[name] = present
 
-    def __call__(self, images: Tensor, labels: Tensor) -> None:
-        """Take a step; where compiled code fails, take it again without, from now on, and warn."""
+    def __call__(self, images: Tensor, labels: Tensor, true_labels: Tensor | None = None) -> None:
+        """Take a step; where compiled code fails, take it again without, from now on, and warn.
+
+        Args:
+            true_labels: those without label noise, if there is noise; only looked at to tell how many are memorised.
+        """
         before = self._host_state()
-        parts = self._parts(images, labels)
+        parts = self._parts(images, labels, true_labels)
         try:
             loss = self.optimizer.step(*self._arguments(parts))
         except Exception as error:
             self.give_up_compiling(error)
             self._set_host_state(before)
-            parts = self._parts(images, labels)
+            parts = self._parts(images, labels, true_labels)
             loss = self.optimizer.step(*self._arguments(parts))
         self._add_up(loss, parts)
 
@@ -113,10 +118,12 @@ class Step:
         self.forward = self.plain_forward
         MESSAGES.warning(f"torch.compile failed, so the run goes on without it, slower: {_first_line(error)}")
 
-    def _parts(self, images: Tensor, labels: Tensor) -> "list[_Part]":
+    def _parts(self, images: Tensor, labels: Tensor, true_labels: Tensor | None) -> "list[_Part]":
         """Return the closures of a batch, one for each m examples."""
         size = self.m or len(labels)
-        return [_Part(self, x, y) for x, y in zip(images.split(size), labels.split(size), strict=True)]
+        cut = [images.split(size), labels.split(size)]
+        true = [None] * len(cut[0]) if true_labels is None else true_labels.split(size)
+        return [_Part(self, *part) for part in zip(*cut, true, strict=True)]
 
     def _arguments(self, parts: "list[_Part]") -> tuple[Any, list[float], GradScaler | None]:
         """Return what the optimizer's step takes: closures, their shares of the batch, the loss scaling."""
@@ -133,7 +140,7 @@ class Step:
         self.loss += torch.where(finite, loss, 0.0) * count
         self.summed += finite * count
         for part in parts:
-            self.wrong += part.wrong
+            self.missed.update(part.predicted, part.labels, part.true_labels)
         self.images += count
 
     def _host_state(self) -> tuple[Progress, int]:
@@ -147,33 +154,36 @@ class Step:
 
     def state_dict(self) -> dict[str, Any]:
         """The totals since the last reading, of every process. All of them call this."""
-        totals = torch.stack([self.loss, self.summed.double(), self.wrong.double()]).cpu()
+        totals = torch.cat([total.double().reshape(-1) for total in self._totals()]).cpu()
         return {"totals": self.processes.gather(totals), "images": self.images}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.images = state["images"]
-        for total, value in zip(
-            (self.loss, self.summed, self.wrong), state["totals"][self.processes.rank], strict=True
-        ):
-            total.copy_(value)
+        values = iter(state["totals"][self.processes.rank])  # of earlier code without what label noise needs, 0
+        for total in self._totals():
+            for place in total.view(-1):
+                place.copy_(next(values, torch.zeros(())))
 
     def not_yet_averaged(self, more: bool) -> contextlib.AbstractContextManager:
         """Where more gradients are added before several processes average them: in one go, after the last."""
         return self.model.no_sync() if more and self.processes.world_size > 1 else contextlib.nullcontext()
 
-    def read(self) -> tuple[float, float]:
-        """Mean loss over the batches in which it is finite, and error in percent, since the last reading.
+    def read(self) -> dict[str, float]:
+        """Return the mean loss over the batches in which it is finite, `train_loss`, and the errors of `MissedLabels`.
 
-        Of all processes together. Waits for the device.
+        Since the last reading, and of all processes together. Waits for the device.
         """
-        self.processes.add(self.loss, self.summed, self.wrong)
+        self.processes.add(*self._totals())
         summed = self.summed.item()
-        images = self.images * self.processes.world_size
-        result = self.loss.item() / summed if summed else math.nan, 100 * self.wrong.item() / images
-        for total in (self.loss, self.summed, self.wrong):
+        loss = self.loss.item() / summed if summed else math.nan
+        result = {"train_loss": loss, **self.missed.errors(self.images * self.processes.world_size)}
+        for total in self._totals():
             total.zero_()
         self.images = 0
         return result
+
+    def _totals(self) -> tuple[Tensor, ...]:
+        return self.loss, self.summed, self.missed.counts
 
 
 class CapturedStep(Step):
@@ -200,23 +210,25 @@ class CapturedStep(Step):
     def engine(self) -> str:
         return "graph" if self.captures else super().engine
 
-    def __call__(self, images: Tensor, labels: Tensor) -> None:
+    def __call__(self, images: Tensor, labels: Tensor, true_labels: Tensor | None = None) -> None:
         kind = len(labels), self.optimizer.has_second_pass(self.optimizer.steps)
         if (captured := self.captured.get(kind)) is not None:
             captured.images.copy_(images)
             captured.labels.copy_(labels)
+            if true_labels is not None:
+                captured.true_labels.copy_(true_labels)
             captured.replay()
             self.optimizer.count_replay(captured.passes)
             self.images += len(labels)
         elif self.captures and self.warmed_up[kind] >= WARMUP_STEPS and self.optimizer.settled:
-            self._capture(kind, images, labels)
+            self._capture(kind, images, labels, true_labels)
         else:
             self.warmed_up[kind] += 1
             with self.capturer.warmup() if self.captures else contextlib.nullcontext():
-                super().__call__(images, labels)
+                super().__call__(images, labels, true_labels)
 
-    def _capture(self, kind: tuple[int, bool], images: Tensor, labels: Tensor) -> None:
-        own = images.clone(), labels.clone()
+    def _capture(self, kind: tuple[int, bool], *batch: Tensor | None) -> None:
+        own = [tensor if tensor is None else tensor.clone() for tensor in batch]
         before = self._host_state()
         passes = self.optimizer.passes
 
@@ -234,7 +246,7 @@ class CapturedStep(Step):
                 self.scaler.update(self.scaler.get_scale())  # lets it forget the step that was not taken
             reason = _first_line(error)
             MESSAGES.warning(f"a step could not be captured, so steps are taken one by one, slower: {reason}")
-            super().__call__(images, labels)
+            super().__call__(*batch)
         else:
             self.captured[kind] = _Captured(replay, *own, self.optimizer.passes - passes)
 
@@ -259,18 +271,20 @@ class _Captured:
     replay: Callable[[], None]
     images: Tensor
     labels: Tensor
+    true_labels: Tensor | None
     passes: float
 
 
 class _Part:
     """The closure of a batch, or of the part of it that has a perturbation of its own."""
 
-    def __init__(self, step: Step, images: Tensor, labels: Tensor):
+    def __init__(self, step: Step, images: Tensor, labels: Tensor, true_labels: Tensor | None):
         self.step = step
         self.images = images
         self.labels = labels
-        self.wrong: Tensor | None = None
-        """How many labels the first pass missed."""
+        self.true_labels = true_labels
+        self.predicted: Tensor | None = None
+        """The classes that the first pass predicts."""
 
     def __call__(self, examples: Tensor | slice = slice(None)) -> Tensor:
         images = self.images[examples]
@@ -279,31 +293,31 @@ class _Part:
         size = self.step.micro_batch_size or len(labels)
         step.optimizer.zero_grad()
         losses = []
-        wrong = []
+        predicted = []
         cut = list(zip(images.split(size), labels.split(size), strict=True))
         for number, (x, y) in enumerate(cut, start=1):
             with step.not_yet_averaged(number < len(cut)):
-                loss, missed = step.forward(x, y)
+                loss, classes = step.forward(x, y)
                 if loss.requires_grad:
                     share = loss.mean() * (len(y) / len(labels))
                     (share if step.scaler is None else step.scaler.scale(share)).backward()
             losses.append(loss.detach() if loss.dim() else loss.detach() * (len(y) / len(labels)))
-            wrong.append(missed)
-        if self.wrong is None:
-            self.wrong = torch.stack(wrong).sum()
+            predicted.append(classes)
+        if self.predicted is None:
+            self.predicted = torch.cat(predicted)
         return torch.cat(losses) if step.optimizer.selects_examples else torch.stack(losses).sum()
 
 
 def _forward_and_loss(
     model: nn.Module, hardware: Hardware, label_smoothing: float, each: str
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """A forward pass: from images and labels to the loss, reduced so, and how many labels are missed."""
+    """A forward pass: from images and labels to the loss, reduced so, and the predicted classes."""
 
     def forward(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with hardware.autocast():
             logits = model(images)
         loss = cross_entropy(logits, labels, label_smoothing, each)
-        return loss, (logits.detach().argmax(1) != labels).sum()
+        return loss, logits.detach().argmax(1)
 
     return forward
 

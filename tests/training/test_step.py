@@ -23,7 +23,7 @@ def after_steps(name: str, m: int | None = None, micro: int | None = None, count
         generator = torch.Generator().manual_seed(t)
         images = torch.randn(10, 3, 32, 32, generator=generator).double()
         step(images, torch.arange(10).roll(t))
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters()]), *step.read()
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()]), *step.read().values()
 
 
 @pytest.mark.parametrize("micro", [1, 4, 10, 99])
