@@ -55,7 +55,18 @@ class SmallNetwork(nn.Sequential):
         )
 
 
-def trained(step_class, name, base="sgd", steps=STEPS, network=SmallNetwork, hardware=None, bad=(), m=None, **options):
+def trained(
+    step_class,
+    name,
+    base="sgd",
+    steps=STEPS,
+    network=SmallNetwork,
+    hardware=None,
+    bad=(),
+    m=None,
+    noisy=False,
+    **options,
+):
     """Everything that a few steps leave behind, with rates that change in every one of them."""
     torch.manual_seed(0)
     hardware = hardware or Hardware(torch.device("cpu"), "fp32")
@@ -71,7 +82,8 @@ def trained(step_class, name, base="sgd", steps=STEPS, network=SmallNetwork, har
         count = 5 if t % 4 == 3 else 8
         images = torch.randn(count, 3, 32, 32, generator=generator) * (float("nan") if t in bad else 1)
         step.set_rates(0.1 / (t + 1), 0.5 / (t + 2) if METHODS[name].perturbs else None)
-        step(images.to(hardware.device), torch.randint(0, 10, (count,), generator=generator).to(hardware.device))
+        labels, true_labels = torch.randint(0, 10, (2, count), generator=generator).to(hardware.device)
+        step(images.to(hardware.device), labels, *([true_labels] if noisy else []))
     state = {"step": step.state_dict(), "optimizer": optimizer.state_dict(), "model": model.state_dict()}
     state["scaler"] = scaler.state_dict() if scaler else None
     MESSAGES.removeHandler(said)
@@ -98,6 +110,18 @@ def test_replayed_steps_give_the_bits_of_those_taken_one_by_one(name, base):
     assert said == [] and step.engine == "graph"
     assert {size for size, _ in step.captured} >= {8}
     assert differences(captured, eager) == []
+
+
+@pytest.mark.parametrize("m", [None, 4])
+@pytest.mark.parametrize("name", ["sgd", "sam"])
+def test_replayed_steps_count_what_is_memorised_as_those_taken_one_by_one(name, m):
+    eager, step, _ = trained(Step, name, m=m, noisy=True, rates_on_device=True)
+    captured, replayed, said = trained(CapturedStep, name, m=m, noisy=True, capturer=Tape())
+    assert said == [] and replayed.captured
+    assert differences(captured, eager) == []
+    errors = step.read()
+    assert {"right_label_error", "wrong_label_error", "wrong_label_true_error"} < set(errors)
+    assert replayed.read() == errors
 
 
 @pytest.mark.parametrize("bad", [(0,), (0, 1, 2, 3), (9,), (10, 12)], ids=str)
