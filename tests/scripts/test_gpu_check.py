@@ -59,9 +59,10 @@ def test_its_tests_are_collected_where_optional_packages_are_not_installed(bare,
     for name in (
         "optim/test_cuda",
         "training/test_waiting",
-        "training/test_capture",
+        "training/test_cuda_graph",
         "training/test_engines",
-        "test_run",
+        "runs/test_run",
+        "runs/test_resume",
     ):
         assert f"tests/{name}.py::" in done.stdout
     assert "could not import 'pytorch_optimizer'" in done.stdout
