@@ -1,7 +1,6 @@
 """The house: which part may know of which, and what no part may do."""
 
 import ast
-import re
 from pathlib import Path
 
 import pytest
@@ -54,34 +53,25 @@ def test_hydra_stays_at_the_edge(path):
     assert not outside or path.parent.name == "cli"
 
 
-FORBIDDEN = (
-    r"import c?[pP]ickle|from pickle|[pP]ickle\.loads?\(|weights_only=False|\btorch\.load\((?!.*weights_only=True)|"
-    r"(?<!\.)\beval\(|\bexec\(|yaml\.load\(|yaml\.unsafe|shell=True|os\.system|extractall\((?!.*filter=)|"
-    r"utils\.instantiate|utils\.call|_target_"
-)
-"""What could execute code that comes from data."""
-
-EXCEPTIONS = {
-    "cifar.py": "import pickle",
-    "compose.py": "_target_",
-}
-"""Words that a file may have all the same: it refuses what it speaks of."""
+def unpickles(source: str) -> list[int]:
+    """Return the lines of a program that let torch unpickle anything; what else executes data, ruff finds."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "torch.load"
+        and not any(word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in node.keywords)
+    ]
 
 
 @pytest.mark.parametrize("path", MODULES + sorted((ROOT / "scripts").rglob("*.py")), ids=lambda path: path.name)
-def test_nothing_is_executed_from_data(path):
-    found = set(re.findall(FORBIDDEN, path.read_text()))
-    assert found <= {EXCEPTIONS.get(path.name)}
+def test_torch_unpickles_nothing_but_tensors_and_plain_values(path):
+    assert unpickles(path.read_text()) == []
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["pickle.load(f)", "pickle.loads(b)", "from pickle import load", "import cPickle", "torch.load(path)",
-     "torch.load(path, weights_only=False)", "eval(text)", "exec(text)", "yaml.load(f)", "run(c, shell=True)",
-     "tar.extractall(where)", "hydra.utils.instantiate(c)", "{'_target_': c}", "os.system(c)"],
-)  # fmt: skip
-def test_it_would_be_found(line):
-    assert re.search(FORBIDDEN, line)
+def test_it_would_be_found():
+    assert unpickles("torch.load(path)\ntorch.load(path, weights_only=False)") == [1, 2]
+    assert unpickles("torch.load(\n    path,\n    weights_only=True,\n)") == []
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))

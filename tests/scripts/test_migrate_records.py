@@ -1,12 +1,11 @@
 """Records of earlier versions: brought to today's names, with the ids that follow from them."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from sam_bench.runs.spec import digest
+from scripts import migrate_records
 from tests.conftest import ROOT
 
 OLD = {
@@ -25,16 +24,12 @@ def record(config: dict, **own) -> dict:
     return {"schema_version": 1, "run_id": f"sam-resnet8-seed0-{digest(config)}", "config": config, **own}
 
 
-def migrate(folder):
-    command = [sys.executable, "-m", "scripts.migrate_records", str(folder)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
-def test_a_record_gets_todays_names_and_the_id_that_follows_from_them(tmp_path):
+def test_a_record_gets_todays_names_and_the_id_that_follows_from_them(tmp_path, capsys):
     old = record(OLD, last_batch="drop", test_error=31.3)
     (tmp_path / f"{old['run_id']}.json").write_text(json.dumps(old))
     for changed in (1, 0):  # the second time there is nothing left to do
-        assert migrate(tmp_path).stdout.startswith(f"{changed} records")
+        migrate_records.main([str(tmp_path)])
+        assert capsys.readouterr().out.startswith(f"{changed} records")
         (path,) = tmp_path.iterdir()
         assert json.loads(path.read_text()) == record(NEW, drop_last=True, test_error=31.3)
         assert path.stem == record(NEW)["run_id"]
@@ -43,8 +38,8 @@ def test_a_record_gets_todays_names_and_the_id_that_follows_from_them(tmp_path):
 def test_a_record_whose_id_is_not_its_own_is_refused(tmp_path):
     other = record(OLD) | {"run_id": "sam-resnet8-seed0-0123456789"}
     (tmp_path / "other.json").write_text(json.dumps(other))
-    done = migrate(tmp_path)
-    assert done.returncode == 1 and "changed by hand" in done.stderr
+    with pytest.raises(SystemExit, match="changed by hand"):
+        migrate_records.main([str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["other.json"]
 
 

@@ -17,11 +17,6 @@ from tests.conftest import ROOT, everything_below
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def call(arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts" / "profile_step.py"), *arguments.split()]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
-
-
 def test_launches_are_the_operations_that_compute_something():
     x, several = torch.ones(2, 3, requires_grad=True), [torch.ones(n) for n in (1, 2, 3)]
 
@@ -52,7 +47,9 @@ def test_launches_of_a_step_are_those_of_its_passes_of_its_batch_and_the_rest():
 
 
 def test_a_step_is_profiled(folder):
-    done = call("--model resnet8 --batch-size 4 --steps 1 --top 3 --device cpu --precision fp32")
+    options = "--model resnet8 --batch-size 4 --steps 1 --top 3 --device cpu --precision fp32"
+    command = [sys.executable, str(ROOT / "scripts" / "profile_step.py"), *options.split()]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     heading, _, seconds, launches, operations, _, *table = done.stdout.splitlines()
     assert heading.startswith("resnet8, sam, batches of 4, eager, fp32, ")
@@ -62,10 +59,10 @@ def test_a_step_is_profiled(folder):
     assert len(table) == 5 and any("aten::convolution_backward | 14 |" in row for row in table)
 
 
-def test_launches_of_several_networks_are_a_table(folder):
-    done = call("--launches resnet8,resnet20 --optimizer sgd")
-    assert done.returncode == 0, done.stderr
-    *_, first, second = ([cell.strip() for cell in row.split("|")[1:-1]] for row in done.stdout.splitlines())
+def test_launches_of_several_networks_are_a_table(capsys):
+    profile_step.main(["--launches", "resnet8,resnet20", "--optimizer", "sgd"])
+    rows = capsys.readouterr().out.splitlines()
+    *_, first, second = ([cell.strip() for cell in row.split("|")[1:-1]] for row in rows)
     assert (first[0], second[0]) == ("resnet8", "resnet20")
     for name, *numbers in (first, second):
         whole, passes, batch, rest = map(int, numbers)
@@ -112,8 +109,11 @@ def test_convolutions_are_known_by_their_names(name, convolution):
         ("--method sam", "unrecognized arguments: --method"),
     ],
 )
-def test_bad_arguments_are_told(folder, arguments, said):
-    done = call(arguments)
-    assert done.returncode == (1 if "cuda" in arguments else 2)
-    assert said in done.stderr and "Traceback" not in done.stderr
-    assert (done.stdout, everything_below(folder)) == ("", [])
+def test_bad_arguments_are_told(folder, monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        profile_step.main(arguments.split())
+    shown, error = capsys.readouterr()
+    assert said in (str(ended.value) if "cuda" in arguments else error)
+    assert ended.value.code != 0
+    assert (shown, everything_below(folder)) == ("", [])

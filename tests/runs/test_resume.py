@@ -1,32 +1,39 @@
 """A run that was interrupted, wherever and however often, ends as one that never was: bit for bit."""
 
+import itertools
 import os
+import signal
 import subprocess
 import sys
+import time
 from importlib import metadata
 
 import pytest
 import torch
 
-from sam_bench.cli import compose
-from sam_bench.errors import Interrupted
+from sam_bench.cli import compose, main
+from sam_bench.data.batches import Batches
+from sam_bench.errors import Interrupted, UserError
 from sam_bench.runs import run
+from sam_bench.runs.checkpoint import Checkpoints
+from sam_bench.training import loop
 from sam_bench.training.averages import Averages
-from sam_bench.training.loop import Training
 from sam_bench.training.step import Step
-from tests.conftest import ROOT, differences, execute, last_checkpoint, lasting, options
+from tests.conftest import FP16, ROOT, TINY, differences, execute, last_checkpoint, lasting, options
+from tests.forked import side_by_side
 
 BASE = ["model=resnet8", "data.train_subset=20", "trainer.batch_size=6", "trainer.epochs=3"]
 """Three epochs of four steps, the last of which is smaller."""
 
 AVERAGING = {"gsam": "swa", "wasam": "swa", "looksam": "ema", "fsam": "ema", "sgd": "ema", "vasso": "swa"}
-PRECISION = {"looksam": "fp16", "gsam": "fp16", "sgd": "fp16", "esam": "fp16", "wsam": "bf16", "msam": "bf16"}
+BF16 = ["trainer.precision=bf16"]
+PRECISION = {"looksam": FP16, "gsam": FP16, "sgd": FP16, "esam": BF16, "wsam": BF16, "msam": BF16}
 
 
 def overrides_for(optimizer: str) -> list[str]:
     starts = ["averaging.starts=[0.0,0.5]"] if AVERAGING.get(optimizer) == "swa" else []
-    chosen = [f"optimizer={optimizer}", f"trainer.precision={PRECISION.get(optimizer, 'fp32')}", *starts]
-    return [*BASE, *chosen, f"averaging={AVERAGING.get(optimizer, 'none')}"]
+    precision = PRECISION.get(optimizer, ["trainer.precision=fp32"])
+    return [*BASE, *precision, f"optimizer={optimizer}", f"averaging={AVERAGING.get(optimizer, 'none')}", *starts]
 
 
 def put_away(folder) -> None:
@@ -59,8 +66,8 @@ def test_a_run_interrupted_after_every_step_ends_as_one_that_never_was(tiny_run,
 
 @pytest.mark.parametrize("averaging", ["none", "swa", "ema"])
 def test_a_network_that_draws_goes_on_with_the_same_draws(tiny_run, folder, interrupted, averaging):
-    # efficientnet drops blocks by chance, from torch's own generator
-    overrides = [*BASE, "model=torchvision", "model.arch=efficientnet_b0", f"averaging={averaging}"]
+    # mobilenet drops features by chance, from torch's own generator
+    overrides = [*BASE, "model=torchvision", "model.arch=mobilenet_v3_small", f"averaging={averaging}"]
     whole = tiny_run(*overrides)
     expected = last_checkpoint(folder, whole["run_id"])
     put_away(folder)
@@ -72,8 +79,6 @@ def test_a_network_that_draws_goes_on_with_the_same_draws(tiny_run, folder, inte
 
 
 def test_a_run_that_skips_steps_goes_on_counting(tiny_run, interrupted, folder, monkeypatch):
-    from sam_bench.data.batches import Batches
-
     epoch = Batches.epoch
 
     def with_bad_ones(batches, number, first=0):
@@ -81,27 +86,33 @@ def test_a_run_that_skips_steps_goes_on_counting(tiny_run, interrupted, folder, 
             yield (images * float("nan") if position in (1, 2) else images), labels
 
     monkeypatch.setattr(Batches, "epoch", with_bad_ones)
-    whole = tiny_run(*BASE)
+    overrides = [*BASE, "optimizer=looksam", "averaging=ema"]
+    whole = tiny_run(*overrides)
     assert whole["history"]["skipped_steps"] == [2, 2, 2]
+    expected = last_checkpoint(folder, whole["run_id"])
     put_away(folder)
     interrupted(range(12))
-    record, _ = run_to_the_end(tiny_run, *BASE)
+    record, times = run_to_the_end(tiny_run, *overrides)
+    assert times == 12
     assert lasting(record) == lasting(whole)
+    assert differences(lasting(last_checkpoint(folder, record["run_id"])), lasting(expected)) == []
 
 
-@pytest.mark.parametrize("place", [(Training, "_evaluate"), (Averages, "evaluate"), (Training, "_end_epoch")])
-def test_what_ends_outside_of_a_step_is_done_again(tiny_run, folder, monkeypatch, place):
+@pytest.mark.parametrize(
+    ("owner", "name", "call"),
+    [(Step, "read", 2), (Averages, "after_epoch", 2), (loop, "evaluate", 2), (Averages, "evaluate", 1)],
+    ids=["reading the totals", "averaging", "evaluating", "evaluating an average"],
+)
+def test_what_ends_outside_of_a_step_is_done_again(tiny_run, folder, monkeypatch, owner, name, call):
     overrides = [*BASE, "averaging=ema", "trainer.checkpoint_every=1"]
     whole = tiny_run(*overrides)
     put_away(folder)
-    owner, name = place
-    method, calls = getattr(owner, name), []
+    work, calls = getattr(owner, name), itertools.count(1)
 
-    def breaking(self, *arguments):
-        calls.append(None)
-        if len(calls) == 1 + (name != "evaluate"):
+    def breaking(*arguments):
+        if next(calls) == call:
             raise RuntimeError("the machine is gone")
-        return method(self, *arguments)
+        return work(*arguments)
 
     monkeypatch.setattr(owner, name, breaking)
     with pytest.raises(RuntimeError, match="gone"):
@@ -112,8 +123,6 @@ def test_what_ends_outside_of_a_step_is_done_again(tiny_run, folder, monkeypatch
 
 
 def test_checkpoints_come_by_epochs_and_by_minutes_and_two_are_kept(tiny_run, folder, monkeypatch):
-    from sam_bench.runs.checkpoint import Checkpoints
-
     save, saved = Checkpoints.save, []
     monkeypatch.setattr(Checkpoints, "save", lambda self, *of: saved.append(of[:2]) or save(self, *of))
     never = "trainer.checkpoint_minutes=null"
@@ -130,10 +139,6 @@ def test_checkpoints_come_by_epochs_and_by_minutes_and_two_are_kept(tiny_run, fo
 
 
 def test_a_pause_to_save_does_not_count_as_training(tiny_run, monkeypatch):
-    import time
-
-    from sam_bench.runs.checkpoint import Checkpoints
-
     save = Checkpoints.save
     monkeypatch.setattr(Checkpoints, "save", lambda self, *of: time.sleep(0.2) or save(self, *of))
     record = tiny_run(*BASE, "optimizer=sgd", "trainer.checkpoint_minutes=1e-9")
@@ -141,8 +146,6 @@ def test_a_pause_to_save_does_not_count_as_training(tiny_run, monkeypatch):
 
 
 def test_the_time_of_interrupted_attempts_adds_up(tiny_run, interrupted, monkeypatch):
-    import time
-
     call = Step.__call__
     monkeypatch.setattr(Step, "__call__", lambda *of: time.sleep(0.05) or call(*of))
     interrupted({1, 4, 8})
@@ -195,97 +198,98 @@ def test_an_interruption_in_a_later_epoch_needs_no_replay(tiny_run, interrupted,
     assert len(steps) == 1
 
 
-TOGETHER = """
-import os, signal, sys, time
-from sam_bench.cli import compose, main
-from sam_bench.runs import run
-from sam_bench.runs.spec import RunSpec
-from sam_bench.errors import Interrupted, UserError
-from sam_bench.runs.checkpoint import Checkpoints
-from sam_bench.training.step import Step
+def take_part(how: str, at: int, *overrides: str) -> None:
+    """Do a run as one of several processes; all but the main one are sent a signal in a step.
 
-how, at = sys.argv[1], int(sys.argv[2])
-first, leads = Step.__call__, os.environ["RANK"] == "0"
-save, gather = Checkpoints.save, run.make_record
-count = [0]
+    Args:
+        how: what else happens.
+        at: the step's number; -1 for none.
+    """
+    take, save, make_record = Step.__call__, Checkpoints.save, run.make_record
+    leads = os.environ["RANK"] == "0"
+    steps = itertools.count()
 
-def step(*of):
-    if count[0] == at and not leads:
-        os.kill(os.getpid(), signal.SIGUSR2)
-    count[0] += 1
-    first(*of)
+    def step(*of):
+        if next(steps) == at and not leads:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        take(*of)
 
-def slowly(*of):
-    time.sleep(3)
-    return save(*of)
+    def slowly(*of):
+        time.sleep(3)
+        return save(*of)
 
-def full(*of):
-    raise UserError("the disk is full")
+    def full(*of):
+        raise UserError("the disk is full")
 
-def at_the_end(*of):
-    if not leads:
-        os.kill(os.getpid(), signal.SIGTERM)
-    return gather(*of)
+    def at_the_end(*of):
+        if not leads:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return make_record(*of)
 
-Step.__call__ = step
-if how == "slow disk":
-    Checkpoints.save = slowly
-if how == "full disk":
-    Checkpoints.save = full
-if how == "last moment":
-    run.make_record = at_the_end
-try:
-    run.run(RunSpec.resolve(compose.compose(sys.argv[3:])))
-except Interrupted as error:
-    print("stopped:", error)
-    sys.exit(main.EXIT_RESUMABLE)
-except UserError as error:
-    print("failed:", type(error).__name__, error)
-"""
+    Step.__call__ = step
+    if how == "slow disk":
+        Checkpoints.save = slowly
+    if how == "full disk":
+        Checkpoints.save = full
+    if how == "last moment":
+        run.make_record = at_the_end
+    try:
+        execute(compose.compose(list(overrides)))
+    except Interrupted as error:
+        print("stopped:", error)
+        sys.exit(main.EXIT_RESUMABLE)
+    except UserError as error:
+        print("failed:", type(error).__name__, error)
 
 
-@pytest.fixture
-def together(tmp_path):
-    """Runs two processes of torchrun, of which one is sent a signal in a step."""
-    (tmp_path / "program.py").write_text(TOGETHER)
-    overrides = ["experiment=smoke", "optimizer=looksam", "averaging=swa", "data.train_subset=60",
-                 "trainer.batch_size=20", "trainer.device=cpu", "trainer.progress=none"]  # fmt: skip
-
-    def torchrun(where: str, at: int, how: str = "") -> str:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "program.py"]
-        paths = [f"paths.runs={where}/runs", f"paths.results={where}/results"]
-        done = subprocess.run(
-            [*command, how, str(at), *overrides, *paths],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert "Connection closed" not in done.stderr, done.stderr
-        return done.stdout
-
-    return torchrun
+SHARED = ["experiment=smoke", "optimizer=looksam", "averaging=swa", "data.train_subset=60", "trainer.batch_size=20",
+          "trainer.device=cpu", "trainer.progress=none"]  # fmt: skip
 
 
-def test_processes_that_share_a_run_stop_together_and_go_on_to_the_same_end(tmp_path, together):
-    assert together("whole", -1) == ""
-    for at, how in ((1, "slow disk"), (2, "")):
-        assert together("broken", at, how).count("stopped:") >= 1  # torchrun ends the other, which has saved
-        assert len(list((tmp_path / "broken").rglob("checkpoint-*.pt"))) >= 1
-    assert together("broken", -1) == ""
+def in_folder(name: str) -> list[str]:
+    return [*SHARED, f"paths.runs={name}/runs", f"paths.results={name}/results"]
+
+
+def by_torchrun(folder, how: str, at: int, *overrides: str) -> str:
+    """What two processes print that torchrun starts."""
+    program = "import sys; from tests.runs.test_resume import take_part; "
+    (folder / "program.py").write_text(program + "take_part(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "program.py"]
+    done = subprocess.run(
+        [*command, how, str(at), *overrides],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert "Connection closed" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def test_processes_that_share_a_run_stop_together_and_go_on_to_the_same_end(tmp_path):
+    assert side_by_side(take_part, "", -1, *in_folder("whole"), cwd=tmp_path) == [(0, ""), (0, "")]
+    said = by_torchrun(tmp_path, "slow disk", 1, *in_folder("broken"))
+    assert said.count("stopped:") >= 1  # torchrun ends the other, which has saved
+    assert len(list((tmp_path / "broken").rglob("checkpoint-*.pt"))) >= 1
+    ends = side_by_side(take_part, "", 2, *in_folder("broken"), cwd=tmp_path)
+    assert [(code, said.count("stopped:")) for code, said in ends] == [(main.EXIT_RESUMABLE, 1)] * 2
+    assert side_by_side(take_part, "", -1, *in_folder("broken"), cwd=tmp_path) == [(0, ""), (0, "")]
     name = next((tmp_path / "whole" / "runs" / "smoke").glob("*.lock")).stem
     whole, broken = (last_checkpoint(tmp_path / where, name, "smoke") for where in ("whole", "broken"))
     assert differences(lasting(broken), lasting(whole)) == []
 
 
-def test_processes_that_share_a_run_fail_together(together):
-    said = together("full", -1, "full disk")
-    assert "failed: UserError the disk is full" in said
-    assert "failed: MainProcessFailed UserError: the disk is full" in said
+def test_processes_that_share_a_run_fail_together(tmp_path):
+    ends = side_by_side(take_part, "full disk", -1, *in_folder("full"), cwd=tmp_path)
+    assert ends == [
+        (0, "failed: UserError the disk is full\n"),
+        (0, "failed: MainProcessFailed UserError: the disk is full\n"),
+    ]
 
 
-def test_processes_that_share_a_run_agree_on_a_signal_in_the_last_moment(tmp_path, together):
-    assert "is finished" in together("late", -1, "last moment")
+def test_processes_that_share_a_run_agree_on_a_signal_in_the_last_moment(tmp_path):
+    ends = side_by_side(take_part, "last moment", -1, *in_folder("late"), cwd=tmp_path)
+    assert all(code == main.EXIT_RESUMABLE and "is finished" in said for code, said in ends)
     assert len(list((tmp_path / "late").rglob("records/*.json"))) == 1
 
 
@@ -293,8 +297,6 @@ def test_processes_that_share_a_run_agree_on_a_signal_in_the_last_moment(tmp_pat
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", options("optimizer"))
 def test_a_deterministic_run_on_the_gpu_does_so_too(folder, small_synthetic, interrupted, optimizer, precision):
-    from tests.conftest import TINY
-
     overrides = [*TINY, *overrides_for(optimizer), "trainer.device=cuda", "trainer.deterministic=true"]
     overrides += [f"trainer.precision={precision}"]
     whole = execute(compose.compose(overrides))

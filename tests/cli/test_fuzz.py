@@ -65,7 +65,7 @@ def somewhere(tmp_path_factory):
         yield folder
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(words=st.lists(overrides(), min_size=1, max_size=3), multirun=st.booleans())
 @example(words=["experiment=../../somewhere"], multirun=False)
 @example(words=["+="], multirun=False)
@@ -109,7 +109,7 @@ NAMES = ["optimizer.rho", "trainer.epochs", "trainer.batch_size", "data.train_su
          "trainer.max_minutes", "trainer.label_smoothing", "optimizer.clip_norm", "trainer.eval_every"]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(key=st.sampled_from(NAMES), value=st.one_of(NUMBERS, STRANGE))
 def test_a_number_is_taken_or_its_key_is_named(key, value):
     try:

@@ -10,17 +10,17 @@ import time
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
-from sam_bench.cli import compose, main
+from sam_bench.cli import compose, launchers, main
 from sam_bench.cli.sweep import Outcome, Sweep, summary
-from sam_bench.errors import ConfigError, Interrupted, StateError
+from sam_bench.errors import ConfigError, StateError
 from sam_bench.runs import run
 from sam_bench.runs.lock import RunLock
 from sam_bench.runs.record import RunFiles
 from sam_bench.runs.spec import RunSpec
 from sam_bench.training import build
-from tests.conftest import ROOT, TINY, everything_below, execute, lasting, options
+from tests.conftest import FP16, ROOT, TINY, everything_below, execute, has_ended, lasting, options
+from tests.forked import Forked, command_line
 
 SWEEP = ["-m", *TINY, "experiment=smoke"]
 
@@ -95,7 +95,7 @@ def test_a_run_that_another_process_has_is_left_to_it(command, folder, small_syn
 
 
 LEAKING = [
-    ["optimizer=gsam", "trainer.precision=fp16", "averaging=swa", "seed=3"],
+    [*FP16, "optimizer=gsam", "averaging=swa", "seed=3"],
     ["model=torchvision", "model.arch=efficientnet_b0", "averaging=ema", "trainer.deterministic=true"],
     ["optimizer=esam", "trainer.precision=bf16", "optimizer/base=adamw", "optimizer.base.lr=0.001"],
 ]
@@ -141,13 +141,18 @@ def test_a_launcher_is_chosen_or_its_package_is_named(command, folder, launcher,
     assert everything_below(folder) == []
 
 
-def sweep(folder: Path, *arguments: str, **named) -> subprocess.Popen:
-    """A sweep in a process of its own."""
+def started(folder: Path, *arguments: str, **named) -> subprocess.Popen:
+    """A sweep in a Python of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "sam_bench", "-m", "experiment=smoke", "trainer.progress=plain", *arguments]
+    command = [sys.executable, "-m", "sam_bench", *SMOKE, *arguments]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **named
     )
+
+
+def forked(folder: Path, *arguments: str, **named) -> Forked:
+    """A sweep in a process that has imported everything; its workers are Pythons of their own."""
+    return Forked(command_line, *SMOKE, *arguments, cwd=folder, **named)
 
 
 def owner(folder: Path, seed: int, seconds: float = 120) -> int:
@@ -162,29 +167,33 @@ def owner(folder: Path, seed: int, seconds: float = 120) -> int:
     raise AssertionError(f"no checkpoint of seed {seed} in {seconds} seconds")
 
 
+SMOKE = ["-m", "experiment=smoke", "trainer.progress=plain"]
 LONG = ["data.train_subset=200", "trainer.batch_size=50", "trainer.epochs=8", "trainer.checkpoint_minutes=0.005"]
 
 
-def test_joblib_runs_side_by_side_and_one_failure_is_told(folder, records):
-    done = sweep(folder, *TINY, "hydra/launcher=joblib", "seed=0,1,2", "+optimizer.m=3,null", "trainer.batch_size=2,5")
-    out, _ = done.communicate(timeout=300)
-    assert done.returncode == main.EXIT_CONFIG, out  # m=3 of 2 examples: refused before anything was begun
+def test_joblib_begins_nothing_where_one_run_is_refused(command, folder):
+    grid = ["seed=0,1,2", "+optimizer.m=3,null", "trainer.batch_size=2,5"]
+    code, _, error = command(*SMOKE, *TINY, "hydra/launcher=joblib", *grid)
+    assert code == main.EXIT_CONFIG
+    assert "optimizer.m=3" in error
     assert everything_below(folder) == []
-    done = sweep(folder, *TINY, "hydra/launcher=joblib", "seed=0,1,2,3")
+
+
+def test_joblib_runs_side_by_side(folder, records):
+    done = started(folder, *TINY, "hydra/launcher=joblib", "seed=0,1,2,3")
     out, _ = done.communicate(timeout=300)
     assert (done.returncode, len(records("smoke"))) == (0, 4), out
     assert "4 runs: 4 finished, 0 skipped, 0 diverged, 0 failed" in out
 
 
 @pytest.mark.parametrize(
-    ("how", "seeds", "count"),
-    [("Ctrl-C", "0,1", 2), ("SIGTERM", "0", 1), ("SIGUSR1", "0,1,2", 2)],
-    ids=["Ctrl-C", "one worker has nothing to do", "others wait"],
+    ("start", "how", "seeds", "count"),
+    [(started, "Ctrl-C", "0,1,2", 2), (forked, "SIGTERM", "0", 1)],
+    ids=["by Ctrl-C while a run waits", "while a worker has nothing to do"],
 )
-def test_a_joblib_sweep_that_is_asked_to_end_saves_what_trains(folder, records, how, seeds, count):
-    arguments = [*LONG, "hydra/launcher=joblib", "trainer.epochs=60", f"seed={seeds}"]
-    arguments += ["trainer.checkpoint_minutes=null", "trainer.checkpoint_every=1"]
-    going = sweep(folder, *arguments, start_new_session=True)
+def test_a_joblib_sweep_that_is_asked_to_end_saves_what_trains(command, folder, records, start, how, seeds, count):
+    training = [*LONG, "trainer.epochs=60", "trainer.checkpoint_minutes=null", "trainer.checkpoint_every=1"]
+    going = start(folder, *training, "hydra/launcher=joblib", f"seed={seeds}", start_new_session=True)
     for seed in range(count):
         owner(folder, seed)
     if how == "Ctrl-C":
@@ -197,21 +206,18 @@ def test_a_joblib_sweep_that_is_asked_to_end_saves_what_trains(folder, records, 
     assert f"0 failed, {count} interrupted" in out
     assert out.count("the same command goes on from there") == count
     assert records("smoke") == {}
-    again = sweep(folder, *arguments, "trainer.max_minutes=0.02")
-    out, _ = again.communicate(timeout=120)
-    assert again.returncode == main.EXIT_RESUMABLE, out
-    assert out.count(", on from epoch") == count, out
+    for seed in range(count):
+        code, out, _ = command(*SMOKE[1:], *training, f"seed={seed}", "trainer.max_minutes=1e-9")
+        assert code == main.EXIT_RESUMABLE
+        assert ", on from epoch" in out
 
 
 def test_workers_of_a_joblib_sweep_that_was_killed_save_and_end(folder, records):
-    going = sweep(folder, *LONG, "hydra/launcher=joblib", "trainer.epochs=200", "seed=0,1,2")
+    going = forked(folder, *LONG, "hydra/launcher=joblib", "trainer.epochs=200", "seed=0,1,2")
     workers = [owner(folder, seed) for seed in (0, 1)]
     going.kill()
     going.wait()
-    until = time.monotonic() + 30
-    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert [pid for pid in workers if Path(f"/proc/{pid}").exists()] == []
+    assert all(has_ended(pid, within=30) for pid in workers)
     assert records("smoke") == {}
     for path in (folder / "runs" / "smoke").glob("*.lock"):
         RunLock(path).release()
@@ -231,7 +237,7 @@ def test_a_ray_sweep_that_is_asked_to_end_saves_what_trains(folder, records):
     arguments = [*LONG, "hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0", "trainer.device=cpu",
                  "trainer.epochs=60", "trainer.checkpoint_minutes=null", "trainer.checkpoint_every=1",
                  "seed=0,1,2"]  # fmt: skip
-    going = sweep(folder, *arguments, start_new_session=True)
+    going = started(folder, *arguments, start_new_session=True)
     for seed in range(3):
         if any((folder / "runs" / "smoke").glob(f"*seed{seed}-*")) or seed < 1:
             owner(folder, seed)
@@ -242,21 +248,16 @@ def test_a_ray_sweep_that_is_asked_to_end_saves_what_trains(folder, records):
     assert records("smoke") == {}
 
 
-@pytest.mark.parametrize("by_signal", [True, False])
-def test_a_launcher_that_begins_jobs_again_gets_no_result_from_one_that_a_signal_ended(folder, monkeypatch, by_signal):
-    def interrupted(*_):
-        raise Interrupted("asked", by_signal=by_signal)
-
-    monkeypatch.setattr(main, "attempt", interrupted)
-    choices = {"runtime": {"choices": {"hydra/launcher": "ray"}}, "sweep": {"dir": "sweep"}}
-    hydra_config = OmegaConf.create(choices | {"overrides": {"task": ["seed=1"]}, "job": {"num": 0}})
-    if by_signal:
-        with pytest.raises(SystemExit, match=str(main.EXIT_RESUMABLE)):
-            main._run_of_sweep(None, hydra_config)
-        assert Sweep(folder / "sweep").outcomes(["a"]) == [Outcome("a", "unfinished")]
-    else:
-        main._run_of_sweep(None, hydra_config)
-        assert [outcome.status for outcome in Sweep(folder / "sweep").outcomes(["a"])] == ["interrupted"]
+@pytest.mark.parametrize(("by_signal", "known"), [(True, []), (False, ["interrupted"])], ids=["signal", "clock"])
+def test_a_launcher_that_begins_jobs_again_gets_no_result_from_one_that_a_signal_ended(
+    command, folder, small_synthetic, interrupted, monkeypatch, by_signal, known
+):
+    monkeypatch.setitem(launchers.LAUNCHERS, "basic", launchers.Launcher(local=True, requeues=True))
+    interrupted({0} if by_signal else ())
+    code, _, error = command(*SWEEP, "seed=0,1", *([] if by_signal else ["trainer.max_minutes=1e-9"]))
+    assert code == main.EXIT_RESUMABLE
+    assert "is saved after 1 of 2 steps" in error
+    assert [outcome.status for outcome in outcomes(folder)] == known
 
 
 def test_a_run_that_cannot_even_be_named_is_a_failure_of_its_own(folder, monkeypatch, capsys):
@@ -308,7 +309,7 @@ def test_a_sweep_under_torchrun_is_refused(command, folder, monkeypatch):
 
 @pytest.mark.ray
 def test_a_ray_sweep_of_twelve_whose_worker_is_killed_leaves_twelve_records(folder, records):
-    going = sweep(folder, *LONG, "hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0",
+    going = started(folder, *LONG, "hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0",
                   "trainer.device=cpu", f"seed={','.join(map(str, range(12)))}")  # fmt: skip
     os.kill(owner(folder, 1), signal.SIGKILL)
     os.kill(owner(folder, 5), signal.SIGTERM)
@@ -332,7 +333,7 @@ def slurm(*arguments: str) -> str:
 @pytest.mark.slurm
 def test_a_slurm_sweep_of_twelve_that_is_requeued_and_preempted_leaves_twelve_records(folder, records):
     longer = [*LONG, "trainer.epochs=16"]
-    going = sweep(folder, *longer, "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=0", "trainer.device=cpu",
+    going = started(folder, *longer, "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=0", "trainer.device=cpu",
                   "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2",
                   f"seed={','.join(map(str, range(12)))}")  # fmt: skip
     owner(folder, 0)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import errno
+import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -12,11 +14,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from sam_bench.cli import compose, main
+from sam_bench.data import synthetic
 from sam_bench.data.batches import Batches
 from sam_bench.errors import Interrupted, StateError
 from sam_bench.loggers import wandb as wandb_logger
@@ -29,7 +33,8 @@ from sam_bench.runs.record import RunFiles
 from sam_bench.runs.spec import RunSpec
 from sam_bench.runtime.signals import SIGNALS, Interruption
 from sam_bench.training import loop, step
-from tests.conftest import ROOT, differences, everything_below, last_checkpoint, lasting
+from tests.conftest import ROOT, differences, everything_below, execute, last_checkpoint, lasting
+from tests.forked import SERVER, Forked
 
 RUN = ["model=resnet8", "data.train_subset=20", "trainer.batch_size=6", "trainer.epochs=3"]
 """Three epochs of four steps."""
@@ -143,7 +148,7 @@ def damage(path, kind: str, folder) -> None:
             content = path.read_bytes()
             path.unlink()
         moment = path.name.rpartition("-")[0]
-        path.with_name(f"{moment}-{checkpoint.hashlib.sha256(content).hexdigest()[:16]}.pt").write_bytes(content)
+        path.with_name(f"{moment}-{hashlib.sha256(content).hexdigest()[:16]}.pt").write_bytes(content)
 
 
 class Payload:
@@ -218,36 +223,32 @@ def test_a_checkpoint_of_other_data_is_an_error(tiny_run, folder, interrupted, m
 # A process that is killed, in the midst of saving too
 
 
-def killed_while(writing: str, folder, *overrides: str) -> None:
-    """Runs in a process that is killed with -9 at a place in `files`."""
-    program = f"""
-import os, signal, sys
-import torch
-from sam_bench.cli import compose
-from sam_bench.runs import files, run
-from sam_bench.runs.spec import RunSpec
-from sam_bench.data import synthetic
-torch.set_num_threads(1)
-synthetic.TRAIN, synthetic.TEST = 200, 20
-place, calls = files.{writing}, [0]
-def killed(*of):
-    calls[0] += 1
-    if calls[0] == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return place(*of)
-files.{writing} = killed
-run.run(RunSpec.resolve(compose.compose(sys.argv[1:])))
-"""
-    everywhere = ["data=synthetic", "trainer.progress=none", "trainer.device=cpu", *overrides]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", program, *everywhere], cwd=folder, env=environment)
-    assert done.returncode == -signal.SIGKILL
+WRITING = {"os.fsync": (os, "fsync"), "sync_folder": (files, "sync_folder"), "Path.replace": (Path, "replace")}
+"""What saving calls, and where it is to be found."""
+
+
+def run_until_killed(writing: str, *overrides: str) -> None:
+    """Train until saving calls something for the seventh time, and die of SIGKILL."""
+    owner, name = WRITING[writing]
+    work, calls = getattr(owner, name), itertools.count(1)
+
+    def killed(*of):
+        if next(calls) == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return work(*of)
+
+    torch.set_num_threads(1)
+    synthetic.TRAIN, synthetic.TEST = 200, 20
+    setattr(owner, name, killed)
+    execute(compose.compose(["data=synthetic", "trainer.progress=none", "trainer.device=cpu", *overrides]))
 
 
 @pytest.mark.parametrize("writing", ["os.fsync", "sync_folder", "Path.replace"])
 def test_a_kill_in_the_midst_of_saving_costs_nothing_but_that_checkpoint(tiny_run, folder, writing):
     whole = tiny_run(*RUN, "paths.runs=whole", "paths.results=whole")
-    killed_while(writing, folder, *RUN, "trainer.checkpoint_minutes=1e-9")
+    process = Forked(run_until_killed, writing, *RUN, "trainer.checkpoint_minutes=1e-9", cwd=folder)
+    said, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
     left = [path for path in (folder / "runs").rglob(".checkpoint-*") if path.is_file()]
     assert len(left) == (writing != "sync_folder")
     record = tiny_run(*RUN)
@@ -267,7 +268,7 @@ def failing_disk(monkeypatch, number: int, after: int) -> None:
             raise OSError(number, os.strerror(number))
         fsync(descriptor)
 
-    monkeypatch.setattr(files.os, "fsync", failing)
+    monkeypatch.setattr(os, "fsync", failing)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)
@@ -425,7 +426,7 @@ def test_no_memory_to_evaluate_names_what_can_be_changed_there(command, folder, 
 
 def test_of_two_processes_on_one_run_the_second_says_whose_it_is(command, folder, small_synthetic, tiny_run):
     run_id = RunSpec.resolve(compose.compose([*COMMAND])).run_id
-    with multiprocessing.get_context("spawn").Pool(1) as other:
+    with SERVER.Pool(1) as other:
         pid = other.apply(_hold, (str(folder / "runs" / "smoke" / f"{run_id}.lock"),))
         code, _, error = command(*COMMAND)
         assert code == main.EXIT_RUN
@@ -439,8 +440,6 @@ _held = []
 
 
 def _hold(path: str) -> int:
-    from pathlib import Path
-
     _held.append(RunLock(Path(path)))
     return os.getpid()
 
@@ -589,7 +588,7 @@ def test_the_real_wandb_keeps_a_run_offline(tiny_run, folder, capfd):
 
 
 def test_a_run_that_fails_is_marked_as_failed_there(tiny_run, wandb, monkeypatch):
-    monkeypatch.setattr(run.Training, "_evaluate", lambda training: 1 / 0)
+    monkeypatch.setattr(loop, "evaluate", lambda *of: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         tiny_run(*MIRRORED)
     assert wandb()[-1] == ["finish", 1]
@@ -612,6 +611,11 @@ def test_it_all_ends_in_the_same_weights(tiny_run, folder, interrupted):
     interrupted({1})
     with pytest.raises(Interrupted):
         tiny_run(*RUN)
-    killed_while("os.fsync", folder, *RUN, "trainer.checkpoint_minutes=1e-9")
+    program = "import sys; from tests.runs.test_faults import run_until_killed; run_until_killed(*sys.argv[1:])"
+    killed = subprocess.run(
+        [sys.executable, "-c", program, "os.fsync", *RUN, "trainer.checkpoint_minutes=1e-9"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert killed.returncode == -signal.SIGKILL
     assert lasting(tiny_run(*RUN)) == lasting(whole)
     assert differences(lasting(last_checkpoint(folder, whole["run_id"])), lasting(expected)) == []

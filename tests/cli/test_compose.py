@@ -1,0 +1,76 @@
+"""Composition: every file gives a valid configuration, and a value on the command line wins over a file's."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sam_bench.cli import compose, main
+from sam_bench.config.schema import Config
+from sam_bench.errors import ConfigError
+from sam_bench.optim.registry import METHODS
+from tests.conftest import CONF, ROOT, options
+
+GROUPS = ["optimizer", "optimizer/base", "averaging", "model", "data", "schedule", "trainer", "logger", "experiment"]
+CHOICES = [(group, option) for group in GROUPS for option in options(group)]
+
+
+@pytest.mark.parametrize(("group", "option"), CHOICES)
+def test_every_file_composes_to_a_valid_config(group, option):
+    config = compose.compose([f"{group}={option}"])
+    assert isinstance(config, Config)
+    if group in ("optimizer", "averaging", "model", "schedule", "data"):
+        assert getattr(config, group).name == option
+    if group == "experiment":
+        assert config.experiment == option
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+def test_every_experiment_takes_every_optimizer(experiment, optimizer):
+    assert compose.compose([f"experiment={experiment}", f"optimizer={optimizer}"]).optimizer.name == optimizer
+
+
+def test_every_registered_name_has_a_file():
+    assert set(options("optimizer")) == set(METHODS)
+
+
+def test_values_tuned_for_a_preset_belong_to_what_exists():
+    pairs = {f"{e}_{o}" for e in options("experiment") for o in options("optimizer")}
+    assert set(options("tuned")) <= pairs
+
+
+def test_a_value_on_the_command_line_wins_over_the_preset():
+    config = compose.compose(
+        ["experiment=quick", "optimizer=asam", "optimizer.rho=0.7", "trainer.epochs=9", "model=resnet20"]
+    )
+    assert (config.optimizer.rho, config.trainer.epochs, config.model.name) == (0.7, 9, "resnet20")
+
+
+def test_gsams_least_radius_follows_its_radius():
+    config = compose.compose(["optimizer=gsam", "optimizer.rho=0.3"])
+    assert config.optimizer.rho_min == 0.3
+
+
+@pytest.mark.parametrize("sweep", options("sweep"))
+def test_a_sweep_file_runs_a_grid_on_the_tune_split(sweep):
+    arguments = main.get_args_parser().parse_args([f"sweep={sweep}", "experiment=quick"])
+    configs = compose.requested(arguments).configs
+    assert len({config.optimizer.rho for config in configs}) == len(configs) > 3
+    assert {config.data.split for config in configs} == {"val"}
+
+
+def test_a_configuration_is_checked_without_torch():
+    program = "from sam_bench.cli.compose import compose; compose(['optimizer=gsam']); import sys; "
+    program += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+def test_the_checkouts_own_files_are_used():
+    assert compose.CONF == CONF
+    assert compose.CONF.is_absolute()
+
+
+def test_a_bad_config_is_an_error_for_python_too():
+    with pytest.raises(ConfigError, match="did you mean rho"):
+        compose.compose(["optimizer.rh=1"])
