@@ -27,7 +27,7 @@ from scripts.arguments import at_least, parser
 
 RUN = ["data=synthetic", "data.train_subset=60", "trainer.batch_size=8", "trainer.epochs=3", "trainer.device=cpu",
        "trainer.eval_batch_size=100", "model=resnet8", "trainer.checkpoint_minutes=1e-9"]  # fmt: skip
-FEW_MULTIPLICATIONS = ["model=torchvision", "model.arch=shufflenet_v2_x0_5"]
+FEW_MULTIPLICATIONS = ["model=torchvision", "model.arch=mobilenet_v3_small"]
 """For half precision, over whose convolutions torch takes its time on a CPU."""
 VARIANTS = (
     ["averaging=swa", "averaging.starts=[0.0,0.5]"],

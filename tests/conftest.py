@@ -25,7 +25,7 @@ CONF = ROOT / "conf"
 TINY = ["data=synthetic", "data.train_subset=10", "trainer.batch_size=5", "trainer.epochs=1", "trainer.progress=none"]
 """Overrides that make any run two steps long."""
 
-FP16 = ["trainer.precision=fp16", "model=torchvision", "model.arch=shufflenet_v2_x0_5"]
+FP16 = ["trainer.precision=fp16", "model=torchvision", "model.arch=mobilenet_v3_small"]
 """Half precision, in a network of few multiplications: torch's convolutions take their time over it on a CPU."""
 
 
