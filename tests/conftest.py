@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,20 @@ def folder(tmp_path, monkeypatch):
     """An empty folder, as the current one."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def refused(folder, capsys):
+    """Holds a script to refusing arguments: in so many words, as argparse does, and before anything is created."""
+
+    def check(main: Callable[[list[str]], None], arguments: str, said: str) -> None:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments.split())
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
+        assert everything_below(folder) == []
+
+    return check
 
 
 @pytest.fixture

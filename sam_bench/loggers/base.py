@@ -39,5 +39,4 @@ class Logger(Protocol):
         """An epoch is done. Epochs count from 1; a value is None where nothing was measured."""
 
     def finish(self, summary: Mapping[str, object] | None) -> None:
-        """The run has ended with these figures; None if it failed, or was interrupted
-        before its end."""
+        """The run has ended with these figures; None if it failed, or was interrupted before its end."""

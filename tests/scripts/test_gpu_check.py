@@ -97,12 +97,8 @@ def test_make_lets_an_environment_of_ones_own_find_the_package(tmp_path):
         ("--minute 8", "unrecognized arguments: --minute"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_anything_is_created(folder, capsys, arguments, said):
-    with pytest.raises(SystemExit) as ended:
-        gpu_check.main(arguments.split())
-    assert ended.value.code == 2
-    assert said in capsys.readouterr().err
-    assert everything_below(folder) == []
+def test_what_cannot_be_done_is_refused_before_anything_is_created(refused, arguments, said):
+    refused(gpu_check.main, arguments, said)
 
 
 def test_it_ends_at_once_where_there_is_no_cuda_device(folder):

@@ -53,7 +53,6 @@ def test_a_run_on_noisy_labels_tells_what_it_memorises_by_epoch(folder, own):
 
 def test_what_is_told_changes_nothing_in_training(folder, monkeypatch):
     told, _ = run(RunSpec.resolve(compose.compose([*NOISY, "optimizer=sam"])))
-    monkeypatch.setattr("sam_bench.data.batches.Batches.true_labels", None, raising=False)
     again = compose.compose([*NOISY, "optimizer=sam", "trainer.rerun=true"])
     monkeypatch.setattr(MissedLabels, "update", lambda self, predicted, labels, true: None)
     untold, _ = run(RunSpec.resolve(again))
