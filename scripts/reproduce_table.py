@@ -5,8 +5,6 @@ python scripts/reproduce_table.py --experiment quick --methods sgd,sam --seeds 0
 Interrupted, the same command goes on where it was.
 """
 
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,8 +13,8 @@ import torch
 from sam_bench.cli.compose import compose
 from sam_bench.cli.main import EXIT_RUN
 from sam_bench.report.table import protocol
-from sam_bench.runtime.signals import SIGNALS
 from scripts.arguments import errors_as_messages, parser
+from scripts.programs import Programs
 
 
 @errors_as_messages()
@@ -40,11 +38,8 @@ def main(arguments: list[str]) -> None:
 
 
 def call(*arguments: str) -> int:
-    """Run Python to its end. Signals are for that process, which saves what it has."""
-    process = subprocess.Popen([sys.executable, *arguments])
-    for number in SIGNALS:
-        signal.signal(number, lambda number, frame: process.send_signal(number))
-    return process.wait()
+    """Run Python to its end, and return its exit code."""
+    return Programs().run([arguments])[0]
 
 
 if __name__ == "__main__":

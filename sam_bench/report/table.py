@@ -133,11 +133,11 @@ def write_table(records: list[dict[str, Any]], experiment: str, folder: Path, na
     below = notes(records)
     cells = [[_cell(row, column) for column in _columns(table)] for _, row in table.iterrows()]
     headings = [SHOWN[column][0] for column in _columns(table)]
-    markdown = "\n\n".join([f"# {experiment}", *above, _markdown(headings, cells), *below]) + "\n"
+    text = "\n\n".join([f"# {experiment}", *above, markdown(headings, cells), *below]) + "\n"
     write_atomically(folder / f"{name}.csv", table.to_csv(index=False).encode())
-    write_atomically(folder / f"{name}.md", markdown.encode())
+    write_atomically(folder / f"{name}.md", text.encode())
     write_atomically(folder / f"{name}.tex", _latex(headings, cells, above + below).encode())
-    return markdown
+    return text
 
 
 def _by_configuration(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -259,7 +259,7 @@ def _cell(row: pd.Series, column: str) -> str:
     return "–" if pd.isna(row[column]) else format(row[column], SHOWN[column][1])
 
 
-def _markdown(headings: list[str], cells: list[list[str]]) -> str:
+def markdown(headings: list[str], cells: list[list[str]]) -> str:
     widths = [max(len(line[i]) for line in [headings, *cells]) for i in range(len(headings))]
     lines = [headings, ["-" * width for width in widths], *cells]
     return "\n".join("| " + " | ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
