@@ -134,11 +134,11 @@ def interrupted(monkeypatch):
     """Sends this process a signal in the midst of the steps with the given numbers, counted over all runs."""
 
     def arrange(steps, number: int = signal.SIGTERM) -> None:
-        take, loss, steps_begun, passes = step.Step.__call__, step.cross_entropy, itertools.count(), []
+        take, loss, steps_begun, passes = step.Step.__call__, step.batch_loss, itertools.count(), []
 
-        def one_step(self, images, labels):
+        def one_step(self, batch):
             passes[:] = [next(steps_begun) in steps]
-            take(self, images, labels)
+            take(self, batch)
 
         def one_loss(*arguments):
             passes.append(None)
@@ -153,7 +153,7 @@ def interrupted(monkeypatch):
 
         after_step = Averages.after_step
         monkeypatch.setattr(step.Step, "__call__", one_step)
-        monkeypatch.setattr(step, "cross_entropy", one_loss)
+        monkeypatch.setattr(step, "batch_loss", one_loss)
         monkeypatch.setattr(Averages, "after_step", end)
 
     return arrange

@@ -51,8 +51,9 @@ class Forked:
     def kill(self) -> None:
         self.process.kill()
 
-    def wait(self) -> None:
+    def wait(self) -> int:
         self.process.join()
+        return self.returncode
 
     def communicate(self, timeout: float = 120) -> tuple[str, None]:
         """Wait for its end; return what it has printed."""

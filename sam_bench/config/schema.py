@@ -216,6 +216,8 @@ class DataConfig(Settings):
     """With the data set's mean and standard deviation."""
     cutout: bool
     """A 16×16 box of zeros with probability 1/2."""
+    mixup: float = Field(ge=0, exclude_if=lambda value: value == 0.0)
+    """The α of mixup, by which pairs of a batch are mixed in parts of Beta(α, α); 0 for none."""
 
     def model_post_init(self, context: Any) -> None:
         if self.train_subset is not None:

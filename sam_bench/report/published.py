@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-LEFT_OUT = {"data.padding": "zeros", "data.label_noise": 0.0, "schedule.warmup_start": 0.0, "trainer.drop_last": False}
+LEFT_OUT = {
+    "data.padding": "zeros",
+    "data.label_noise": 0.0,
+    "data.mixup": 0.0,
+    "schedule.warmup_start": 0.0,
+    "trainer.drop_last": False,
+}
 """Settings that a record has only where they are not as here."""
 
 _ALL = {
@@ -12,6 +18,7 @@ _ALL = {
     "data.split": "test",
     "data.train_subset": None,
     "data.label_noise": 0.0,
+    "data.mixup": 0.0,
     "data.crop": True,
     "data.flip": True,
     "data.normalise": True,

@@ -39,6 +39,10 @@ SHOWN = {
     "ci95": ("95 % interval", ""),
     "best_seed_error": ("best seed", ".2f"),
     "worst_seed_error": ("worst seed", ".2f"),
+    "best_epoch_error_mean": ("best epoch", ".2f"),
+    "test_loss": ("NLL", ".3f"),
+    "test_ece": ("ECE %", ".2f"),
+    "memorised": ("memorised %", ".1f"),
     "passes": ("passes", ",.0f"),
     "skipped_steps": ("skipped steps", ".2f"),
     "train_seconds": ("seconds", ",.0f"),
@@ -103,9 +107,15 @@ def protocol(configs: list[Mapping[str, Any]], experiment: str) -> list[str]:
 def notes(records: list[dict[str, Any]]) -> list[str]:
     """What must be known to read the table: its columns, the hardware, and where published figures are from."""
     lines = [
-        "Test error of the last epoch. Interval: Student's t over the seeds. Passes: forward-backward passes of one "
-        "run. Seconds: training alone, mean over the seeds."
+        "Test error of the last epoch. Interval: Student's t over the seeds. Best epoch: the least of the evaluated "
+        "ones, chosen by the same images, for comparison only. NLL: negative log-likelihood in nats. ECE: calibration "
+        "error, 15 bins. Passes: forward-backward passes of one run. Seconds: training alone. Means over the seeds."
     ]
+    if any(_memorised(record) is not None for record in records):
+        lines.append(
+            "Memorised: of the training images whose labels are wrong, those that are predicted as labelled, in the "
+            "last epoch. The labels of the test set are the true ones; those of held-out images are not."
+        )
     if any(_averages([record]) for record in records):
         lines.append(
             "Weights: those after the last step, or their mean over the epochs from a fraction of the run on (swa), or "
@@ -166,6 +176,8 @@ def _row(runs: list[dict[str, Any]], average: str | None) -> dict[str, Any]:
         raise StateError(f"there are several records of {method} with one seed: {sorted(seeds)}; keep one each")
     measured = [run if average is None else run["averaged"][average] for run in finished]
     errors = pd.Series([of_run["test_error"] for of_run in measured], dtype=float)
+    calibration = pd.DataFrame(measured, columns=["test_loss", "test_ece"], dtype=float).mean()
+    memorised = pd.Series([_memorised(run) for run in finished if average is None], dtype=float)
     low, high = t_interval(list(errors))
     means = pd.DataFrame(finished, columns=["best_test_error", "peak_memory_bytes", *MEANS], dtype=float).mean()
     if len({run["device"] for run in runs}) > 1:
@@ -184,6 +196,8 @@ def _row(runs: list[dict[str, Any]], average: str | None) -> dict[str, Any]:
         "best_seed_error": errors.min(),
         "worst_seed_error": errors.max(),
         "best_epoch_error_mean": means["best_test_error"] if average is None else math.nan,
+        **calibration,
+        "memorised": memorised.mean(),
         "diverged": len(runs) - len(finished),
         **means[MEANS],
         "peak_memory_mib": means["peak_memory_bytes"] / MIB,
@@ -191,6 +205,12 @@ def _row(runs: list[dict[str, Any]], average: str | None) -> dict[str, Any]:
         "published_differs": "; ".join(differences(runs[0]["config"], figure)) if figure else "",
         "flat": _settings(runs[0]),
     }
+
+
+def _memorised(record: Mapping[str, Any]) -> float | None:
+    """The percentage of the wrong training labels that a run's last epoch predicts; None without wrong labels."""
+    missed = record["history"].get("wrong_label_error", [None])[-1]
+    return None if missed is None else 100 - missed
 
 
 def _name_differences(rows: list[dict[str, Any]]) -> None:
@@ -222,6 +242,7 @@ def _protocol(config: Mapping[str, Any]) -> list[str]:
     crop = f"crop ({data['padding']} padding)" if "padding" in data else "crop"
     names = {"crop": crop, "flip": "flip", "cutout": "cutout"}
     augmentation = [name for key, name in names.items() if data[key]]
+    augmentation += [f"mixup {data['mixup']:g}"] if "mixup" in data else []
     start = config["schedule"].get("warmup_start", 0)
     return [
         model.get("arch") or model["name"],
@@ -243,8 +264,9 @@ def _protocol(config: Mapping[str, Any]) -> list[str]:
 
 
 def _columns(table: pd.DataFrame) -> list[str]:
-    """Those that say something: the settings where rows differ in them, skipped steps where there were any."""
+    """Those that say something: the settings where rows differ in them, skipped steps where there were any, …"""
     says = {"settings": table["settings"].any(), "skipped_steps": table["skipped_steps"].any()}
+    says |= {name: table[name].notna().any() for name in ("test_ece", "memorised", "published")}
     says["weights"] = (table["weights"] != LAST).any()
     return [column for column in SHOWN if says.get(column, True)]
 

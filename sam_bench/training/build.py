@@ -107,6 +107,7 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, p
             config.seed,
             (processes.rank, processes.world_size),
             not trainer.drop_last,
+            data.mixup,
         )
         for images in (dataset.train, dataset.test)
     )

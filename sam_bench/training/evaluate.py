@@ -54,5 +54,5 @@ def estimate_on_training_images(
         epoch: whose order and augmentation the pass takes.
     """
     with hardware.autocast():
-        reestimate_statistics(model, (images for images, *_ in train.epoch(epoch)))
+        reestimate_statistics(model, (batch.images for batch in train.epoch(epoch)))
     processes.average_statistics(model)

@@ -1,6 +1,5 @@
 """The one training loop: the same for every method, network and device."""
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,21 +19,15 @@ from sam_bench.training import schedules
 from sam_bench.training.averages import Averages
 from sam_bench.training.evaluate import MEASURES, estimate_on_training_images, evaluate
 from sam_bench.training.loss import smoothing_for_torch
+from sam_bench.training.pace import Pace
 from sam_bench.training.step import CapturedStep, Step, compile_for
 from sam_bench.training.stopwatch import Stopwatch
-
-MESSAGES = logging.getLogger("sam_bench")
 
 MAX_SKIPPED = 200
 """What `trainer.max_skipped` is, where it is not set."""
 
 EXPLODED = 100.0
 """Nats: an epoch's mean loss above this is that of a run that has come to nothing; guessing costs 2.3."""
-
-HOURS = 3600.0
-MEASURED_STEPS = 10
-MEASURED_SECONDS = 20.0
-"""After so many steps, or seconds, the time of a run is estimated; the first step, which warms up, does not count."""
 
 History = dict[str, list[float | None]]
 
@@ -72,8 +65,7 @@ class Training:
     """The epoch in which the run came to nothing, and ended."""
     watch: Stopwatch = field(default_factory=Stopwatch)
     """Seconds of the training of an epoch."""
-    warm: float | None = None
-    """Seconds after the first step, until the time of the whole run is estimated."""
+    pace: Pace = field(default_factory=Pace)
     on_step: Callable[[float], None] = lambda images_per_second: None
     """Called after each step, with the speed of the epoch's training so far."""
 
@@ -143,12 +135,12 @@ class Training:
             for batch in self.train.epoch(self.epoch, self.position):
                 t = self.done
                 self.step.set_rates(self.eta(t), None if self.rho is None else self.rho(t))
-                self.step(*batch)
+                self.step(batch)
                 self.averages.after_step()
                 self.position += 1
                 self.on_step(self.processes.world_size * self.step.images / self.watch.seconds)
-                if first == self.epoch == 0:
-                    self._estimate()
+                if self.hardware.device.type == "cpu":
+                    self.pace.after_step(self.watch.seconds, self.steps - self.done if first == 0 else None)
                 yield False
                 self.watch.run()
             self._end_epoch()
@@ -263,19 +255,3 @@ class Training:
         values = self.history.setdefault(name, [])
         values += [None] * (self.epoch - len(values))
         values.append(value)
-
-    def _estimate(self) -> None:
-        """Tell somebody who has just begun a run on the CPU when it takes hours."""
-        t = self.done - 1
-        if t == 0:
-            self.warm = self.watch.seconds
-        elif self.warm is not None and self.hardware.device.type == "cpu":
-            elapsed = self.watch.seconds - self.warm
-            if t == MEASURED_STEPS or elapsed > MEASURED_SECONDS:
-                self.warm = None
-                seconds = elapsed / t * (self.steps - t)
-                if seconds > HOURS:
-                    MESSAGES.warning(
-                        f"this run will take about {seconds / HOURS:.0f} hours on this CPU. "
-                        "For a result within minutes: experiment=quick"
-                    )

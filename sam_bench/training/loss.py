@@ -1,7 +1,9 @@
-"""Cross-entropy with label smoothing, in the two forms that are in use."""
+"""Cross-entropy, with label smoothing in the two forms that are in use, and with mixup."""
 
 import torch.nn.functional as F
 from torch import Tensor
+
+from sam_bench.data.batches import Batch
 
 
 def smoothing_for_torch(smoothing: float, over: str, classes: int) -> float:
@@ -13,6 +15,17 @@ def smoothing_for_torch(smoothing: float, over: str, classes: int) -> float:
             example; the target is then 1 − s, and s / (K − 1) elsewhere, which is torch's form with s K / (K − 1).
     """
     return smoothing * classes / (classes - 1) if over == "others" else smoothing
+
+
+def batch_loss(logits: Tensor, batch: Batch, label_smoothing: float = 0.0, reduction: str = "mean") -> Tensor:
+    """The `cross_entropy` of a batch; with mixup `λ CE(y) + (1 − λ) CE(y[π])`."""
+    if batch.share is None:
+        return cross_entropy(logits, batch.labels, label_smoothing, reduction)
+    own, other = (
+        cross_entropy(logits, labels, label_smoothing, "none") for labels in (batch.labels, batch.mixed_labels)
+    )
+    mixed = batch.share * own + (1 - batch.share) * other
+    return mixed if reduction == "none" else mixed.mean()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, reduction: str = "mean") -> Tensor:

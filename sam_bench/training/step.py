@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from sam_bench.data.batches import Batch
 from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.progress import Progress
 from sam_bench.runtime.device import Hardware, is_out_of_memory
 from sam_bench.runtime.distributed import Processes
 from sam_bench.training.cuda_graph import CudaGraphs
-from sam_bench.training.loss import cross_entropy
+from sam_bench.training.loss import batch_loss
 from sam_bench.training.missed_labels import MissedLabels
 
 T = TypeVar("T")
@@ -89,20 +90,16 @@ class Step:
                 for group in self.optimizer.param_groups:
                     group[name] = present
 
-    def __call__(self, images: Tensor, labels: Tensor, true_labels: Tensor | None = None) -> None:
-        """Take a step; where compiled code fails, take it again without, from now on, and warn.
-
-        Args:
-            true_labels: those without label noise, if there is noise; only looked at to tell how many are memorised.
-        """
+    def __call__(self, batch: Batch) -> None:
+        """Take a step; where compiled code fails, take it again without, from now on, and warn."""
         before = self._host_state()
-        parts = self._parts(images, labels, true_labels)
+        parts = self._parts(batch)
         try:
             loss = self.optimizer.step(*self._arguments(parts))
         except Exception as error:
             self.give_up_compiling(error)
             self._set_host_state(before)
-            parts = self._parts(images, labels, true_labels)
+            parts = self._parts(batch)
             loss = self.optimizer.step(*self._arguments(parts))
         self._add_up(loss, parts)
 
@@ -118,29 +115,26 @@ class Step:
         self.forward = self.plain_forward
         MESSAGES.warning(f"torch.compile failed, so the run goes on without it, slower: {_first_line(error)}")
 
-    def _parts(self, images: Tensor, labels: Tensor, true_labels: Tensor | None) -> "list[_Part]":
+    def _parts(self, batch: Batch) -> "list[_Part]":
         """Return the closures of a batch, one for each m examples."""
-        size = self.m or len(labels)
-        cut = [images.split(size), labels.split(size)]
-        true = [None] * len(cut[0]) if true_labels is None else true_labels.split(size)
-        return [_Part(self, *part) for part in zip(*cut, true, strict=True)]
+        return [_Part(self, part) for part in batch.split(self.m or len(batch))]
 
     def _arguments(self, parts: "list[_Part]") -> tuple[Any, list[float], GradScaler | None]:
         """Return what the optimizer's step takes: closures, their shares of the batch, the loss scaling."""
-        count = sum(len(part.labels) for part in parts)
-        weights = [len(part.labels) / count for part in parts]
+        count = sum(len(part.batch) for part in parts)
+        weights = [len(part.batch) / count for part in parts]
         return parts[0] if self.m is None else parts, weights, self.scaler
 
     def _add_up(self, loss: Tensor, parts: "list[_Part]") -> None:
         """Add a step's loss and errors to the totals."""
-        count = sum(len(part.labels) for part in parts)
+        count = sum(len(part.batch) for part in parts)
         if self.scaler is not None:
             self.scaler.update()
         finite = torch.isfinite(loss)  # a loss that is not would hide all others of the epoch
         self.loss += torch.where(finite, loss, 0.0) * count
         self.summed += finite * count
         for part in parts:
-            self.missed.update(part.predicted, part.labels, part.true_labels)
+            self.missed.update(part.predicted, part.batch.labels, part.batch.true_labels)
         self.images += count
 
     def _host_state(self) -> tuple[Progress, int]:
@@ -210,30 +204,28 @@ class CapturedStep(Step):
     def engine(self) -> str:
         return "graph" if self.captures else super().engine
 
-    def __call__(self, images: Tensor, labels: Tensor, true_labels: Tensor | None = None) -> None:
-        kind = len(labels), self.optimizer.has_second_pass(self.optimizer.steps)
+    def __call__(self, batch: Batch) -> None:
+        kind = len(batch), self.optimizer.has_second_pass(self.optimizer.steps)
         if (captured := self.captured.get(kind)) is not None:
-            captured.images.copy_(images)
-            captured.labels.copy_(labels)
-            if true_labels is not None:
-                captured.true_labels.copy_(true_labels)
+            for own, tensor in zip(captured.batch.tensors(), batch.tensors(), strict=True):
+                own.copy_(tensor)
             captured.replay()
             self.optimizer.count_replay(captured.passes)
-            self.images += len(labels)
+            self.images += len(batch)
         elif self.captures and self.warmed_up[kind] >= WARMUP_STEPS and self.optimizer.settled:
-            self._capture(kind, images, labels, true_labels)
+            self._capture(kind, batch)
         else:
             self.warmed_up[kind] += 1
             with self.capturer.warmup() if self.captures else contextlib.nullcontext():
-                super().__call__(images, labels, true_labels)
+                super().__call__(batch)
 
-    def _capture(self, kind: tuple[int, bool], *batch: Tensor | None) -> None:
-        own = [tensor if tensor is None else tensor.clone() for tensor in batch]
+    def _capture(self, kind: tuple[int, bool], batch: Batch) -> None:
+        own = batch.each(torch.clone)
         before = self._host_state()
         passes = self.optimizer.passes
 
         def work() -> None:
-            parts = self._parts(*own)
+            parts = self._parts(own)
             self._add_up(self.optimizer.step(*self._arguments(parts)), parts)
 
         try:
@@ -246,9 +238,9 @@ class CapturedStep(Step):
                 self.scaler.update(self.scaler.get_scale())  # lets it forget the step that was not taken
             reason = _first_line(error)
             MESSAGES.warning(f"a step could not be captured, so steps are taken one by one, slower: {reason}")
-            super().__call__(*batch)
+            super().__call__(batch)
         else:
-            self.captured[kind] = _Captured(replay, *own, self.optimizer.passes - passes)
+            self.captured[kind] = _Captured(replay, own, self.optimizer.passes - passes)
 
     def give_up_compiling(self, error: Exception) -> None:
         super().give_up_compiling(error)
@@ -269,39 +261,35 @@ class _Captured:
     """A captured step, and where it reads its batch."""
 
     replay: Callable[[], None]
-    images: Tensor
-    labels: Tensor
-    true_labels: Tensor | None
+    batch: Batch
     passes: float
 
 
 class _Part:
     """The closure of a batch, or of the part of it that has a perturbation of its own."""
 
-    def __init__(self, step: Step, images: Tensor, labels: Tensor, true_labels: Tensor | None):
+    def __init__(self, step: Step, batch: Batch):
         self.step = step
-        self.images = images
-        self.labels = labels
-        self.true_labels = true_labels
+        self.batch = batch
         self.predicted: Tensor | None = None
         """The classes that the first pass predicts."""
 
     def __call__(self, examples: Tensor | slice = slice(None)) -> Tensor:
-        images = self.images[examples]
-        labels = self.labels[examples]
+        batch = self.batch.take(examples)
         step = self.step
-        size = self.step.micro_batch_size or len(labels)
+        size = step.micro_batch_size or len(batch)
         step.optimizer.zero_grad()
         losses = []
         predicted = []
-        cut = list(zip(images.split(size), labels.split(size), strict=True))
-        for number, (x, y) in enumerate(cut, start=1):
+        cut = batch.split(size)
+        for number, micro_batch in enumerate(cut, start=1):
+            weight = len(micro_batch) / len(batch)
             with step.not_yet_averaged(number < len(cut)):
-                loss, classes = step.forward(x, y)
+                loss, classes = step.forward(micro_batch)
                 if loss.requires_grad:
-                    share = loss.mean() * (len(y) / len(labels))
+                    share = loss.mean() * weight
                     (share if step.scaler is None else step.scaler.scale(share)).backward()
-            losses.append(loss.detach() if loss.dim() else loss.detach() * (len(y) / len(labels)))
+            losses.append(loss.detach() if loss.dim() else loss.detach() * weight)
             predicted.append(classes)
         if self.predicted is None:
             self.predicted = torch.cat(predicted)
@@ -310,13 +298,13 @@ class _Part:
 
 def _forward_and_loss(
     model: nn.Module, hardware: Hardware, label_smoothing: float, each: str
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """A forward pass: from images and labels to the loss, reduced so, and the predicted classes."""
+) -> Callable[[Batch], tuple[Tensor, Tensor]]:
+    """A forward pass: from a batch to the loss, reduced so, and the predicted classes."""
 
-    def forward(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(batch: Batch) -> tuple[Tensor, Tensor]:
         with hardware.autocast():
-            logits = model(images)
-        loss = cross_entropy(logits, labels, label_smoothing, each)
+            logits = model(batch.images)
+        loss = batch_loss(logits, batch, label_smoothing, each)
         return loss, logits.detach().argmax(1)
 
     return forward

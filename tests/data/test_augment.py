@@ -116,7 +116,7 @@ def batches(seed: int, count: int = 103, cutout: bool = True, keep_last: bool = 
 
 
 def test_an_epoch_shows_every_image_once_and_keeps_the_last_smaller_batch():
-    seen = [labels for _, labels in batches(0).epoch(0)]
+    seen = [batch.labels for batch in batches(0).epoch(0)]
     assert [len(labels) for labels in seen] == [10] * 10 + [3]
     assert sorted(torch.cat(seen).tolist()) == list(range(103))
 
@@ -125,8 +125,8 @@ def test_without_the_last_batch_each_epoch_leaves_out_other_images():
     chosen = batches(0, keep_last=False)
     left_out = []
     for epoch in range(5):
-        kept = [labels for _, labels in batches(0).epoch(epoch)]
-        seen = [labels for _, labels in chosen.epoch(epoch)]
+        kept = [batch.labels for batch in batches(0).epoch(epoch)]
+        seen = [batch.labels for batch in chosen.epoch(epoch)]
         assert len(chosen) == len(seen) == 10 and chosen.images == 100
         assert all(torch.equal(a, b) for a, b in zip(seen, kept[:-1], strict=True))
         left_out.append(frozenset(range(103)) - set(torch.cat(seen).tolist()))
@@ -138,16 +138,17 @@ def test_an_epoch_depends_on_seed_and_number_alone():
     first = list(batches(0).epoch(3))
     torch.manual_seed(2)
     again = list(batches(0).epoch(3))
-    assert all(torch.equal(a, b) and torch.equal(x, y) for (x, a), (y, b) in zip(first, again, strict=True))
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
     for other in (batches(1).epoch(3), batches(0).epoch(4)):
-        assert not torch.equal(first[0][1], next(other)[1])
+        assert not torch.equal(first[0].labels, next(other).labels)
 
 
 def test_switching_one_augmentation_off_does_not_change_the_others():
     with_cutout, without = batches(0), batches(0, cutout=False)
-    for (a, _), (b, _) in zip(with_cutout.epoch(0), without.epoch(0), strict=True):
-        kept = a != 0
-        assert torch.equal(a[kept], b[kept])
+    for a, b in zip(with_cutout.epoch(0), without.epoch(0), strict=True):
+        kept = a.images != 0
+        assert torch.equal(a.images[kept], b.images[kept])
 
 
 def test_generators_of_different_purposes_differ():

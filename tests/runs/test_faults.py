@@ -334,7 +334,7 @@ def test_a_read_only_folder_is_refused_before_anything_is_begun(command, folder,
 
 def with_nan(monkeypatch, where: str, steps) -> None:
     """Lets a pass of the steps with these numbers come to a NaN."""
-    loss, epoch = step.cross_entropy, Batches.epoch
+    loss, epoch = step.batch_loss, Batches.epoch
     at = {"step": -1, "pass": 0}
 
     def counted(batches, number, first=0):
@@ -349,7 +349,7 @@ def with_nan(monkeypatch, where: str, steps) -> None:
         return value * (float("inf") if where == "overflow" else float("nan")) if hit else value
 
     monkeypatch.setattr(Batches, "epoch", counted)
-    monkeypatch.setattr(step, "cross_entropy", broken)
+    monkeypatch.setattr(step, "batch_loss", broken)
 
 
 @pytest.mark.parametrize("where", ["first pass", "second pass", "overflow"])
@@ -385,7 +385,7 @@ def test_a_loss_that_explodes_ends_the_run_as_diverged(tiny_run):
 def test_no_memory_in_the_second_pass_restores_the_weights_and_says_what_to_change(
     command, folder, small_synthetic, monkeypatch, error
 ):
-    calls, seen, loss, take = [], [], step.cross_entropy, SharpnessAware.step
+    calls, seen, loss, take = [], [], step.batch_loss, SharpnessAware.step
 
     def hungry(logits, *of):
         calls.append(None)
@@ -401,7 +401,7 @@ def test_no_memory_in_the_second_pass_restores_the_weights_and_says_what_to_chan
         finally:
             seen[:] = [torch.equal(p, b) for p, b in zip(w, before, strict=True)]
 
-    monkeypatch.setattr(step, "cross_entropy", hungry)
+    monkeypatch.setattr(step, "batch_loss", hungry)
     monkeypatch.setattr(SharpnessAware, "step", watched)
     code, _, said = command(*COMMAND, "trainer.checkpoint_minutes=1e-9")
     assert code == main.EXIT_RUN

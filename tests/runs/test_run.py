@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -190,7 +191,7 @@ def test_all_methods_start_from_the_same_weights_and_see_the_same_batches(small_
         chosen = config(f"optimizer={optimizer}")
         training = build.prepare(chosen, build.load_data(chosen.data), hardware, "eager", Processes("cpu"))
         first = next(iter(training.train.epoch(0)))
-        seen.append([*(p.detach().clone() for p in training.model.parameters()), *first])
+        seen.append([*(p.detach().clone() for p in training.model.parameters()), *first.tensors()])
     for other in seen[1:]:
         assert all(torch.equal(a, b) for a, b in zip(seen[0], other, strict=True))
 
@@ -226,8 +227,8 @@ def test_one_bad_batch_is_skipped_and_counted_and_hides_nothing(tiny_run, monkey
     epoch = Batches.epoch
 
     def with_one_bad(batches, number, first=0):
-        for position, (images, labels) in enumerate(epoch(batches, number, first), start=first):
-            yield (images * float("nan") if position == 1 else images), labels
+        for position, batch in enumerate(epoch(batches, number, first), start=first):
+            yield replace(batch, images=batch.images * float("nan")) if position == 1 else batch
 
     monkeypatch.setattr(Batches, "epoch", with_one_bad)
     record = tiny_run("model=resnet8", "trainer.epochs=2", "trainer.batch_size=3")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sam_bench.data.batches import Batch
 from sam_bench.models.registry import model as build_model
 from sam_bench.optim.registry import METHODS, method
 from sam_bench.runtime.device import Hardware
@@ -64,7 +65,7 @@ def trained(
     hardware=None,
     bad=(),
     m=None,
-    noisy=False,
+    noisy_and_mixed=False,
     **options,
 ):
     """Everything that a few steps leave behind, with rates that change in every one of them."""
@@ -83,7 +84,8 @@ def trained(
         images = torch.randn(count, 3, 32, 32, generator=generator) * (float("nan") if t in bad else 1)
         step.set_rates(0.1 / (t + 1), 0.5 / (t + 2) if METHODS[name].perturbs else None)
         labels, true_labels = torch.randint(0, 10, (2, count), generator=generator).to(hardware.device)
-        step(images.to(hardware.device), labels, *([true_labels] if noisy else []))
+        mixture = labels.roll(1), torch.full((count,), 1 - t / 20, device=hardware.device)
+        step(Batch(images.to(hardware.device), labels, *((true_labels, *mixture) if noisy_and_mixed else ())))
     state = {"step": step.state_dict(), "optimizer": optimizer.state_dict(), "model": model.state_dict()}
     state["scaler"] = scaler.state_dict() if scaler else None
     MESSAGES.removeHandler(said)
@@ -114,9 +116,9 @@ def test_replayed_steps_give_the_bits_of_those_taken_one_by_one(name, base):
 
 @pytest.mark.parametrize("m", [None, 4])
 @pytest.mark.parametrize("name", ["sgd", "sam"])
-def test_replayed_steps_count_what_is_memorised_as_those_taken_one_by_one(name, m):
-    eager, step, _ = trained(Step, name, m=m, noisy=True, rates_on_device=True)
-    captured, replayed, said = trained(CapturedStep, name, m=m, noisy=True, capturer=Tape())
+def test_replayed_steps_on_noisy_labels_with_mixup_are_those_taken_one_by_one(name, m):
+    eager, step, _ = trained(Step, name, m=m, noisy_and_mixed=True, rates_on_device=True)
+    captured, replayed, said = trained(CapturedStep, name, m=m, noisy_and_mixed=True, capturer=Tape())
     assert said == [] and replayed.captured
     assert differences(captured, eager) == []
     errors = step.read()

@@ -33,9 +33,9 @@ def statistics_of_the_stem(training) -> tuple[torch.Tensor, torch.Tensor]:
     assert isinstance(normalisation, nn.BatchNorm2d)
     mean = variance = torch.zeros(())
     with torch.no_grad():
-        for images, _ in training.train.epoch(training.config.trainer.epochs):
-            outputs = convolution(images).transpose(0, 1).flatten(1)
-            weight = len(images) / training.train.images
+        for batch in training.train.epoch(training.config.trainer.epochs):
+            outputs = convolution(batch.images).transpose(0, 1).flatten(1)
+            weight = len(batch) / training.train.images
             mean = mean + weight * outputs.mean(1)
             variance = variance + weight * outputs.var(1)
     return mean, variance

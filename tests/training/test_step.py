@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from sam_bench.data.batches import Batch
 from sam_bench.optim.registry import METHODS, method
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes
@@ -22,7 +23,7 @@ def after_steps(name: str, m: int | None = None, micro: int | None = None, count
     for t in range(count):
         generator = torch.Generator().manual_seed(t)
         images = torch.randn(10, 3, 32, 32, generator=generator).double()
-        step(images, torch.arange(10).roll(t))
+        step(Batch(images, torch.arange(10).roll(t)))
     return torch.cat([p.detach().reshape(-1) for p in model.parameters()]), *step.read().values()
 
 

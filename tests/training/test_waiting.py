@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sam_bench.cli.compose import compose
+from sam_bench.data.batches import Batch
 from sam_bench.optim.registry import METHODS, method
 from sam_bench.runs.spec import RunSpec
 from sam_bench.runtime.device import Hardware
@@ -98,7 +99,7 @@ def test_a_thousand_steps_need_no_more_memory_than_a_hundred(name):
 
     def after(count: int) -> tuple[int, int]:
         for _ in range(count):
-            step(images, labels)
+            step(Batch(images, labels))
         gc.collect()
         return sum(type(item) is torch.Tensor for item in gc.get_objects()), resident()
 
@@ -131,7 +132,7 @@ def test_copies_of_the_weights_in_the_last_pass(name):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, SIZE), Watched(SIZE, SIZE, bias=False), nn.Linear(SIZE, 10))
     step = small_step(name, model)
     for _ in range(3):  # of the methods that look twice in every second step, the last one does
-        step(torch.randn(4, 3, 32, 32), torch.arange(4))
+        step(Batch(torch.randn(4, 3, 32, 32), torch.arange(4)))
     entry, optimizer = METHODS[name], step.optimizer
     copies = 2 + entry.perturbs + (entry.has_second_pass and optimizer.keeps_gradient)
     copies += sum(len([x for x in memory.values() if x.numel() == SIZE**2]) for memory in optimizer.memory.values())

@@ -1,0 +1,236 @@
+"""Tuning: equal trials for all, the same ones after an interruption, nothing of the test set, nobody's file lost."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from sam_bench.cli import main as cli_main
+from sam_bench.cli.compose import CONF, compose
+from sam_bench.cli.search_space import search_space
+from sam_bench.data import synthetic
+from sam_bench.data.images import Images
+from sam_bench.errors import ConfigError
+from sam_bench.optim.registry import METHODS
+from scripts import programs, tune
+from tests.conftest import everything_below, options
+from tests.forked import Forked, command_line
+
+TINY = ["data.train_subset=20", "trainer.batch_size=10", "trainer.epochs=1", "schedule.warmup_epochs=0"]
+TINY += ["trainer.device=cpu"]
+
+
+@pytest.fixture
+def forked(folder, monkeypatch):
+    """Trials in processes that need not import everything first."""
+
+    def popen(arguments: list[str], env: dict[str, str]) -> Forked:
+        assert arguments[:3] == [sys.executable, "-m", "sam_bench"]
+        return Forked(command_line, *arguments[3:], cwd=folder, environment=env)
+
+    monkeypatch.setattr(programs.subprocess, "Popen", popen)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Trials one after another, in this process."""
+
+    def run(self, commands, ended=lambda number, code: None):
+        for number, command in enumerate(commands):
+            monkeypatch.setattr("sys.argv", command[1:])
+            cli_main.main()
+            ended(number, 0)
+
+    monkeypatch.setattr(programs.Programs, "run", run)
+
+
+def tuned(*arguments: str) -> None:
+    tune.main(["--experiment", "smoke", "--methods", "sgd,sam", "--tuned", "tuned", *arguments, *TINY])
+
+
+def runs(folder) -> dict[str, float]:
+    """Errors of the finished runs."""
+    records = [json.loads(path.read_text()) for path in (folder / "results/smoke/records").glob("*.json")]
+    return {record["run_id"]: record["test_error"] for record in records}
+
+
+def test_every_method_has_as_many_trials_and_gets_its_best_values(forked, folder, capsys):
+    tuned("--trials", "3", "--jobs", "2")
+    records = [json.loads(path.read_text()) for path in (folder / "results/smoke/records").glob("*.json")]
+    assert sorted(record["method"] for record in records) == ["sam"] * 3 + ["sgd"] * 3
+    assert {record["config"]["data"]["split"] for record in records} == {"val"}
+    for method in ("sgd", "sam"):
+        text = (folder / f"tuned/smoke_{method}.yaml").read_text()
+        assert text.startswith(f"# @package _global_\n{tune.WRITTEN_BY}: the least held-out error of 3 trials (seed 42")
+        least = min(record["test_error"] for record in records if record["method"] == method)
+        assert f"#   {least:.2f} %  optimizer.base.lr=" in text.splitlines()[2]
+    report = (folder / "results/smoke/tuning.md").read_text()
+    assert report in capsys.readouterr().out
+    assert len((folder / "results/smoke/tuning.csv").read_text().splitlines()) == 7
+
+
+def test_runs_of_the_preset_take_the_values_unless_told_otherwise(forked, folder, command):
+    tuned("--trials", "3")
+    (folder / "experiment").mkdir()
+    (folder / "experiment/mine.yaml").write_text("# @package _global_\ndefaults: [smoke]\n")
+    (folder / "tuned/smoke_sam.yaml").rename(folder / "tuned/mine_sam.yaml")
+    shown = ["--config-dir", ".", "--cfg", "job", "--package", "optimizer", "experiment=mine", "optimizer=sam"]
+    _, chosen, _ = command(*shown)
+    _, usual, _ = command(*shown, "~tuned")
+    assert "lr: 0.1\n" in usual and "rho: 0.05\n" in usual
+    for line in (folder / "tuned/mine_sam.yaml").read_text().splitlines():
+        if not line.startswith("#") and not line.endswith(":"):
+            assert line.strip() in chosen
+
+
+def test_a_search_that_was_ended_goes_on_to_what_it_would_have_found(forked, folder, capfd):
+    def end_after_the_first() -> None:
+        until = time.monotonic() + 60
+        while not list((folder / "results").rglob("records/*.json")) and time.monotonic() < until:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ending = threading.Thread(target=end_after_the_first)
+    ending.start()
+    with pytest.raises(SystemExit) as ended:
+        tuned("--trials", "4", "--jobs", "1")
+    ending.join()
+    assert ended.value.code == cli_main.EXIT_RESUMABLE
+    assert 1 <= len(runs(folder)) < 8
+    assert "nothing is chosen" in capfd.readouterr().err and not (folder / "tuned").exists()
+    first = runs(folder)
+    tuned("--trials", "4", "--jobs", "2")
+    assert f"8 trials, {len(first)} of them done" in capfd.readouterr().out
+    both = runs(folder)
+    assert len(both) == 8 and first.items() <= both.items()
+    (folder / "results").rename(folder / "before")
+    (folder / "runs").rename(folder / "runs_before")
+    tuned("--trials", "4", "--jobs", "2")
+    assert runs(folder) == both
+
+
+def test_more_trials_go_on_from_those_that_are_done():
+    space = search_space("gsam")
+    few, many = tune.points(space, 5), tune.points(space, 40)
+    assert many[:5] == few
+    for key, (least, greatest) in space.items():
+        values = sorted(point[key] for point in many)
+        assert least <= values[0] < least * (greatest / least) ** 0.1
+        assert least * (greatest / least) ** 0.9 < values[-1] <= greatest
+
+
+def test_nothing_of_the_test_set_is_read(in_this_process, folder, monkeypatch):
+    readings = []
+
+    class Watched(Images):
+        def __getattribute__(self, name):
+            readings.append(name)
+            return super().__getattribute__(name)
+
+    load = synthetic.load
+
+    def watched(folder=None):
+        train, test = load(folder)
+        return train, Watched(test.pixels, test.labels)
+
+    monkeypatch.setattr(synthetic, "load", watched)
+    tuned("--trials", "2")
+    assert len(runs(folder)) == 4 and readings == []
+    monkeypatch.setattr("sys.argv", ["sam_bench", "experiment=smoke", *TINY, "trainer.progress=none"])
+    cli_main.main()
+    assert readings  # by a run that is measured on it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--experiment", "smok"], "did you mean smoke"),
+        (["--experiment", "smoke", "optimizer.rh=1"], "optimizer.rh"),
+        (["--experiment", "smoke", "--methods", "sam", "trainer.epochs=0"], "trainer.epochs=0"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_run(folder, arguments, said):
+    with pytest.raises(SystemExit) as ended:
+        tune.main(arguments)
+    assert said in str(ended.value)
+    assert everything_below(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--experiment smoke --methods saam", "did you mean sam"),
+        ("--experiment smoke --trials 0", "less than 1"),
+        ("--methods sam", "--experiment"),
+    ],
+)
+def test_options_are_refused_in_so_many_words(refused, arguments, said):
+    refused(tune.main, arguments, said)
+
+
+def test_a_file_that_somebody_wrote_stays(folder):
+    (folder / "tuned").mkdir()
+    mine = folder / "tuned/smoke_sam.yaml"
+    mine.write_text("# @package optimizer\nrho: 0.3\n")
+    with pytest.raises(SystemExit, match="was not written by tuning"):
+        tuned()
+    assert mine.read_text() == "# @package optimizer\nrho: 0.3\n"
+    assert everything_below(folder) == ["tuned", "tuned/smoke_sam.yaml"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("experiment", ["noisy40", "sam_example"])
+def test_every_method_has_a_space_whose_ends_are_valid(experiment, method):
+    space = search_space(method)
+    common = search_space("sgd")
+    assert common.items() <= space.items() and len(space) <= len(common) + 2
+    least, greatest = space["optimizer.base.weight_decay"]
+    assert greatest >= 100 * least
+    assert ("optimizer.rho" in space) == METHODS[method].perturbs
+    for end in (0, 1):
+        compose([f"experiment={experiment}", f"optimizer={method}", *(f"{k}={v[end]}" for k, v in space.items())])
+
+
+def test_every_space_is_a_methods():
+    assert set(options("tune")) == {*METHODS, "common"}
+
+
+@pytest.mark.parametrize("ends", ["[1.0]", "[2.0, 1.0]", "[0, 1]", "0.1", "[a, b]"])
+def test_what_is_no_range_is_refused(tmp_path, monkeypatch, ends):
+    for path in (CONF / "tune").glob("*.yaml"):
+        (tmp_path / "tune").mkdir(exist_ok=True)
+        (tmp_path / "tune" / path.name).write_text(path.read_text())
+    (tmp_path / "tune/sam.yaml").write_text(f"optimizer.rho: {ends}\n")
+    monkeypatch.setattr("sam_bench.cli.compose.CONF", tmp_path)
+    with pytest.raises(ConfigError, match=r"optimizer.rho: .* is no range"):
+        search_space("sam")
+
+
+def test_programs_run_side_by_side_and_a_signal_ends_them(tmp_path, capfd):
+    wait = "import pathlib, sys, time\npathlib.Path(sys.argv[1]).touch()\ntime.sleep(60)"
+    commands = [["-c", wait, str(tmp_path / str(number))] for number in range(3)]
+
+    def end_when_two_run() -> None:
+        until = time.monotonic() + 60
+        while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ending = threading.Thread(target=end_when_two_run)
+    before = signal.getsignal(signal.SIGTERM)
+    ending.start()
+    started = programs.Programs(at_once=2)
+    assert started.run(commands) == [-signal.SIGTERM, -signal.SIGTERM, None]
+    ending.join()
+    assert started.stopped == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_programs_tell_how_each_has_ended():
+    ends = {}
+    codes = programs.Programs(2).run([["-c", f"raise SystemExit({code})"] for code in (0, 3)], ends.__setitem__)
+    assert codes == [0, 3] and ends == {0: 0, 1: 3}
