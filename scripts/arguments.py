@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -45,6 +46,13 @@ def names_of(table: Mapping[str, Any], kind: str) -> Callable[[str], list[str]]:
     """Return an option's type: names that the table has, with commas between them."""
     name = name_of(table, kind)
     return lambda text: [name(each) for each in text.split(",")]
+
+
+def jobs() -> int:
+    """Return how many runs at once get most done: two on the cores of a CPU, one on a GPU."""
+    import torch  # which some scripts do without
+
+    return 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
 
 
 def at_least(least: float, kind: type = int) -> Callable[[str], Any]:

@@ -6,6 +6,7 @@ python scripts/make_table.py --experiment quick --split val
 import sys
 from pathlib import Path
 
+from sam_bench.cli.compose import describe_preset
 from sam_bench.report.table import read_records, write_table
 from scripts.arguments import errors_as_messages, parser
 
@@ -29,7 +30,7 @@ def make(experiment: str, folder: Path, split: str) -> bool:
     records = read_records(folder / "records", split)
     if records:
         name = "table" if split == "test" else f"table-{split}"
-        print(write_table(records, experiment, folder, name))
+        print(write_table(records, experiment, folder, name, describe_preset(experiment)))
         print(f"Written: {folder}/{name}.csv, .md and .tex\n")
     return bool(records)
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from scipy.stats import qmc
 
@@ -33,7 +32,7 @@ from sam_bench.report.tuning import Trial, at_ends, best, trials_as_frame, tunin
 from sam_bench.runs.files import write_atomically
 from sam_bench.runs.record import RunFiles
 from sam_bench.runs.run import check
-from scripts.arguments import at_least, errors_as_messages, names_of, parser
+from scripts.arguments import at_least, errors_as_messages, jobs, names_of, parser
 from scripts.programs import Programs
 
 SOBOL_SEED = 0
@@ -60,7 +59,7 @@ def main(arguments: list[str]) -> None:
     words.add_argument("--experiment", required=True, help="preset that is tuned")
     words.add_argument("--methods", default="sgd,sam,asam,gsam", type=_methods, help="of optimization, or all")
     words.add_argument("--trials", default=12, type=at_least(1), help="of each method")
-    words.add_argument("--jobs", default=_jobs(), type=at_least(1), help="trials at once, which share the cores")
+    words.add_argument("--jobs", default=jobs(), type=at_least(1), help="trials at once, which share the cores")
     words.add_argument("--tuned", default=CONF / "tuned", type=Path, help="folder of the values that are chosen")
     words.add_argument("overrides", nargs="*", help="settings of all trials")
     options = words.parse_intermixed_args(arguments)
@@ -122,12 +121,12 @@ def points(space: Mapping[str, Range], count: int) -> list[dict[str, float]]:
     ]
 
 
-def train(planned: list[Planned], jobs: int) -> None:
+def train(planned: list[Planned], at_once: int) -> None:
     """Run the trials that are not finished; ends this process where one is left without a result."""
     waiting = [each for each in planned if each.files.finished() is None]
-    print(f"{len(planned)} trials, {len(planned) - len(waiting)} of them done, {jobs} at once", flush=True)
-    threads = max((os.cpu_count() or 1) // jobs, 1)
-    programs = Programs(jobs, {"OMP_NUM_THREADS": str(threads)} | os.environ)
+    print(f"{len(planned)} trials, {len(planned) - len(waiting)} of them done, {at_once} at once", flush=True)
+    threads = max((os.cpu_count() or 1) // at_once, 1)
+    programs = Programs(at_once, {"OMP_NUM_THREADS": str(threads)} | os.environ)
     count = len(planned) - len(waiting)
 
     def ended(number: int, code: int) -> None:
@@ -181,10 +180,6 @@ def tuned_file(trials: list[Trial], chosen: Trial, extra: list[str]) -> str:
 
 def _methods(text: str) -> list[str]:
     return list(METHODS) if text == "all" else names_of(METHODS, "optimizer")(text)
-
-
-def _jobs() -> int:
-    return 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
 
 
 def _check_replaceable(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import itertools
 import os
 import re
 import secrets
@@ -88,6 +89,14 @@ class Asked:
 def choices(group: str) -> dict[str, Path]:
     """Return the files of a group of the configuration, by the names that the command line has for them."""
     return {path.stem: path for path in sorted((CONF / group).glob("*.yaml"))}
+
+
+def describe_preset(experiment: str) -> str:
+    """Return what a preset's file says of it in its first lines; nothing of one that is not in `conf/`."""
+    path = choices("experiment").get(experiment)
+    lines = path.read_text().splitlines() if path else []
+    comment = itertools.takewhile(lambda line: line.startswith("# "), lines)
+    return " ".join(line.removeprefix("# ") for line in comment if not line.startswith("# @"))
 
 
 def new_command() -> None:

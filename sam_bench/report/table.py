@@ -136,10 +136,16 @@ def notes(records: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def write_table(records: list[dict[str, Any]], experiment: str, folder: Path, name: str = "table") -> str:
-    """Write the table's `.csv` (every column, unrounded), `.md` and `.tex` to `folder`; returns the Markdown."""
+def write_table(
+    records: list[dict[str, Any]], experiment: str, folder: Path, name: str = "table", about: str = ""
+) -> str:
+    """Write the table's `.csv` (every column, unrounded), `.md` and `.tex` to `folder`; returns the Markdown.
+
+    Args:
+        about: what is said first.
+    """
     table = make_table(records)
-    above = protocol([record["config"] for record in records], experiment)
+    above = [*([about] if about else []), *protocol([record["config"] for record in records], experiment)]
     below = notes(records)
     cells = [[_cell(row, column) for column in _columns(table)] for _, row in table.iterrows()]
     headings = [SHOWN[column][0] for column in _columns(table)]

@@ -373,7 +373,8 @@ def test_what_is_memorised_is_shown_where_labels_are_wrong():
         record("sgd", seed, 60.0, history={"wrong_label_error": [95.0, missed]}) for seed, missed in ((0, 30), (1, 40))
     ]
     made = make_table([*noisy, record("sam", 0, 50.0)])
-    assert list(made["memorised"])[0] == 65.0 and math.isnan(list(made["memorised"])[1])
+    of_sgd, of_sam = made["memorised"]
+    assert of_sgd == 65.0 and math.isnan(of_sam)
 
 
 def test_columns_of_what_nobody_measured_are_left_out(tmp_path):
