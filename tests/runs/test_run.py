@@ -184,16 +184,25 @@ def test_a_run_does_not_depend_on_what_ran_before_in_the_process(tiny_run, folde
     assert lasting(tiny_run("model=resnet8")) == lasting(alone)
 
 
-def test_all_methods_start_from_the_same_weights_and_see_the_same_batches(small_synthetic, folder):
+def start(*overrides: str) -> list[torch.Tensor]:
+    """Initial weights, and the batches of two epochs: images, labels, true labels and mixtures."""
+    chosen = config("data.label_noise=0.4", "data.mixup=0.2", *overrides)
     hardware = Hardware.choose("cpu", "fp32")
-    seen = []
-    for optimizer in options("optimizer"):
-        chosen = config(f"optimizer={optimizer}")
-        training = build.prepare(chosen, build.load_data(chosen.data), hardware, "eager", Processes("cpu"))
-        first = next(iter(training.train.epoch(0)))
-        seen.append([*(p.detach().clone() for p in training.model.parameters()), *first.tensors()])
-    for other in seen[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(seen[0], other, strict=True))
+    training = build.prepare(chosen, build.load_data(chosen.data), hardware, "eager", Processes("cpu"))
+    batches = [batch for epoch in (0, 3) for batch in training.train.epoch(epoch)]
+    weights = [p.detach().clone() for p in training.model.parameters()]
+    return [*weights, *(tensor for batch in batches for tensor in batch.tensors())]
+
+
+def test_runs_of_one_seed_are_paired_whatever_their_method_and_settings(small_synthetic, folder):
+    first = start("optimizer=sgd")
+    others = [[f"optimizer={name}"] for name in options("optimizer")]
+    others += [["optimizer=sam", "optimizer.rho=0.3", "optimizer.base.lr=0.01"], ["trainer.epochs=9", "averaging=ema"]]
+    for overrides in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, start(*overrides), strict=True))
+    another_seed = start("optimizer=sgd", "seed=7")
+    for place in (0, -1, -5):  # weights; of the last batch its mixture and its images
+        assert not torch.equal(first[place], another_seed[place])
 
 
 def test_a_record_that_cannot_be_read_is_an_error(tiny_run, folder):
