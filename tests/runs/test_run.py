@@ -19,7 +19,7 @@ from sam_bench.runs import run
 from sam_bench.runs.spec import RunSpec
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes
-from sam_bench.training import build
+from sam_bench.training import build, pace
 from sam_bench.training.averages import Averages
 from sam_bench.training.evaluate import MEASURES
 from tests.conftest import FP16, ROOT, TINY, everything_below, execute, last_checkpoint, lasting, options
@@ -330,14 +330,12 @@ def test_cuda_where_there_is_none_is_an_error_not_a_run_on_the_cpu(tiny_run, mon
 
 
 def test_a_long_run_on_the_cpu_says_how_long_and_what_to_do_instead(tiny_run, monkeypatch, capsys):
-    from sam_bench.training import loop
-
-    monkeypatch.setattr(loop, "MEASURED_STEPS", 1)
+    monkeypatch.setattr(pace, "STEPS", 1)
     tiny_run("model=resnet8", "trainer.progress=plain")
-    assert "experiment=quick" not in capsys.readouterr().err
-    monkeypatch.setattr(loop, "HOURS", 1e-9)
+    assert "experiment=noisy40" not in capsys.readouterr().err
+    monkeypatch.setattr(pace, "HOURS", 1e-9)
     tiny_run("model=resnet8", "trainer.progress=plain", "seed=1")
-    assert "experiment=quick" in capsys.readouterr().err
+    assert "experiment=noisy40" in capsys.readouterr().err
 
 
 @pytest.mark.cuda
