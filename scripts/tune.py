@@ -35,8 +35,9 @@ from sam_bench.runs.run import check
 from scripts.arguments import at_least, errors_as_messages, jobs, names_of, parser
 from scripts.programs import Programs
 
-SOBOL_SEED = 0
-"""Scrambles the sequence: the same points of the unit cube for every method with as many settings."""
+SOBOL = {"d": 8, "scramble": True, "rng": 0}
+"""The sequence. Every method has the same points, and takes as many of their dimensions as it has settings: with the
+common ones first, all try the same learning rates and weight decays."""
 
 WRITTEN_BY = "# Written by scripts/tune.py"
 """How a file begins that tuning may replace."""
@@ -110,8 +111,7 @@ def points(space: Mapping[str, Range], count: int) -> list[dict[str, float]]:
 
     The values have three significant digits.
     """
-    sequence = qmc.Sobol(len(space), scramble=True, rng=SOBOL_SEED)
-    unit = sequence.random_base2(math.ceil(math.log2(max(count, 1))))[:count]
+    unit = qmc.Sobol(**SOBOL).random_base2(math.ceil(math.log2(max(count, 1))))[:count, : len(space)]
     return [
         {
             key: float(f"{least * (greatest / least) ** place:.3g}")

@@ -123,6 +123,14 @@ def test_more_trials_go_on_from_those_that_are_done():
         assert least * (greatest / least) ** 0.9 < values[-1] <= greatest
 
 
+def test_all_methods_try_the_same_values_of_what_they_have_in_common():
+    common = search_space("sgd")
+    expected = tune.points(common, 20)
+    for method in METHODS:
+        points = tune.points(search_space(method), 20)
+        assert [{key: point[key] for key in common} for point in points] == expected
+
+
 def test_nothing_of_the_test_set_is_read(in_this_process, folder, monkeypatch):
     readings = []
 
