@@ -9,6 +9,7 @@ from typing import Any
 
 from sam_bench.errors import ConfigError, UserError
 from sam_bench.lookup import lookup
+from sam_bench.optim.registry import METHODS
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -46,6 +47,11 @@ def names_of(table: Mapping[str, Any], kind: str) -> Callable[[str], list[str]]:
     """Return an option's type: names that the table has, with commas between them."""
     name = name_of(table, kind)
     return lambda text: [name(each) for each in text.split(",")]
+
+
+def method_names(text: str) -> list[str]:
+    """Return an option's value: names of methods with commas between them, or all."""
+    return list(METHODS) if text == "all" else names_of(METHODS, "optimizer")(text)
 
 
 def jobs() -> int:

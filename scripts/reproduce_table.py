@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from sam_bench.cli.compose import compose, describe_preset
-from sam_bench.cli.main import EXIT_RUN
+from sam_bench.cli.main import EXIT_RESUMABLE, EXIT_RUN
 from sam_bench.report.table import protocol
-from scripts.arguments import at_least, errors_as_messages, jobs, parser
+from scripts.arguments import at_least, errors_as_messages, jobs, method_names, parser
 from scripts.programs import Programs
 
 
@@ -23,21 +23,22 @@ def main(arguments: list[str]) -> None:
     experiment, seeds = ("sam_example", "0,1,2") if torch.cuda.is_available() else ("noisy40", "0,1")
     words = parser(__doc__)
     words.add_argument("--experiment", default=experiment, help="sam_example with a CUDA device, else noisy40")
-    words.add_argument("--methods", default="sgd,sam,asam,gsam", help="of optimization")
+    words.add_argument("--methods", default="sgd,sam,asam,gsam", type=method_names, help="of optimization, or all")
     words.add_argument("--seeds", default=seeds, help="of each method")
     words.add_argument("--jobs", default=jobs(), type=at_least(1), help="runs at once, which share the cores")
     options = words.parse_args(arguments)
     experiment = options.experiment
-    runs = [f"experiment={experiment}", f"optimizer={options.methods}", f"seed={options.seeds}"]
-    first = compose([runs[0], *(override.partition(",")[0] for override in runs[1:])])
+    methods = ",".join(options.methods)
+    of_all = [f"experiment={experiment}", f"seed={options.seeds}"]
+    configs = [compose([*of_all[:1], f"optimizer={method}"]).identity() for method in options.methods]
     lines = [
         describe_preset(experiment),
-        *protocol([first.identity()], experiment),
-        f"Methods {options.methods}, seeds {options.seeds}.",
+        *protocol(configs, experiment),
+        f"Methods {methods}, seeds {options.seeds}.",
     ]
     print(*filter(None, lines), sep="\n", flush=True)
     side_by_side = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={options.jobs}"] if options.jobs > 1 else []
-    failed = call("-m", "sam_bench", "--multirun", *side_by_side, *runs)
+    failed = call("-m", "sam_bench", "--multirun", *side_by_side, *of_all, f"optimizer={methods}")
     if failed not in (0, EXIT_RUN):  # interrupted, or nothing was run: that has been said
         sys.exit(failed)
     sys.exit(failed or call(str(Path(__file__).with_name("make_table.py")), "--experiment", experiment))
@@ -45,7 +46,8 @@ def main(arguments: list[str]) -> None:
 
 def call(*arguments: str) -> int:
     """Run Python to its end, and return its exit code."""
-    return Programs().run([arguments])[0]
+    (code,) = Programs().run([arguments])
+    return EXIT_RESUMABLE if code is None else code
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ What follows the options are settings of all trials, such as trainer.device=cpu.
 
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,15 +33,37 @@ from sam_bench.report.tuning import Trial, at_ends, best, trials_as_frame, tunin
 from sam_bench.runs.files import write_atomically
 from sam_bench.runs.record import RunFiles
 from sam_bench.runs.run import check
-from scripts.arguments import at_least, errors_as_messages, jobs, names_of, parser
+from sam_bench.runs.spec import RunSpec
+from scripts.arguments import at_least, errors_as_messages, jobs, method_names, parser
 from scripts.programs import Programs
 
 SOBOL = {"d": 8, "scramble": True, "rng": 0}
 """The sequence. Every method has the same points, and takes as many of their dimensions as it has settings: with the
 common ones first, all try the same learning rates and weight decays."""
 
-WRITTEN_BY = "# Written by scripts/tune.py"
-"""How a file begins that tuning may replace."""
+HEADER = r"Written by scripts/tune\.py: the best of (\d+) trials(?: with (.*))?, by the error on held-out images"
+"""What a file says that tuning has written."""
+
+OURS = ("data.split", "experiment", "optimizer", "optimizer/base", "tuned", "~tuned")
+"""What tuning itself sets, or what its ranges are made for."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How values were chosen.
+
+    Args:
+        trials: of each method.
+        overrides: what all of them were run with, beside the preset.
+    """
+
+    trials: int
+    overrides: str
+
+    def header(self) -> str:
+        """Return the first line of a file of values; `HEADER` reads it."""
+        how = f" with {self.overrides}" if self.overrides else ""
+        return f"Written by scripts/tune.py: the best of {self.trials} trials{how}, by the error on held-out images."
 
 
 @dataclass(frozen=True)
@@ -58,52 +81,120 @@ class Planned:
 def main(arguments: list[str]) -> None:
     words = parser(__doc__)
     words.add_argument("--experiment", required=True, help="preset that is tuned")
-    words.add_argument("--methods", default="sgd,sam,asam,gsam", type=_methods, help="of optimization, or all")
+    words.add_argument("--methods", default="sgd,sam,asam,gsam", type=method_names, help="of optimization, or all")
     words.add_argument("--trials", default=12, type=at_least(1), help="of each method")
     words.add_argument("--jobs", default=jobs(), type=at_least(1), help="trials at once, which share the cores")
     words.add_argument("--tuned", default=CONF / "tuned", type=Path, help="folder of the values that are chosen")
     words.add_argument("overrides", nargs="*", help="settings of all trials")
     options = words.parse_intermixed_args(arguments)
-    spaces = {method: search_space(method) for method in options.methods}
-    targets = {method: options.tuned / f"{options.experiment}_{method}.yaml" for method in options.methods}
-    for path in targets.values():
-        _check_replaceable(path)
-    planned = plan(options.experiment, spaces, options.trials, options.overrides)
-    train(planned, options.jobs)
-    trials = {
-        method: [Trial(each.method, each.settings, each.files.finished()) for each in planned if each.method == method]
-        for method in options.methods
+    asked = Search(options.trials, " ".join(options.overrides))
+    earlier = searches(options.tuned, options.experiment)
+    for method in options.methods:
+        check_replaceable(target(options.tuned, options.experiment, method), earlier.get(method), asked)
+    if options.tuned == CONF / "tuned":
+        check_protocol(options.experiment, options.methods[0], options.overrides)
+    planned = plan(options.experiment, options.methods, options.trials, options.overrides)
+    train([each for method in options.methods for each in planned[method]], options.jobs)
+    others = [method for method, search in earlier.items() if search == asked and method not in planned]
+    planned |= {
+        method: its
+        for method, its in plan(options.experiment, others, options.trials, options.overrides).items()
+        if all(each.files.finished() for each in its)
     }
-    remarks = [remark for method in trials for remark in ends(method, trials[method], spaces[method])]
+    trials = {
+        method: [Trial(method, each.settings, each.files.finished()) for each in its] for method, its in planned.items()
+    }
+    remarks = [remark for method, its in trials.items() for remark in ends(its, search_space(method))]
+    remarks += [
+        f"{METHODS[method].title}'s values are the best of {search.trials} trials, and so not to be compared with these."
+        for method, search in earlier.items()
+        if method not in trials and search.trials != asked.trials
+    ]
     report = tuning_report(options.experiment, trials, remarks)
-    folder = planned[0].config.paths.results_of(options.experiment)
-    write_atomically(folder / "tuning.md", report.encode())
-    write_atomically(folder / "tuning.csv", trials_as_frame(trials).to_csv(index=False).encode())
-    for method, path in targets.items():
-        if (chosen := best(trials[method])) is not None:
-            write_atomically(path, tuned_file(trials[method], chosen, options.overrides).encode())
+    folder = planned[options.methods[0]][0].config.paths.results_of(options.experiment)
+    files = {
+        folder / "tuning.md": report,
+        folder / "tuning.csv": trials_as_frame(trials).to_csv(index=False),
+    }
+    for method in options.methods:
+        if best(trials[method]) is not None:
+            files[target(options.tuned, options.experiment, method)] = tuned_file(trials[method], asked)
+    for path, text in files.items():
+        write_atomically(path, text.encode())
     print(report)
-    print(f"Written: {folder}/tuning.md and .csv, {', '.join(str(path) for path in targets.values())}")
+    print(f"Written: {', '.join(map(str, files))}")
 
 
-def plan(experiment: str, spaces: Mapping[str, Mapping[str, Range]], count: int, extra: list[str]) -> list[Planned]:
-    """Return all trials, those of a method in a row; each is checked before any is run.
+def target(folder: Path, experiment: str, method: str) -> Path:
+    """Return the file of a method's values."""
+    return folder / f"{experiment}_{method}.yaml"
+
+
+def searches(folder: Path, experiment: str) -> dict[str, Search]:
+    """Return what is behind the values that tuning has written for a preset, by method."""
+    found = {}
+    for method in METHODS:
+        path = target(folder, experiment, method)
+        if path.exists() and (header := re.search(HEADER, path.read_text())):
+            found[method] = Search(int(header[1]), header[2] or "")
+    return found
+
+
+def check_replaceable(path: Path, earlier: Search | None, asked: Search) -> None:
+    """Find out whether a file may be written.
 
     Raises:
-        UserError: one of them cannot be run, or would not be measured on the held-out split.
+        StateError: it is not tuning's own, or what it holds is of another search, or one of more trials.
+    """
+    if not path.exists():
+        return
+    if earlier is None:
+        raise StateError(f"{path} was not written by tuning: move it away, or tune another preset")
+    if earlier.overrides != asked.overrides or earlier.trials > asked.trials:
+        which = f"{earlier.trials} trials" + (f" with {earlier.overrides}" if earlier.overrides else "")
+        raise StateError(f"{path} has the best of {which}: move it away, or ask for as many and the same")
+
+
+def check_protocol(experiment: str, method: str, overrides: list[str]) -> None:
+    """Find out whether trials with these overrides are runs of the preset.
+
+    Raises:
+        ConfigError: they follow another protocol.
+    """
+    preset, changed = (
+        RunSpec.resolve(compose([f"experiment={experiment}", f"optimizer={method}", "~tuned", *each])).identity
+        for each in ([], overrides)
+    )
+    if preset | {"seed": None} != changed | {"seed": None}:
+        raise ConfigError(
+            f"{' '.join(overrides)} is another protocol than {experiment}: its values belong into a folder of your own, "
+            "--tuned mine/tuned, from where runs with --config-dir mine take them"
+        )
+
+
+def plan(experiment: str, methods: list[str], count: int, extra: list[str]) -> dict[str, list[Planned]]:
+    """Return the trials of each method; each is checked before any is run.
+
+    Raises:
+        UserError: one of them cannot be run, or the overrides set what is tuned, or what tuning sets.
     """
     found = []
-    for method, space in spaces.items():
-        common = [f"experiment={experiment}", f"optimizer={method}", "~tuned", *extra, "data.split=val"]
+    for method in methods:
+        space = search_space(method)
+        for override in extra:
+            if (key := override.partition("=")[0].lstrip("+")) in (*space, *OURS):
+                raise ConfigError(f"{override}: {key} is not the same for all trials; leave it out")
+        common = [f"experiment={experiment}", f"optimizer={method}", "~tuned", "data.split=val", *extra]
         preset = compose(common)
-        if preset.data.split != "val":
-            raise ConfigError(f"data.split={preset.data.split} would tune on the test set: leave it out")
         own = {key: _value(preset, key) for key in space}
         for settings in [own, *points(space, count - 1)]:
             overrides = [*common, *(f"{key}={value!r}" for key, value in settings.items())]
             found.append((method, settings, overrides, compose(overrides)))
     specs = check([config for *_, config in found])
-    return [Planned(*each, specs[each[-1]].files) for each in found]
+    planned: dict[str, list[Planned]] = {}
+    for each in found:
+        planned.setdefault(each[0], []).append(Planned(*each, specs[each[-1]].files))
+    return planned
 
 
 def points(space: Mapping[str, Range], count: int) -> list[dict[str, float]]:
@@ -147,25 +238,23 @@ def train(planned: list[Planned], at_once: int) -> None:
         sys.exit(EXIT_RESUMABLE if programs.stopped is not None else EXIT_RUN)
 
 
-def ends(method: str, trials: list[Trial], space: Mapping[str, Range]) -> list[str]:
+def ends(trials: list[Trial], space: Mapping[str, Range]) -> list[str]:
     """Return what is to be said of the best trial's values at ends of their ranges."""
     chosen = best(trials)
+    if chosen is None:
+        return []
     return [
-        f"{METHODS[method].title}: the best {key}, {chosen.settings[key]:g}, lies at an end of its range, "
+        f"{METHODS[chosen.method].title}: the best {key}, {chosen.settings[key]:g}, lies at an end of its range, "
         f"{space[key][0]:g} to {space[key][1]:g}: widen it in conf/tune/ and tune again."
-        for key in (at_ends(chosen.settings, space) if chosen else ())
+        for key in at_ends(chosen.settings, space)
     ]
 
 
-def tuned_file(trials: list[Trial], chosen: Trial, extra: list[str]) -> str:
-    """Return the content of a method's file in `conf/tuned`: the values, and the trials behind them."""
-    seed = chosen.record["seed"]
-    with_extra = f", {' '.join(extra)}" if extra else ""
-    lines = [
-        "# @package _global_",
-        f"{WRITTEN_BY}: the least held-out error of {len(trials)} trials (seed {seed}{with_extra}), last epoch.",
-    ]
-    for trial in sorted(trials, key=lambda trial: (trial.diverged, trial.error)):
+def tuned_file(trials: list[Trial], search: Search) -> str:
+    """Return the content of a method's file in `conf/tuned`: the best trial's values, and all trials in a comment."""
+    chosen = best(trials)
+    lines = ["# @package _global_", f"# {search.header()}"]
+    for trial in sorted(trials, key=lambda trial: (trial.diverged, trial.error, trial is not chosen)):
         error = "diverged" if trial.diverged else f"{trial.error:.2f} %"
         lines.append(f"#   {error}  {written(trial.settings)}")
     values: dict[str, Any] = {}
@@ -176,20 +265,6 @@ def tuned_file(trials: list[Trial], chosen: Trial, extra: list[str]) -> str:
             place = place.setdefault(group, {})
         place[name] = value
     return "\n".join(lines) + "\n" + yaml.safe_dump(values, sort_keys=False)
-
-
-def _methods(text: str) -> list[str]:
-    return list(METHODS) if text == "all" else names_of(METHODS, "optimizer")(text)
-
-
-def _check_replaceable(path: Path) -> None:
-    """Find out whether a file is tuning's own.
-
-    Raises:
-        StateError: it is somebody's.
-    """
-    if path.exists() and WRITTEN_BY not in path.read_text():
-        raise StateError(f"{path} was not written by tuning: move it away, or tune another preset")
 
 
 def _value(config: Config, key: str) -> float:

@@ -15,5 +15,6 @@ def draw_mixture(alpha: float, size: int, generator: torch.Generator) -> tuple[T
     Returns:
         λ for each of the examples, float32, and π, int64; both of the batch's size, on the CPU.
     """
-    share = np.random.default_rng(generator.initial_seed() % 2**64).beta(alpha, alpha)
+    seed = torch.randint(2**62, (), generator=generator).item()
+    share = np.random.default_rng(seed).beta(alpha, alpha)  # torch's own takes no generator
     return torch.full((size,), max(share, 1 - share)), torch.randperm(size, generator=generator)

@@ -1,8 +1,8 @@
 """What tuning found: the best of a method's trials, how sure that is, and a table of them all."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import comb
 from typing import Any
 
 import pandas as pd
@@ -12,6 +12,12 @@ from sam_bench.report.table import markdown
 
 EDGE = 0.05
 """Within this part of a range's length, on its logarithmic scale, a value lies at its end."""
+
+
+NOISY = (
+    "Some labels of the held-out images are wrong, as those of the training images are: a user has no others to choose "
+    "by. So these errors cannot be compared with those of a test set."
+)
 
 
 @dataclass(frozen=True)
@@ -47,17 +53,16 @@ def at_ends(settings: Mapping[str, float], space: Mapping[str, tuple[float, floa
     """Return the settings whose values lie at an end of their ranges: beyond it there may be better ones."""
     found = []
     for key, (least, greatest) in space.items():
-        place = math.log(settings[key] / least) / math.log(greatest / least)
-        if not EDGE < place < 1 - EDGE:
+        margin = (greatest / least) ** EDGE
+        if not least * margin < settings[key] < greatest / margin:
             found.append(key)
     return found
 
 
 def expected_best(errors: Sequence[float], k: int) -> float:
-    """Return the mean of the least error of k trials, over all choices of k of these.
+    """Return the mean of the least error of k trials, over all choices of k of these: what a search of k finds.
 
-    What a search of k trials finds (Dodge et al., 2019, arXiv:1909.03004; without replacement, as Tang et al., 2020,
-    arXiv:2004.14164, have it).
+    Dodge et al. (2019), arXiv:1909.03004, but without replacement, as Tang et al. (2020), arXiv:2004.14164, have it.
 
     Raises:
         ValueError: there are fewer than k.
@@ -65,7 +70,7 @@ def expected_best(errors: Sequence[float], k: int) -> float:
     n = len(errors)
     if not 1 <= k <= n:
         raise ValueError(f"k is {k}, which must be from 1 to the {n} errors")
-    return sum(error * math.comb(n - 1 - i, k - 1) for i, error in enumerate(sorted(errors))) / math.comb(n, k)
+    return sum(error * comb(n - 1 - i, k - 1) for i, error in enumerate(sorted(errors))) / comb(n, k)
 
 
 def tuning_report(experiment: str, trials: Mapping[str, Sequence[Trial]], remarks: Sequence[str] = ()) -> str:
@@ -81,7 +86,7 @@ def tuning_report(experiment: str, trials: Mapping[str, Sequence[Trial]], remark
     rows = []
     for method in methods:
         chosen = best(trials[method])
-        errors = [trial.error for trial in trials[method]]
+        errors = [100.0 if trial.diverged else trial.error for trial in trials[method]]
         found = ["–", "all diverged"] if chosen is None else [f"{chosen.error:.2f}", written(chosen.settings)]
         settled = [f"{expected_best(errors, k):.2f}" for k in sizes]
         rows.append([METHODS[method].title, f"{errors[0]:.2f}", *found, *settled])
@@ -90,7 +95,12 @@ def tuning_report(experiment: str, trials: Mapping[str, Sequence[Trial]], remark
         f"# {experiment}: tuning",
         f"{count} trials of each method, on images held out of the training set: error of the last epoch. The first "
         "trial has the preset's own values, the others are points of a Sobol sequence. “Of k” is what the best of k of "
-        "the trials has on average.",
+        "the trials has on average, where one that diverged has 100 %.",
+        *(
+            [NOISY]
+            if any(trial.record["wrong_test_labels"] for of_method in trials.values() for trial in of_method)
+            else []
+        ),
         *remarks,
         markdown(headings, rows),
     ]
@@ -126,8 +136,8 @@ def _cells(number: int, trial: Trial, chosen: bool) -> list[str]:
     measured = [
         f"{trial.error:.2f}",
         f"{record['best_test_error']:.2f}",
-        f"{record['test_loss']:.3f}",
-        f"{record['test_ece']:.2f}",
+        "–" if record["test_loss"] is None else f"{record['test_loss']:.3f}",
+        "–" if record["test_ece"] is None else f"{record['test_ece']:.2f}",
         f"{record['history']['train_error'][-1]:.2f}",
         f"{record['train_seconds']:,.0f}",
     ]

@@ -140,7 +140,8 @@ class Training:
                 self.position += 1
                 self.on_step(self.processes.world_size * self.step.images / self.watch.seconds)
                 if self.hardware.device.type == "cpu":
-                    self.pace.after_step(self.watch.seconds, self.steps - self.done if first == 0 else None)
+                    left = self.steps - self.done if first == 0 else None
+                    self.pace.after_step(self.watch.seconds, self.position, left)
                 yield False
                 self.watch.run()
             self._end_epoch()

@@ -24,17 +24,19 @@ class Pace:
         """Seconds of a step, at first."""
         self.slowed = False
 
-    def after_step(self, seconds: float, left: int | None) -> None:
-        """Take a step into account.
+    def after_step(self, seconds: float, position: int, left: int | None) -> None:
+        """Take a step into account; the first of a process, which warms up, does not count.
 
         Args:
-            seconds: of the epoch's training until now; the first step of a process or an epoch does not count.
+            seconds: of the epoch's training until now.
+            position: steps of the epoch until now.
             left: steps of the run that are left; None if no estimate of its time is wanted.
         """
         last = self.last
         self.last = seconds
-        if last is None or seconds < last:
+        if last is None:
             return
+        last = 0.0 if position == 1 else last
         self.steps += 1
         self.seconds += seconds - last
         enough = self.steps >= STEPS, self.seconds >= SECONDS

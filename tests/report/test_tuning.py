@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from sam_bench.report.tuning import Trial, at_ends, best, expected_best, trials_as_frame, tuning_report
+from sam_bench.report.tuning import NOISY, Trial, at_ends, best, expected_best, trials_as_frame, tuning_report
 
 SPACE = {"optimizer.base.lr": (0.01, 1.0), "optimizer.rho": (0.1, 10.0)}
 
@@ -15,8 +15,9 @@ def trial(error: float, rho: float = 1.0, method: str = "sam", status: str = "fi
         "status": status,
         "test_error": error,
         "best_test_error": error - 1,
-        "test_loss": 1.5,
+        "test_loss": None if status == "diverged" else 1.5,
         "test_ece": 12.0,
+        "wrong_test_labels": 7,
         "train_loss": 1.0,
         "train_seconds": 60.0,
         "passes": 100,
@@ -55,6 +56,7 @@ def test_there_is_no_best_of_more_trials_than_there_are(k):
         (0.1, 1.0, []),
         (0.0101, 1.0, ["optimizer.base.lr"]),
         (0.1, 9.9, ["optimizer.rho"]),
+        (0.1, 0.0, ["optimizer.rho"]),
         (2.0, 0.05, ["optimizer.base.lr", "optimizer.rho"]),  # a preset's own values may lie outside
     ],
 )
@@ -64,7 +66,7 @@ def test_values_at_the_ends_of_their_ranges_are_found(lr, rho, found):
 
 def test_the_report_shows_every_trial_and_what_the_best_of_fewer_would_be():
     trials = {
-        "sam": [trial(50.0), trial(40.0, rho=0.5), trial(90.0, rho=8.0, status="diverged")],
+        "sam": [trial(50.0), trial(40.0, rho=0.5), trial(35.0, rho=8.0, status="diverged")],
         "sgd": [trial(60.0, method="sgd"), trial(55.0, method="sgd"), trial(58.0, method="sgd")],
     }
     report = tuning_report("noisy40", trials, ["SAM: something."])
@@ -72,8 +74,9 @@ def test_the_report_shows_every_trial_and_what_the_best_of_fewer_would_be():
     assert lines[0] == "# noisy40: tuning"
     assert "SAM: something." in lines
     assert "SGD 60.00 55.00 optimizer.base.lr=0.1 57.67 56.00 55.00" in lines
-    assert "SAM 50.00 40.00 optimizer.base.lr=0.1 optimizer.rho=0.5 60.00 43.33 40.00" in lines
+    assert "SAM 50.00 40.00 optimizer.base.lr=0.1 optimizer.rho=0.5 63.33 43.33 40.00" in lines
     assert "2 0.1 0.5 40.00 39.00 1.500 12.00 40.00 60 best" in lines
-    assert "3 0.1 8 90.00 89.00 1.500 12.00 40.00 60 diverged" in lines
+    assert "3 0.1 8 35.00 34.00 – 12.00 40.00 60 diverged" in lines
+    assert NOISY in report
     assert report.index("## SGD") < report.index("## SAM")
     assert len(trials_as_frame(trials)) == 6

@@ -14,7 +14,7 @@ from sam_bench.cli.compose import CONF, compose
 from sam_bench.cli.search_space import search_space
 from sam_bench.data import synthetic
 from sam_bench.data.images import Images
-from sam_bench.errors import ConfigError
+from sam_bench.errors import ConfigError, StateError
 from sam_bench.optim.registry import METHODS
 from scripts import programs, tune
 from tests.conftest import everything_below, options
@@ -48,8 +48,8 @@ def in_this_process(monkeypatch):
     monkeypatch.setattr(programs.Programs, "run", run)
 
 
-def tuned(*arguments: str) -> None:
-    tune.main(["--experiment", "smoke", "--methods", "sgd,sam", "--tuned", "tuned", *arguments, *TINY])
+def tuned(*arguments: str, methods: str = "sgd,sam") -> None:
+    tune.main(["--experiment", "smoke", "--methods", methods, "--tuned", "tuned", *arguments, *TINY])
 
 
 def runs(folder) -> dict[str, float]:
@@ -65,7 +65,7 @@ def test_every_method_has_as_many_trials_and_gets_its_best_values(forked, folder
     assert {record["config"]["data"]["split"] for record in records} == {"val"}
     for method in ("sgd", "sam"):
         text = (folder / f"tuned/smoke_{method}.yaml").read_text()
-        assert text.startswith(f"# @package _global_\n{tune.WRITTEN_BY}: the least held-out error of 3 trials (seed 42")
+        assert text.splitlines()[:2] == ["# @package _global_", f"# {tune.Search(3, ' '.join(TINY)).header()}"]
         least = min(record["test_error"] for record in records if record["method"] == method)
         assert f"#   {least:.2f} %  optimizer.base.lr=" in text.splitlines()[2]
     report = (folder / "results/smoke/tuning.md").read_text()
@@ -159,6 +159,10 @@ def test_nothing_of_the_test_set_is_read(in_this_process, folder, monkeypatch):
         (["--experiment", "smok"], "did you mean smoke"),
         (["--experiment", "smoke", "optimizer.rh=1"], "optimizer.rh"),
         (["--experiment", "smoke", "--methods", "sam", "trainer.epochs=0"], "trainer.epochs=0"),
+        (["--experiment", "smoke", "data.mixup=0.2"], "another protocol than smoke"),
+        (["--experiment", "smoke", "--tuned", "mine", "optimizer.base.lr=0.3"], "not the same for all trials"),
+        (["--experiment", "smoke", "data.split=test", "--tuned", "mine"], "data.split is not the same"),
+        (["--experiment", "smoke", "optimizer/base=adam", "--tuned", "mine"], "optimizer/base is not the same"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_run(folder, arguments, said):
@@ -188,6 +192,31 @@ def test_a_file_that_somebody_wrote_stays(folder):
         tuned()
     assert mine.read_text() == "# @package optimizer\nrho: 0.3\n"
     assert everything_below(folder) == ["tuned", "tuned/smoke_sam.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("trials", "overrides", "allowed"), [(3, "a=1", True), (4, "a=1", True), (2, "a=1", False), (3, "", False)]
+)
+def test_values_of_another_search_or_a_larger_one_stay(tmp_path, trials, overrides, allowed):
+    path = tmp_path / "smoke_sam.yaml"
+    path.write_text(f"# @package _global_\n# {tune.Search(3, 'a=1').header()}\n")
+    earlier = tune.searches(tmp_path, "smoke")
+    assert earlier == {"sam": tune.Search(3, "a=1")}
+    if allowed:
+        tune.check_replaceable(path, earlier["sam"], tune.Search(trials, overrides))
+    else:
+        with pytest.raises(StateError, match="has the best of 3 trials with a=1"):
+            tune.check_replaceable(path, earlier["sam"], tune.Search(trials, overrides))
+
+
+def test_methods_tuned_one_by_one_are_reported_together_if_their_trials_are_equally_many(forked, folder):
+    tuned("--trials", "2", methods="sgd")
+    tuned("--trials", "2", methods="sam")
+    report = (folder / "results/smoke/tuning.md").read_text()
+    assert "## SGD" in report and "## SAM" in report
+    tuned("--trials", "3", methods="sam")
+    report = (folder / "results/smoke/tuning.md").read_text()
+    assert "## SGD" not in report and "SGD's values are the best of 2 trials" in report
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -13,9 +13,9 @@ def said(caplog):
         pace = Pace()
         for steps in epochs:
             seconds = 0.0
-            for each in steps:
+            for position, each in enumerate(steps, start=1):
                 seconds += each
-                pace.after_step(seconds, left)
+                pace.after_step(seconds, position, left)
         return [record.getMessage() for record in caplog.records]
 
     return of
@@ -48,3 +48,8 @@ def test_a_little_slower_or_one_slow_step_is_nothing_to_tell_of(said, slow):
 
 def test_short_epochs_add_up(said):
     assert len(said(*[[0.1] * 5] * 10, *[[0.5] * 5] * 40)) == 1
+
+
+def test_epochs_of_one_step_are_measured(said):
+    (text,) = said(*[[60.0]] * 30, left=120)
+    assert "about 2 hours" in text
