@@ -94,28 +94,16 @@ def main(arguments: list[str]) -> None:
     if options.tuned == CONF / "tuned":
         check_protocol(options.experiment, options.methods[0], options.overrides)
     planned = plan(options.experiment, options.methods, options.trials, options.overrides)
-    train([each for method in options.methods for each in planned[method]], options.jobs)
-    others = [method for method, search in earlier.items() if search == asked and method not in planned]
-    planned |= {
-        method: its
-        for method, its in plan(options.experiment, others, options.trials, options.overrides).items()
-        if all(each.files.finished() for each in its)
-    }
+    train([each for its in planned.values() for each in its], options.jobs)
+    alike = [method for method, search in earlier.items() if search == asked and method not in planned]
+    others = plan(options.experiment, alike, options.trials, options.overrides)
+    planned |= {method: its for method, its in others.items() if all(each.files.finished() for each in its)}
     trials = {
         method: [Trial(method, each.settings, each.files.finished()) for each in its] for method, its in planned.items()
     }
-    remarks = [remark for method, its in trials.items() for remark in ends(its, search_space(method))]
-    remarks += [
-        f"{METHODS[method].title}'s values are the best of {search.trials} trials, and so not to be compared with these."
-        for method, search in earlier.items()
-        if method not in trials and search.trials != asked.trials
-    ]
-    report = tuning_report(options.experiment, trials, remarks)
+    report = tuning_report(options.experiment, trials, remarks(trials, earlier, asked))
     folder = planned[options.methods[0]][0].config.paths.results_of(options.experiment)
-    files = {
-        folder / "tuning.md": report,
-        folder / "tuning.csv": trials_as_frame(trials).to_csv(index=False),
-    }
+    files = {folder / "tuning.md": report, folder / "tuning.csv": trials_as_frame(trials).to_csv(index=False)}
     for method in options.methods:
         if best(trials[method]) is not None:
             files[target(options.tuned, options.experiment, method)] = tuned_file(trials[method], asked)
@@ -167,8 +155,8 @@ def check_protocol(experiment: str, method: str, overrides: list[str]) -> None:
     )
     if preset | {"seed": None} != changed | {"seed": None}:
         raise ConfigError(
-            f"{' '.join(overrides)} is another protocol than {experiment}: its values belong into a folder of your own, "
-            "--tuned mine/tuned, from where runs with --config-dir mine take them"
+            f"{' '.join(overrides)} is another protocol than {experiment}: its values belong into a folder of your "
+            "own, --tuned mine/tuned, from where runs with --config-dir mine take them"
         )
 
 
@@ -238,16 +226,25 @@ def train(planned: list[Planned], at_once: int) -> None:
         sys.exit(EXIT_RESUMABLE if programs.stopped is not None else EXIT_RUN)
 
 
-def ends(trials: list[Trial], space: Mapping[str, Range]) -> list[str]:
-    """Return what is to be said of the best trial's values at ends of their ranges."""
-    chosen = best(trials)
-    if chosen is None:
-        return []
-    return [
-        f"{METHODS[chosen.method].title}: the best {key}, {chosen.settings[key]:g}, lies at an end of its range, "
-        f"{space[key][0]:g} to {space[key][1]:g}: widen it in conf/tune/ and tune again."
-        for key in at_ends(chosen.settings, space)
-    ]
+def remarks(trials: Mapping[str, list[Trial]], earlier: Mapping[str, Search], asked: Search) -> list[str]:
+    """Return what else is to be said: best values at ends of their ranges, methods with more or fewer trials."""
+    found = []
+    for method, its in trials.items():
+        space = search_space(method)
+        chosen = best(its)
+        for key in at_ends(chosen.settings, space) if chosen else ():
+            least, greatest = space[key]
+            found.append(
+                f"{METHODS[method].title}: the best {key}, {chosen.settings[key]:g}, lies at an end of its range, "
+                f"{least:g} to {greatest:g}: widen it in conf/tune/ and tune again."
+            )
+    for method, search in earlier.items():
+        if method not in trials and search.trials != asked.trials:
+            found.append(
+                f"{METHODS[method].title}'s values are the best of {search.trials} trials: they are not to be compared "
+                "with these."
+            )
+    return found
 
 
 def tuned_file(trials: list[Trial], search: Search) -> str:

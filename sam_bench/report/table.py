@@ -114,8 +114,8 @@ def notes(records: list[dict[str, Any]]) -> list[str]:
     if any(_memorised(record) is not None for record in records):
         lines.append(
             "Memorised: of the training images whose labels are wrong, those that are predicted as labelled, in the "
-            "last epoch: with mixup from the mixed images, for MSAM at the perturbed weights. The labels of the test set "
-            "are the true ones; those of held-out images are not."
+            "last epoch: with mixup from the mixed images, for MSAM at the perturbed weights. The labels of the test "
+            "set are the true ones; those of held-out images are not."
         )
     if any(_averages([record]) for record in records):
         lines.append(

@@ -96,11 +96,7 @@ def tuning_report(experiment: str, trials: Mapping[str, Sequence[Trial]], remark
         f"{count} trials of each method, on images held out of the training set: error of the last epoch. The first "
         "trial has the preset's own values, the others are points of a Sobol sequence. “Of k” is what the best of k of "
         "the trials has on average, where one that diverged has 100 %.",
-        *(
-            [NOISY]
-            if any(trial.record["wrong_test_labels"] for of_method in trials.values() for trial in of_method)
-            else []
-        ),
+        *([NOISY] if any(its[0].record["wrong_test_labels"] for its in trials.values()) else []),
         *remarks,
         markdown(headings, rows),
     ]
