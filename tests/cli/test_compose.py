@@ -31,6 +31,16 @@ def test_every_experiment_takes_every_optimizer(experiment, optimizer):
     assert compose.compose([f"experiment={experiment}", f"optimizer={optimizer}"]).optimizer.name == optimizer
 
 
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_preset_says_what_it_is(experiment):
+    text = compose.describe_preset(experiment)
+    assert text.endswith(".") and "@package" not in text and "#" not in text
+
+
+def test_of_a_users_own_preset_nothing_is_said():
+    assert compose.describe_preset("my_study") == ""
+
+
 def test_every_registered_name_has_a_file():
     assert set(options("optimizer")) == set(METHODS)
 
