@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import pandas as pd
 import pytest
 
 from sam_bench.cli import main as cli_main
@@ -16,8 +17,9 @@ from sam_bench.data import synthetic
 from sam_bench.data.images import Images
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.optim.registry import METHODS
+from sam_bench.report.tuning import Trial
 from scripts import programs, tune
-from tests.conftest import everything_below, options
+from tests.conftest import ROOT, everything_below, options
 from tests.forked import Forked, command_line
 
 TINY = ["data.train_subset=20", "trainer.batch_size=10", "trainer.epochs=1", "schedule.warmup_epochs=0"]
@@ -271,3 +273,25 @@ def test_programs_tell_how_each_has_ended():
     ends = {}
     codes = programs.Programs(2).run([["-c", f"raise SystemExit({code})"] for code in (0, 3)], ends.__setitem__)
     assert codes == [0, 3] and ends == {0: 0, 1: 3}
+
+
+@pytest.mark.parametrize(
+    "table", sorted((ROOT / "results/measured").rglob("tuning.csv")), ids=lambda path: path.parent.name
+)
+def test_committed_values_are_the_best_of_the_committed_trials(table):
+    frame = pd.read_csv(table)
+    counts = frame.groupby("method").size()
+    assert counts.nunique() == 1
+    for method, rows in frame.groupby("method"):
+        trials = [
+            Trial(
+                method,
+                {key: row[key] for key in search_space(method)},
+                json.loads((table.parent / "records" / f"{row['run_id']}.json").read_text()),
+            )
+            for _, row in rows.iterrows()
+        ]
+        assert [trial.record["test_error"] for trial in trials] == list(rows["test_error"])
+        assert {trial.record["config"]["data"]["split"] for trial in trials} == {"val"}
+        values = CONF / "tuned" / f"{table.parent.name}_{method}.yaml"
+        assert values.read_text() == tune.tuned_file(trials, tune.Search(len(trials), ""))
