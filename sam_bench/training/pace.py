@@ -45,7 +45,7 @@ class Pace:
             if left is not None and self.first * left > HOURS:
                 MESSAGES.warning(
                     f"this run will take about {self.first * left / HOURS:.0f} hours on this CPU. "
-                    "For a result within minutes: experiment=noisy40"
+                    "experiment=noisy40 takes minutes, if nothing else uses the cores"
                 )
         elif self.first is not None and all(enough):
             ratio = self._measured() / self.first
