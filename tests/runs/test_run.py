@@ -331,10 +331,11 @@ def test_cuda_where_there_is_none_is_an_error_not_a_run_on_the_cpu(tiny_run, mon
 
 def test_a_long_run_on_the_cpu_says_how_long_and_what_to_do_instead(tiny_run, monkeypatch, capsys):
     monkeypatch.setattr(pace, "STEPS", 1)
-    tiny_run("model=resnet8", "trainer.progress=plain")
+    three_steps = ["model=resnet8", "data.train_subset=30", "trainer.batch_size=10", "trainer.progress=plain"]
+    tiny_run(*three_steps)
     assert "experiment=noisy40" not in capsys.readouterr().err
     monkeypatch.setattr(pace, "HOURS", 1e-9)
-    tiny_run("model=resnet8", "trainer.progress=plain", "seed=1")
+    tiny_run(*three_steps, "seed=1")
     assert "experiment=noisy40" in capsys.readouterr().err
 
 
