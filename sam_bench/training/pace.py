@@ -9,8 +9,8 @@ STEPS = 10
 SECONDS = 20.0
 """The first pace is measured over so many steps or seconds, a later one over so many steps and seconds."""
 SLOWED = 2.5
-"""So many times as long as the first steps, and somebody else must be using the cores. Two runs side by side that both
-use all cores take four times as long each: their threads wait for each other."""
+"""So many times as long as the first steps, and somebody else must be using the cores: two runs that both use all of
+them wait for each other, and so take more than twice as long each."""
 
 
 class Pace:
