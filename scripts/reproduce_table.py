@@ -29,8 +29,8 @@ def main(arguments: list[str]) -> None:
     options = words.parse_args(arguments)
     experiment = options.experiment
     methods = ",".join(options.methods)
-    of_all = [f"experiment={experiment}", f"seed={options.seeds}"]
-    configs = [compose([*of_all[:1], f"optimizer={method}"]).identity() for method in options.methods]
+    preset = f"experiment={experiment}"
+    configs = [compose([preset, f"optimizer={method}"]).identity() for method in options.methods]
     lines = [
         describe_preset(experiment),
         *protocol(configs, experiment),
@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> None:
     ]
     print(*filter(None, lines), sep="\n", flush=True)
     side_by_side = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={options.jobs}"] if options.jobs > 1 else []
-    failed = call("-m", "sam_bench", "--multirun", *side_by_side, *of_all, f"optimizer={methods}")
+    runs = [preset, f"optimizer={methods}", f"seed={options.seeds}"]
+    failed = call("-m", "sam_bench", "--multirun", *side_by_side, *runs)
     if failed not in (0, EXIT_RUN):  # interrupted, or nothing was run: that has been said
         sys.exit(failed)
     sys.exit(failed or call(str(Path(__file__).with_name("make_table.py")), "--experiment", experiment))

@@ -29,6 +29,7 @@ from sam_bench.cli.search_space import Range, search_space
 from sam_bench.config.schema import Config
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.optim.registry import METHODS
+from sam_bench.report.published import flat
 from sam_bench.report.tuning import Trial, at_ends, best, trials_as_frame, tuning_report, written
 from sam_bench.runs.files import write_atomically
 from sam_bench.runs.record import RunFiles
@@ -173,8 +174,8 @@ def plan(experiment: str, methods: list[str], count: int, extra: list[str]) -> d
             if (key := override.partition("=")[0].lstrip("+")) in (*space, *OURS):
                 raise ConfigError(f"{override}: {key} is not the same for all trials; leave it out")
         common = [f"experiment={experiment}", f"optimizer={method}", "~tuned", "data.split=val", *extra]
-        preset = compose(common)
-        own = {key: _value(preset, key) for key in space}
+        preset = flat(compose(common).identity())
+        own = {key: preset[key] for key in space}
         for settings in [own, *points(space, count - 1)]:
             overrides = [*common, *(f"{key}={value!r}" for key, value in settings.items())]
             found.append((method, settings, overrides, compose(overrides)))
@@ -220,10 +221,11 @@ def train(planned: list[Planned], at_once: int) -> None:
     programs.run(commands, ended)
     missing = sum(each.files.finished() is None for each in planned)
     if missing:
-        reason = "interrupted" if programs.stopped is not None else "failed"
+        interrupted = programs.stopped is not None
+        reason = "interrupted" if interrupted else "failed"
         text = f"{missing} of {len(planned)} trials have no result ({reason}), so nothing is chosen"
         print(f"{text}. The same command goes on from there", file=sys.stderr)
-        sys.exit(EXIT_RESUMABLE if programs.stopped is not None else EXIT_RUN)
+        sys.exit(EXIT_RESUMABLE if interrupted else EXIT_RUN)
 
 
 def remarks(trials: Mapping[str, list[Trial]], earlier: Mapping[str, Search], asked: Search) -> list[str]:
@@ -262,13 +264,6 @@ def tuned_file(trials: list[Trial], search: Search) -> str:
             place = place.setdefault(group, {})
         place[name] = value
     return "\n".join(lines) + "\n" + yaml.safe_dump(values, sort_keys=False)
-
-
-def _value(config: Config, key: str) -> float:
-    place = config
-    for name in key.split("."):
-        place = getattr(place, name)
-    return place
 
 
 if __name__ == "__main__":

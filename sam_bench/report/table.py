@@ -271,7 +271,7 @@ def _protocol(config: Mapping[str, Any]) -> list[str]:
 
 
 def _columns(table: pd.DataFrame) -> list[str]:
-    """Those that say something: the settings where rows differ in them, skipped steps where there were any, …"""
+    """Those that say something: the settings where rows differ in them, and what was measured."""
     says = {"settings": table["settings"].any(), "skipped_steps": table["skipped_steps"].any()}
     says |= {name: table[name].notna().any() for name in ("test_ece", "memorised", "published")}
     says["weights"] = (table["weights"] != LAST).any()
@@ -289,6 +289,7 @@ def _cell(row: pd.Series, column: str) -> str:
 
 
 def markdown(headings: list[str], cells: list[list[str]]) -> str:
+    """Return a table in Markdown, its columns as wide as their cells."""
     widths = [max(len(line[i]) for line in [headings, *cells]) for i in range(len(headings))]
     lines = [headings, ["-" * width for width in widths], *cells]
     return "\n".join("| " + " | ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)) + " |" for line in lines)

@@ -13,7 +13,6 @@ from sam_bench.report.table import markdown
 EDGE = 0.05
 """Within this part of a range's length, on its logarithmic scale, a value lies at its end."""
 
-
 NOISY = (
     "Some labels of the held-out images are wrong, as those of the training images are: a user has no others to choose "
     "by. So these errors cannot be compared with those of a test set."

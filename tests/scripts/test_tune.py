@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -240,9 +241,7 @@ def test_every_space_is_a_methods():
 
 @pytest.mark.parametrize("ends", ["[1.0]", "[2.0, 1.0]", "[0, 1]", "0.1", "[a, b]"])
 def test_what_is_no_range_is_refused(tmp_path, monkeypatch, ends):
-    for path in (CONF / "tune").glob("*.yaml"):
-        (tmp_path / "tune").mkdir(exist_ok=True)
-        (tmp_path / "tune" / path.name).write_text(path.read_text())
+    shutil.copytree(CONF / "tune", tmp_path / "tune")
     (tmp_path / "tune/sam.yaml").write_text(f"optimizer.rho: {ends}\n")
     monkeypatch.setattr("sam_bench.cli.compose.CONF", tmp_path)
     with pytest.raises(ConfigError, match=r"optimizer.rho: .* is no range"):
