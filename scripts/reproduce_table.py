@@ -20,9 +20,9 @@ from scripts.programs import Programs
 @errors_as_messages()
 def main(arguments: list[str]) -> None:
     """Train and make the table; ends this process with an exit code."""
-    experiment, seeds = ("sam_example", "0,1,2") if torch.cuda.is_available() else ("quick", "0,1")
+    experiment, seeds = ("sam_example", "0,1,2") if torch.cuda.is_available() else ("noisy40", "0,1")
     words = parser(__doc__)
-    words.add_argument("--experiment", default=experiment, help="sam_example with a CUDA device, else quick")
+    words.add_argument("--experiment", default=experiment, help="sam_example with a CUDA device, else noisy40")
     words.add_argument("--methods", default="sgd,sam,asam,gsam", type=method_names, help="of optimization, or all")
     words.add_argument("--seeds", default=seeds, help="of each method")
     words.add_argument("--jobs", default=jobs(), type=at_least(1), help="runs at once, which share the cores")

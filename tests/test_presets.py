@@ -186,8 +186,7 @@ def value(config: Config, key: str) -> object:
 
 def reasons(*overrides: str) -> list[str]:
     """Why a run cannot be compared with its published figure."""
-    config = compose.compose(list(overrides))
-    return differences(config.identity(), published(config.optimizer.name, config.model.name))
+    return differences(compose.compose(list(overrides)).identity())
 
 
 def test_every_preset_is_known_as_a_publications_or_as_our_own():
@@ -205,7 +204,7 @@ def test_a_publications_preset_has_its_settings(preset):
 @pytest.mark.parametrize(("preset", "run"), [(preset, run) for preset, runs in FIGURES.items() for run in runs])
 def test_a_presets_run_is_comparable_with_its_figure(preset, run):
     config = compose.compose([f"experiment={preset}", *run.split()])
-    assert published(config.optimizer.name, config.model.name).model == config.model.name
+    assert published(config.identity()).model == config.model.name
     assert reasons(f"experiment={preset}", *run.split()) == []
 
 

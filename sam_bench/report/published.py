@@ -17,7 +17,6 @@ _ALL = {
     "data.name": "cifar10",
     "data.split": "test",
     "data.train_subset": None,
-    "data.label_noise": 0.0,
     "data.mixup": 0.0,
     "data.crop": True,
     "data.flip": True,
@@ -139,10 +138,19 @@ PUBLISHED = (
 )
 
 
-def published(method: str, model: str) -> Published | None:
-    """The figure for a method, on this network if there is one, else on the SAM example's."""
+def published(config: Mapping[str, Any]) -> Published | None:
+    """The figure for a config's method, on its network if there is one, else on the SAM example's.
+
+    None where labels are wrong: all figures are of right ones, and of errors that are a tenth as large.
+
+    Args:
+        config: as in a record.
+    """
+    if config["data"].get("label_noise"):
+        return None
     figures = {(figure.method, figure.model): figure for figure in PUBLISHED}
-    return figures.get((method, model)) or figures.get((method, "wrn22_8"))
+    method = config["optimizer"]["name"]
+    return figures.get((method, config["model"]["name"])) or figures.get((method, "wrn22_8"))
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -153,14 +161,15 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def differences(config: Mapping[str, Any], figure: Published | None) -> list[str]:
-    """Why a run of this config cannot be compared with a published figure, as far as the figure's protocol is known.
+def differences(config: Mapping[str, Any]) -> list[str]:
+    """Why a run of this config cannot be compared with its published figure, as far as that one's protocol is known.
 
     Args:
         config: as in a record.
     """
+    figure = published(config)
     if figure is None:
-        return ["there is no figure for this method"]
+        return [f"there is no figure for {'wrong labels' if config['data'].get('label_noise') else 'this method'}"]
     values = LEFT_OUT | flat(config)
     return [
         f"{key} is {values[key]}" + ("" if usual is None else f", not {usual}")

@@ -93,7 +93,7 @@ def protocol(configs: list[Mapping[str, Any]], experiment: str) -> list[str]:
     everyone = {config["optimizer"]["name"] for config in configs}
     for config in configs:
         method = config["optimizer"]["name"]
-        for reason in differences(config, published(method, config["model"]["name"])):
+        for reason in differences(config):
             reasons.setdefault(reason, set()).add(method)
     texts = [
         reason if methods == everyone else f"{reason} ({', '.join(map(_title, sorted(methods, key=_rank)))})"
@@ -129,8 +129,8 @@ def notes(records: list[dict[str, Any]]) -> list[str]:
         )
     for device in _distinct(f"{record['device']}, {record['precision']}" for record in records):
         lines.append(f"Measured on: {device}.")
-    used = {(_rank(record["method"]), record["method"], record["config"]["model"]["name"]) for record in records}
-    for figure in _distinct(published(method, model) for _, method, model in sorted(used)):
+    of_methods = sorted(records, key=lambda record: (_rank(record["method"]), record["config"]["model"]["name"]))
+    for figure in _distinct(published(record["config"]) for record in of_methods):
         if figure:
             text = f"Published, not measured here: {_title(figure.method)} {figure.error:.2f} on {figure.model}"
             lines.append(f"{text}, from {figure.source} ({figure.caveat}).")
@@ -189,7 +189,7 @@ def _row(runs: list[dict[str, Any]], average: str | None) -> dict[str, Any]:
     means = pd.DataFrame(finished, columns=["best_test_error", "peak_memory_bytes", *MEANS], dtype=float).mean()
     if len({run["device"] for run in runs}) > 1:
         means[COSTS] = math.nan
-    figure = published(method, runs[0]["config"]["model"]["name"]) if average is None else None
+    figure = published(runs[0]["config"]) if average is None else None
     return {
         "method": method,
         "rho": runs[0]["config"]["optimizer"].get("rho"),
@@ -209,7 +209,7 @@ def _row(runs: list[dict[str, Any]], average: str | None) -> dict[str, Any]:
         **means[MEANS],
         "peak_memory_mib": means["peak_memory_bytes"] / MIB,
         "published": figure.error if figure else None,
-        "published_differs": "; ".join(differences(runs[0]["config"], figure)) if figure else "",
+        "published_differs": "; ".join(differences(runs[0]["config"])) if figure else "",
         "flat": _settings(runs[0]),
     }
 
