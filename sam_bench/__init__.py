@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from sam_bench.optim.methods.sam import SAM as SAM
     from sam_bench.optim.methods.sam import SAMON as SAMON
     from sam_bench.optim.methods.sam import USAM as USAM
+    from sam_bench.optim.methods.saner import SANER as SANER
     from sam_bench.optim.methods.smoothed import FSAM as FSAM
     from sam_bench.optim.methods.smoothed import VaSSO as VaSSO
+    from sam_bench.optim.methods.stable_sam import StableSAM as StableSAM
     from sam_bench.optim.methods.wasam import WASAM as WASAM
     from sam_bench.optim.methods.wsam import GNP as GNP
     from sam_bench.optim.methods.wsam import WSAM as WSAM

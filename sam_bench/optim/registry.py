@@ -206,6 +206,25 @@ _ENTRIES = (
         "Andriushchenko & Flammarion (2022), arXiv:2206.06232",
     ),
     MethodEntry(
+        "stable_sam",
+        "Stable SAM",
+        "stable_sam:StableSAM",
+        "SAM with h at the length of g",
+        "Tan et al. (2024), arXiv:2401.07250",
+        options=(ADAPTIVE,),
+    ),
+    MethodEntry(
+        "saner",
+        "SANER",
+        "saner:SANER",
+        "SAM with less of h, by the share α, where 0 < h / g < 1",
+        "Luong et al. (2024), arXiv:2411.17132",
+        options=(
+            Option("alpha", float, "α, how much of h is taken away where it is less than g", ge=0, le=1),
+            ADAPTIVE,
+        ),
+    ),
+    MethodEntry(
         "esam",
         "ESAM",
         "esam:ESAM",

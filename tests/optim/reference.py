@@ -35,6 +35,8 @@ OPTIONS = {  # every method's own options and their defaults
     "sam_every_k": {"k": 1},
     "msam": {},
     "sam_on": {"adaptive": False, "only": None},
+    "stable_sam": {"adaptive": False},
+    "saner": {"alpha": 0.5, "adaptive": False},
     "esam": {"beta": 0.6, "gamma": 0.5, "adaptive": False, "mask": None},
 }
 METHODS = tuple(OPTIONS)
@@ -301,6 +303,8 @@ class Reference:
         one pass            g;  LookSAM  g + alpha (||g|| / (||h_v|| + 1e-12)) h_v
         GSAM                h - alpha (g - (<g,h> / ||h||^2) h), which is h - alpha g at h = 0
         GNP                 (1 - b) g + b h
+        Stable SAM          (||g|| / ||h||) h, 0 at h = 0
+        SANER               (1 - alpha) h where 0 < h / g < 1, element by element;  h elsewhere
         WSAM, coupled       (1 - a) g + a h, a = gamma / (1 - gamma);  decoupled  g;  g and h clipped to max_norm
         """
         if not self.two_passes():
@@ -316,6 +320,18 @@ class Reference:
             hh = inner(h, h)
             along = gh / hh if hh != 0.0 else 0.0
             return {name: h[name] - self.alpha * (g[name] - along * h[name]) for name in g}
+        if self.method == "stable_sam":
+            g, h = filled(g, h)
+            ratio = norm(g) / norm(h) if norm(h) != 0.0 else 0.0
+            return {name: ratio * h[name] for name in h}
+        if self.method == "saner":
+            g, h = filled(g, h)
+            v = copy(h)
+            for name in h:
+                for place in np.ndindex(h[name].shape):
+                    if g[name][place] != 0.0 and 0.0 < h[name][place] / g[name][place] < 1.0:
+                        v[name][place] = (1.0 - self.alpha) * h[name][place]
+            return v
         if self.method == "gnp":
             g, h = filled(g, h)
             return {name: (1.0 - self.b) * g[name] + self.b * h[name] for name in g}

@@ -83,6 +83,7 @@ SAME = {
     "F-SAM, σ = 0": ("fsam", {"sigma": 0.0}, "sam", {}),
     "ESAM, β = γ = 1": ("esam", {"beta": 1.0, "gamma": 1.0}, "sam", {}),
     "WASAM": ("wasam", {}, "sam", {}),
+    "SANER, α = 0": ("saner", {"alpha": 0.0}, "sam", {}),
 }
 """A method with options that make it another one with its options."""
 
@@ -107,7 +108,10 @@ def test_one_part_that_is_the_whole_batch_is_the_method_itself(name):
     assert_equal(state(a, first), state(b, second))
 
 
-@pytest.mark.parametrize("name", ["sam", "wasam", "wsam", "gnp", "fsam", "vasso", "looksam", "sam_every_k", "sam_on"])
+NORMALISED = ["sam", "wasam", "wsam", "gnp", "fsam", "vasso", "looksam", "sam_every_k", "sam_on", "stable_sam", "saner"]
+
+
+@pytest.mark.parametrize("name", NORMALISED)
 @pytest.mark.parametrize("rho", [0.01, 0.05, 2.0])
 def test_a_normalised_perturbation_is_as_long_as_the_radius(name, rho):
     _, _, e = perturbation(name, rho)
@@ -129,6 +133,26 @@ def test_the_authors_asam_scales_tensors_named_weight_only(rho):
     for (name, _), x, y in zip(model.named_parameters(), w, e, strict=True):
         scaled.append(y / (x.abs() + 0.01) if "weight" in name else y)
     assert global_norm(scaled).item() == pytest.approx(rho, rel=1e-9)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_stable_sams_direction_is_h_at_the_length_of_g(adaptive):
+    optimizer = wrap(network(), "stable_sam", adaptive=adaptive)
+    generator = torch.Generator().manual_seed(0)
+    g, h = ([torch.randn(n, generator=generator).double() for n in (3, 40)] for _ in range(2))
+    v = optimizer.combine(g, h)
+    assert global_norm(v).item() == pytest.approx(global_norm(g).item(), rel=1e-9)
+    assert inner_product(v, h).item() == pytest.approx((global_norm(v) * global_norm(h)).item(), rel=1e-9)
+    assert all((x == 0).all() for x in optimizer.combine(g, [torch.zeros_like(x) for x in h]))
+
+
+def test_saner_takes_from_what_has_shrunk_and_kept_its_sign():
+    optimizer = wrap(network(), "saner", alpha=0.25)
+    g = [torch.tensor([2.0, 2.0, 2.0, 2.0, 2.0]), torch.tensor([[-2.0, -2.0, 0.0, 0.0, -2.0]])]
+    h = [torch.tensor([1.0, 3.0, 2.0, -1.0, 0.0]), torch.tensor([[-1.0, -3.0, 1.0, 0.0, 1.0]])]
+    first, second = optimizer.combine(g, h)
+    assert first.tolist() == [0.75, 3.0, 2.0, -1.0, 0.0]
+    assert second.tolist() == [[-0.75, -3.0, 1.0, 0.0, 1.0]]
 
 
 def test_gsam_keeps_the_projection_on_h():

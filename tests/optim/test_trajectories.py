@@ -36,6 +36,8 @@ FORMS = {
     "adaptive gnp": ("gnp", {"adaptive": True}),
     "adaptive sam_on": ("sam_on", {"adaptive": True}),
     "adaptive esam": ("esam", {"adaptive": True}),
+    "adaptive stable_sam": ("stable_sam", {"adaptive": True}),
+    "adaptive saner": ("saner", {"adaptive": True}),
     "half-friendly fsam": ("fsam", {"sigma": 0.5}),
 }
 """Of methods that have more than one: method and options."""
