@@ -43,7 +43,7 @@ class BaseConfig(Settings):
 
 
 _RADIUS = ("rho", "rho_min", "rho_schedule")
-_SECOND_PASS = ("sync_perturbation", "m")
+_SECOND_PASS = ("sync_perturbation", "m", "start_at")
 _OWN = tuple(dict.fromkeys(name for entry in METHODS.values() for name in entry.option_names))
 """What methods have of their own; the same name in two of them may have two meanings."""
 
@@ -69,6 +69,8 @@ class OptimizerConfig(Settings):
     """Examples that share a perturbation (m-sharpness); by default all of a batch that one process has."""
     sync_perturbation: bool | None = None
     """With several processes, one perturbation for all of them, along the averaged gradient."""
+    start_at: float | None = Field(default=None, ge=0, lt=1, exclude_if=lambda value: value == 0.0)
+    """The fraction of the run in which the base optimizer is alone, before the method begins (Tail-SAM)."""
 
     @classmethod
     def names(cls) -> list[str]:

@@ -24,6 +24,7 @@ from sam_bench.optim.running_stats import RunningStatistics
 
 _RHO = Option("rho", float, "the radius", ge=0)
 _CLIP_NORM = Option("clip_norm", float, "greatest norm of the direction", gt=0, optional=True)
+_START = Option("start", int, "the first step that perturbs", ge=0)
 _SYNC_PERTURBATION = Option("sync_perturbation", bool, "whether processes perturb along the averaged gradient")
 
 
@@ -48,10 +49,14 @@ class SharpnessAware(Method):
         batchnorm: "clean" lets running statistics change in the unperturbed pass only, "both" in both passes.
         clip_norm: the greatest Euclidean norm of the direction `v`; gradients are never clipped before.
         sync_perturbation: with several processes, perturb along the averaged gradient rather than along each one's own.
+        start: the first step, counted from 0, that is the method's own. Those before it are the base optimizer's alone,
+            of one pass, and their momentum goes on: with `start` late in training this is Tail-SAM (Zhou et al., 2024,
+            arXiv:2410.10373), whose authors begin with a new base optimizer there. A plain attribute, no part of the
+            state.
 
     Raises:
-        ValueError: rho or clip_norm is out of range, batchnorm is neither, or the base is of other parameters, or one
-            that cannot be a base.
+        ValueError: rho, clip_norm or start is out of range, batchnorm is neither, or the base is of other parameters,
+            or one that cannot be a base; or there is a start for a method without a second pass.
         TypeError: there are options for a base that is made already, or ones that the base does not take.
     """
 
@@ -85,6 +90,7 @@ class SharpnessAware(Method):
         batchnorm: Literal["clean", "both"] = "clean",
         clip_norm: float | None = None,
         sync_perturbation: bool = False,
+        start: int = 0,
         **base_options: Any,
     ):
         if batchnorm not in ("clean", "both"):
@@ -93,6 +99,9 @@ class SharpnessAware(Method):
             raise TypeError(f"model={model!r} must be a torch.nn.Module or None")
         _CLIP_NORM.check(clip_norm)
         _SYNC_PERTURBATION.check(sync_perturbation)
+        _START.check(start)
+        if start and not self.has_second_pass(0):
+            raise ValueError(f"start={start} is of methods with a second pass, and {type(self).__name__} has none")
         _RHO.check(rho)
         base = base_of(params, base_optimizer, base_options)
         super().__init__(base.param_groups, dict(base.defaults, rho=rho))
@@ -100,6 +109,7 @@ class SharpnessAware(Method):
         self.batchnorm = batchnorm
         self.clip_norm = clip_norm
         self.sync_perturbation = sync_perturbation
+        self.start = start
         self.state = base.state
         self.param_groups = base.param_groups
         self.perturbed: set[Tensor] | None = None
@@ -121,6 +131,11 @@ class SharpnessAware(Method):
             raise
 
     # Stepping.
+
+    @property
+    def next_has_second_pass(self) -> bool:
+        """Whether the next step has a second pass; during a step, whether this one has."""
+        return self.steps >= self.start and self.has_second_pass(self.steps - self.start)
 
     @torch.no_grad()
     def step(
@@ -148,7 +163,7 @@ class SharpnessAware(Method):
         self._refuse_scalers_step()
         self._be_at_rest("step()")
         parts = _parts(closure, weights)
-        two = self.has_second_pass(self.steps)
+        two = self.next_has_second_pass
         together = callable(closure)
         if not together and self.sync_perturbation:
             raise ValueError("sync_perturbation is one perturbation for all: it does not go with several closures")
@@ -198,7 +213,7 @@ class SharpnessAware(Method):
         for hook in self._optimizer_step_pre_hooks.values():
             if hook(self, (), {}) is not None:
                 raise RuntimeError("a step's pre-hook cannot replace its arguments when it is taken by hand")
-        two = self.has_second_pass(self.steps)
+        two = self.next_has_second_pass
         clean = self.statistics.read()
         try:
             if self.perturbs_first:
@@ -369,7 +384,7 @@ class SharpnessAware(Method):
         self, closure: Closure, weight: float, scaler: GradScaler | None, together: bool
     ) -> tuple[Tensor, Gradients, Gradients, Tensor]:
         """Loss, g, h and whether g is finite, of one part of a batch; weights and statistics are at `w` afterwards."""
-        two = self.has_second_pass(self.steps)
+        two = self.next_has_second_pass
         try:
             if self.perturbs_first:
                 self._move(self._perturbation_ahead())
@@ -493,9 +508,12 @@ class SharpnessAware(Method):
         whole_h = _filled(used, h)
         whole_g = whole_h if g is h or not self.keeps_gradient else _filled(used, g)
         memory = self._recall(used)
-        v = self.combine(whole_g, whole_h, **memory)
-        added = self.correction(whole_g, whole_h)
-        learnt = self.update_state(whole_g, whole_h, **memory) if self.has_second_pass(self.steps) else {}
+        if self.next_has_second_pass:
+            v = self.combine(whole_g, whole_h, **memory)
+            added = self.correction(whole_g, whole_h)
+            learnt = self.update_state(whole_g, whole_h, **memory)
+        else:
+            v, added, learnt = self.combine_single(whole_h, **memory), None, {}
         if v is not whole_h:
             finite = finite & torch.isfinite(global_norm(whole_h))
         norm = global_norm(v)

@@ -33,7 +33,7 @@ class Method(Optimizer):
     """The parameters that are perturbed; None for all."""
 
     def has_second_pass(self, t: int) -> bool:
-        """Whether step `t`, which counts from 0, has a second pass."""
+        """Whether step `t`, which counts from the first that is the method's own, has a second pass."""
         return True
 
     def ahead(self) -> tuple[Gradients, Tensor | float]:
@@ -57,11 +57,16 @@ class Method(Optimizer):
         return 1.0
 
     def combine(self, g: list[Tensor], h: list[Tensor], **memory: list[Tensor]) -> list[Tensor]:
-        """The direction `v` that the base optimizer is given; after a single pass `h` is `g`."""
+        """The direction `v` that the base optimizer is given."""
         return h
 
+    def combine_single(self, g: list[Tensor], **memory: list[Tensor]) -> list[Tensor]:
+        """The direction `v` in a step of a single pass."""
+        return g
+
     def correction(self, g: list[Tensor], h: list[Tensor]) -> list[Tensor] | None:
-        """What is added to the weights after the base optimizer's step, times the learning rate, in new tensors."""
+        """What is added to the weights after the base optimizer's step, times the learning rate, in new tensors; of
+        steps of two passes."""
         return None
 
     def init_state(self, p: Tensor) -> dict[str, Tensor]:

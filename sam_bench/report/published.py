@@ -8,6 +8,7 @@ LEFT_OUT = {
     "data.padding": "zeros",
     "data.label_noise": 0.0,
     "data.mixup": 0.0,
+    "optimizer.start_at": 0.0,
     "schedule.warmup_start": 0.0,
     "trainer.drop_last": False,
 }
@@ -23,6 +24,7 @@ _ALL = {
     "data.normalise": True,
     "trainer.epochs": 200,
     "trainer.batch_size": 128,
+    "optimizer.start_at": 0.0,
     "optimizer.base.name": "sgd",
     "optimizer.base.lr": 0.1,
     "optimizer.base.momentum": 0.9,

@@ -86,6 +86,7 @@ class Training:
             every=schedule.every,
         )
         self.rho = self._radius()
+        self.optimizer.start = round((self.config.optimizer.start_at or 0.0) * self.steps)
         smoothing = smoothing_for_torch(trainer.label_smoothing, trainer.smoothing_over, self.config.data.spec.classes)
         self.scaler = self.hardware.scaler()
         arguments = (

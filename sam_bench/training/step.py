@@ -205,7 +205,7 @@ class CapturedStep(Step):
         return "graph" if self.captures else super().engine
 
     def __call__(self, batch: Batch) -> None:
-        kind = len(batch), self.optimizer.has_second_pass(self.optimizer.steps)
+        kind = len(batch), self.optimizer.next_has_second_pass
         if (captured := self.captured.get(kind)) is not None:
             for own, tensor in zip(captured.batch.tensors(), batch.tensors(), strict=True):
                 own.copy_(tensor)

@@ -75,6 +75,8 @@ REFUSED = {
         "optimizer.m=32",
         "remove one",
     ),
+    "a method that never begins": (["optimizer.start_at=1"], "optimizer.start_at=1", "must be below 1"),
+    "a late start of a method of one pass": (["optimizer=sgd", "+optimizer.start_at=0.5"], "start_at", "no meaning"),
     "parts of a batch for a method of one pass": (["optimizer=msam", "+optimizer.m=32"], "optimizer.m", "no meaning"),
     "momentum that is not there": (["optimizer=msam", "optimizer/base=adagrad"], "optimizer=msam", "adamw"),
     "momentum switched off": (["optimizer=msam", "optimizer.base.momentum=0"], "optimizer=msam", "momentum=0.9"),

@@ -200,12 +200,15 @@ class Reference:
     """One method on a base optimizer.
 
     rho: one radius, or one by parameter name. Options: the method's in OPTIONS, and clip_norm for every method.
+    start: in the steps t < start the base optimizer is alone (Tail-SAM), and nothing is remembered.
     `only` (sam_on) is the set of perturbed names, `mask` (esam) a function of t that gives 0/1 arrays by name.
     `passes` sums the parts' weights over the oracle calls, `skipped` counts the steps left out for a NaN or an
     infinity in a gradient, `t` all steps, those included.
     """
 
-    def __init__(self, method: str, base, rho: Setting = 0.0, *, clip_norm: float | None = None, **options):
+    def __init__(
+        self, method: str, base, rho: Setting = 0.0, *, clip_norm: float | None = None, start: int = 0, **options
+    ):
         if method not in METHODS:
             raise ValueError(f"unknown method {method!r}, expected one of {METHODS}")
         for option in options:
@@ -215,6 +218,7 @@ class Reference:
         self.base = base
         self.rho = rho
         self.clip_norm = clip_norm
+        self.start = start
         for option, value in {**OPTIONS[method], **options}.items():
             setattr(self, option, value)
         if method == "sam_on" and self.only is None:
@@ -230,10 +234,10 @@ class Reference:
 
     def two_passes(self) -> bool:
         """Whether step t takes h: never for SGD and MSAM, every k-th step for LookSAM and SAM every k-th step."""
-        if self.method in ("sgd", "msam"):
+        if self.method in ("sgd", "msam") or self.t < self.start:
             return False
         if self.method in ("looksam", "sam_every_k"):
-            return self.t % self.k == 0
+            return (self.t - self.start) % self.k == 0
         return True
 
     def scale(self, w: Weights, g: Weights) -> Weights:
@@ -308,7 +312,7 @@ class Reference:
         WSAM, coupled       (1 - a) g + a h, a = gamma / (1 - gamma);  decoupled  g;  g and h clipped to max_norm
         """
         if not self.two_passes():
-            if self.method != "looksam":
+            if self.method != "looksam" or self.t < self.start:
                 return copy(g)
             h_v = {name: self.h_v[name] if name in self.h_v else np.zeros_like(g[name]) for name in g}
             ratio = norm(g) / (norm(h_v) + 1e-12)
@@ -347,7 +351,7 @@ class Reference:
     def correct(self, w: Weights, g: Weights, h: Weights, lr: Setting) -> Weights:
         """After B, decoupled WSAM only: w <- w - lr a (h - g), a = gamma / (1 - gamma), g and h clipped to max_norm."""
         new = copy(w)
-        if self.method == "wsam" and self.decouple:
+        if self.method == "wsam" and self.decouple and self.two_passes():
             g, h = filled(g, h)
             g, h = clip(g, self.max_norm), clip(h, self.max_norm)
             a = self.gamma / (1.0 - self.gamma)
@@ -360,6 +364,8 @@ class Reference:
 
         LookSAM, at its SAM steps: h_v <- h - (<h,g> / ||g||^2) g (h at g = 0).
         """
+        if not self.two_passes():
+            return
         if self.method == "fsam":
             for name in g:
                 if name in self.m:
@@ -368,7 +374,7 @@ class Reference:
                     self.m[name] = g[name].copy()
         if self.method == "vasso":
             self.d.update(self.smoothed(g))
-        if self.method == "looksam" and self.two_passes():
+        if self.method == "looksam":
             g, h = filled(g, h)
             hg = inner(h, g)
             gg = inner(g, g)
@@ -436,7 +442,7 @@ class Reference:
         self.passes += weight
         losses, g = oracle(copy(w))
         losses, g = np.array(losses, dtype=np.float64), copy(g)
-        if not finite(g):
+        if not self.two_passes() or not finite(g):
             return float(np.mean(losses)), g, {}
         perturbed = plus(w, self.perturbation(w, g, rho))
         self.passes += weight / 3.0

@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from sam_bench import ESAM, GNP, GSAM, SAM, WSAM, LookSAM, SAMEveryK
+from sam_bench import ESAM, GNP, GSAM, MSAM, SAM, WSAM, LookSAM, SAMEveryK
 from sam_bench.optim.registry import METHODS, method
 from tests.optim.problem import PERTURBING, network, wrap
 
@@ -71,6 +71,13 @@ def test_a_module_where_a_number_or_a_flag_belongs_is_refused_by_name(name, opti
             lambda p: SAM([{"params": p, "rho": "x"}], torch.optim.SGD, lr=0.1),
             TypeError,
             "rho='x' must be a finite number",
+        ),
+        (lambda p: SAM(p, torch.optim.SGD, start=-1, lr=0.1), ValueError, "start=-1 must be an integer that is at"),
+        (lambda p: SAM(p, torch.optim.SGD, start=0.5, lr=0.1), TypeError, "start=0.5 must be an integer"),
+        (
+            lambda p: MSAM(p, torch.optim.SGD, start=1, lr=0.1, momentum=0.9),
+            ValueError,
+            "start=1 is of methods with a second pass, and MSAM has none",
         ),
         (lambda p: SAM(p, torch.optim.SGD, adaptive=1, lr=0.1), TypeError, "adaptive=1 must be True or False"),
         (lambda p: WSAM(p, torch.optim.SGD, decouple="no", lr=0.1), TypeError, "decouple='no' must be True or False"),

@@ -19,6 +19,7 @@ from tests.optim.problem import (
     batch,
     closure_for,
     end,
+    flat,
     groups,
     network,
     state,
@@ -65,6 +66,23 @@ def test_radius_zero_is_the_base_optimizer_exactly(name, fused):
     )
     for p, q in zip(model.parameters(), plain.parameters(), strict=True):
         assert torch.equal(optimizer.state[p]["momentum_buffer"], base.state[q]["momentum_buffer"])
+
+
+@BOTH_BASES
+@pytest.mark.parametrize("name", TWICE)
+def test_before_its_start_a_method_is_the_base_optimizer_exactly(name, fused):
+    model, plain = network(), network()
+    optimizer = wrap(model, name, fused=fused, start=4)
+    base = wrap(plain, "sgd", fused=fused)
+    for t in range(4):
+        assert not optimizer.next_has_second_pass
+        assert train(model, optimizer, 1, first=t) == train(plain, base, 1, first=t)
+    assert_equal(model.state_dict(), plain.state_dict())
+    assert optimizer.passes == 4
+    assert optimizer.next_has_second_pass
+    assert train(model, optimizer, 1, first=4) == train(plain, base, 1, first=4)
+    assert optimizer.passes > 5
+    assert not torch.equal(flat(model), flat(plain))
 
 
 SAME = {

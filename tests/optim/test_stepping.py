@@ -56,10 +56,10 @@ def by_hand(model: nn.Module, optimizer, t: int, scaler=None, freeze: bool = Fal
 
 
 @pytest.mark.parametrize("zero_grad", [True, False])
-@pytest.mark.parametrize("name", METHODS)
-def test_first_step_and_second_step_do_what_a_closure_does(name, zero_grad):
+@pytest.mark.parametrize(("name", "start"), [*((name, 0) for name in METHODS), *((name, 3) for name in TWICE)])
+def test_first_step_and_second_step_do_what_a_closure_does(name, start, zero_grad):
     a, b = network(), network()
-    first, second = wrap(a, name), wrap(b, name)
+    first, second = wrap(a, name, start=start), wrap(b, name, start=start)
     for t in range(6):
         first.step(closure_for(a, first, t))
         by_hand(b, second, t, zero_grad=zero_grad)

@@ -110,6 +110,12 @@ def test_fifty_steps_equal_the_reference(name, base, fused):
     compare(name, base, fused, 50)
 
 
+@pytest.mark.parametrize("parts", [None, [slice(0, 5), slice(5, 12)]], ids=["whole", "parts"])
+@pytest.mark.parametrize("name", TWICE)
+def test_steps_that_begin_with_the_base_optimizer_alone_equal_the_reference(name, parts):
+    compare(name, "sgd", True, 20, parts=parts, start=7)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_fifty_steps_of_every_form_equal_the_reference(form):
     name, options = FORMS[form]

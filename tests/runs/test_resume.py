@@ -66,6 +66,21 @@ def test_a_run_interrupted_after_every_step_ends_as_one_that_never_was(tiny_run,
     assert differences(lasting(last_checkpoint(folder, record["run_id"])), lasting(expected)) == []
 
 
+@pytest.mark.parametrize("optimizer", ["fsam", "looksam"])
+def test_a_run_whose_method_begins_late_is_interrupted_anywhere_and_ends_the_same(
+    tiny_run, folder, interrupted, optimizer
+):
+    overrides = [*BASE, f"optimizer={optimizer}", "optimizer.start_at=0.5"]
+    whole = tiny_run(*overrides)
+    expected = last_checkpoint(folder, whole["run_id"])
+    put_away(folder)
+    interrupted(range(12))
+    record, times = run_to_the_end(tiny_run, *overrides)
+    assert times == 12
+    assert lasting(record) == lasting(whole)
+    assert differences(lasting(last_checkpoint(folder, record["run_id"])), lasting(expected)) == []
+
+
 @pytest.mark.parametrize("averaging", ["none", "swa", "ema"])
 def test_a_network_that_draws_goes_on_with_the_same_draws(tiny_run, folder, interrupted, averaging):
     # mobilenet drops features by chance, from torch's own generator

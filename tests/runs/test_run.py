@@ -130,6 +130,20 @@ def test_parts_of_a_batch_have_perturbations_of_their_own(tiny_run):
     assert tiny_run("model=resnet8", "optimizer.sync_perturbation=true") == whole
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "start_at", "passes"),
+    [("sam", 0.5, 6 + 2 * 6), ("sam", 0.8, 10 + 2 * 2), ("looksam", 0.5, 6 + 6 + 2)],
+)
+def test_a_method_that_begins_late_takes_one_pass_a_step_till_then(tiny_run, optimizer, start_at, passes):
+    overrides = ["model=resnet8", "data.train_subset=20", "trainer.batch_size=6", "trainer.epochs=3"]
+    record = tiny_run(*overrides, f"optimizer={optimizer}", f"optimizer.start_at={start_at}")
+    assert (record["steps"], record["passes"]) == (12, passes)
+    assert record["config"]["optimizer"]["start_at"] == start_at
+    alone = tiny_run(*overrides, "optimizer=sgd")
+    assert record["history"]["train_loss"][0] == alone["history"]["train_loss"][0]
+    assert record["history"]["train_loss"][2] != alone["history"]["train_loss"][2]
+
+
 @pytest.mark.parametrize("rho_schedule", ["constant", "linear", "cosine", "proportional"])
 @pytest.mark.parametrize("schedule", options("schedule"))
 def test_every_schedule_trains(tiny_run, schedule, rho_schedule):
@@ -280,8 +294,8 @@ def run_id(*overrides: str, device: str = "cpu", precision: str = "fp32") -> str
     ["seed=1", "optimizer.rho=0.1", "optimizer=gsam", "model=resnet20", "trainer.epochs=3", "data.flip=false",
      "schedule=cosine", "optimizer.base.lr=0.2", "optimizer.batchnorm=both", "trainer.smoothing_over=all",
      "optimizer.m=2", "optimizer.clip_norm=1.0", "trainer.max_skipped=1",
-     "trainer.micro_batch_size=2", "averaging=swa", "trainer.drop_last=true", "data.padding=reflect",
-     "schedule.warmup_start=0.25"],
+     "trainer.micro_batch_size=2", "averaging=swa", "optimizer.start_at=0.5", "trainer.drop_last=true",
+     "data.padding=reflect", "schedule.warmup_start=0.25"],
 )  # fmt: skip
 def test_what_can_change_the_result_changes_the_run(override):
     assert run_id(override) != run_id()
@@ -292,7 +306,7 @@ def test_what_can_change_the_result_changes_the_run(override):
     ["paths.runs=elsewhere", "paths.results=elsewhere", "data.root=elsewhere", "data.timeout=5", "logger=wandb",
      "trainer.progress=bar", "trainer.rerun=true", "trainer.max_minutes=5", "trainer.checkpoint_every=3",
      "trainer.checkpoint_minutes=null", "trainer.deterministic=true", "trainer.engine=eager",
-     "trainer.drop_last=false", "data.padding=zeros", "schedule.warmup_start=0"],
+     "trainer.drop_last=false", "data.padding=zeros", "schedule.warmup_start=0", "optimizer.start_at=0"],
 )  # fmt: skip
 def test_what_cannot_change_the_result_does_not_change_the_run(folder, override):
     assert run_id(override) == run_id()

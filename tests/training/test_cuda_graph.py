@@ -66,6 +66,7 @@ def trained(
     bad=(),
     m=None,
     noisy_and_mixed=False,
+    start=0,
     **options,
 ):
     """Everything that a few steps leave behind, with rates that change in every one of them."""
@@ -73,7 +74,11 @@ def trained(
     hardware = hardware or Hardware(torch.device("cpu"), "fp32")
     model = network().to(hardware.device).train()
     optimizer = method(name)(
-        model.named_parameters(), BASES[base](model.named_parameters()), model=model, **OPTIONS.get(name, {})
+        model.named_parameters(),
+        BASES[base](model.named_parameters()),
+        model=model,
+        start=start,
+        **OPTIONS.get(name, {}),
     )
     scaler = hardware.scaler()
     step = step_class(model, optimizer, hardware, Processes("cpu"), 0.1, m, scaler=scaler, **options)
@@ -111,6 +116,14 @@ def test_replayed_steps_give_the_bits_of_those_taken_one_by_one(name, base):
     captured, step, said = trained(CapturedStep, name, base, capturer=Tape())
     assert said == [] and step.engine == "graph"
     assert {size for size, _ in step.captured} >= {8}
+    assert differences(captured, eager) == []
+
+
+@pytest.mark.parametrize("name", [name for name in CAPTURED if METHODS[name].has_second_pass])
+def test_steps_of_the_base_alone_and_of_the_method_are_replayed_each_from_its_own_graph(name):
+    eager, _, _ = trained(Step, name, steps=2 * STEPS, start=STEPS - 2, rates_on_device=True)
+    captured, step, said = trained(CapturedStep, name, steps=2 * STEPS, start=STEPS - 2, capturer=Tape())
+    assert said == [] and {(8, False), (8, True)} <= step.captured.keys()
     assert differences(captured, eager) == []
 
 

@@ -34,8 +34,8 @@ class SAMEveryK(SAM):
         **options: Any,
     ):
         METHODS["sam_every_k"].check(k=k)
-        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
         self.k = k
+        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
 
     def has_second_pass(self, t: int) -> bool:
         return t % self.k == 0
@@ -80,8 +80,9 @@ class LookSAM(SAMEveryK):
         return super().direction(w, g)
 
     def combine(self, g: list[Tensor], h: list[Tensor], h_v: list[Tensor]) -> list[Tensor]:
-        if self.has_second_pass(self.steps):
-            return h
+        return h
+
+    def combine_single(self, g: list[Tensor], h_v: list[Tensor]) -> list[Tensor]:
         scale = self.alpha * global_norm(g) / (global_norm(h_v) + 1e-12)
         return torch._foreach_add(g, torch._foreach_mul(h_v, scale))
 
