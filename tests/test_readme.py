@@ -14,6 +14,8 @@ import torch
 from sam_bench.cli import compose, main
 from sam_bench.errors import ConfigError
 from sam_bench.report.table import read_records, write_table
+from sam_bench.runs.spec import RunSpec
+from sam_bench.runtime.device import Hardware
 from scripts.benchmark.report import summary
 from tests.conftest import ROOT, TINY, options
 
@@ -108,12 +110,45 @@ def test_the_table_of_methods_is_that_of_the_registry():
     assert done.stdout in README, "the README's table is not what scripts/method_table.py prints"
 
 
-def test_the_table_is_made_from_the_committed_records(tmp_path):
-    records = read_records(ROOT / "results" / "measured" / "quick" / "records")
-    _, protocol, comparability, table, *_ = write_table(records, "quick", tmp_path).split("\n\n")
+MEASURED = ROOT / "results" / "measured"
+METHODS = ("sgd", "sam", "asam", "gsam")
+SEEDS = (0, 1)
+
+
+def committed(method: str, *overrides: str) -> list[dict]:
+    """The committed records of a method under noisy40, a seed each."""
+    found = []
+    for seed in SEEDS:
+        config = compose.compose(["experiment=noisy40", f"optimizer={method}", f"seed={seed}", *overrides])
+        name = RunSpec.on(config, Hardware(torch.device("cpu"), "bf16")).run_id
+        found.append(json.loads((MEASURED / "noisy40" / "records" / f"{name}.json").read_text()))
+    return found
+
+
+def test_the_first_table_is_made_from_the_committed_records_of_the_command_below_it(tmp_path):
+    records = [record for method in METHODS for record in committed(method)]
+    _, protocol, comparability, table, *_ = write_table(records, "noisy40", tmp_path).split("\n\n")
     assert table in README
-    assert f"{protocol} {comparability}" in " ".join(README.split("\n"))
+    assert f"{protocol} {comparability}" in " ".join(README.split())
     assert {record["dataset"] for record in records} == {"cifar10"}
+
+
+@pytest.mark.parametrize("overrides", [(), ("~tuned",)], ids=["tuned", "the preset's own settings"])
+def test_the_differences_from_sgd_are_those_of_the_committed_records(overrides):
+    sgd, sam = (committed(method, *overrides) for method in ("sgd", "sam"))
+    differences = [a["test_error"] - b["test_error"] for a, b in zip(sam, sgd, strict=True)]
+    said = " and ".join(f"{difference:+.1f}".replace("-", "−") for difference in differences)
+    assert f"{said} points" in " ".join(README.split())
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+@pytest.mark.parametrize("experiment", sorted(path.parent.name for path in MEASURED.glob("*/records")))
+def test_committed_tables_are_made_from_the_committed_records(experiment, split, tmp_path):
+    name = "table" if split == "test" else "table-val"
+    records = read_records(MEASURED / experiment / "records", split)
+    write_table(records, experiment, tmp_path, name, compose.describe_preset(experiment))
+    for ending in ("md", "csv", "tex"):
+        assert (tmp_path / f"{name}.{ending}").read_bytes() == (MEASURED / experiment / f"{name}.{ending}").read_bytes()
 
 
 def test_the_table_of_costs_is_made_from_the_committed_measurements():
