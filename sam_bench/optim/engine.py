@@ -50,9 +50,8 @@ class SharpnessAware(Method):
         clip_norm: the greatest Euclidean norm of the direction `v`; gradients are never clipped before.
         sync_perturbation: with several processes, perturb along the averaged gradient rather than along each one's own.
         start: the first step, counted from 0, that is the method's own. Those before it are the base optimizer's alone,
-            of one pass, and their momentum goes on: with `start` late in training this is Tail-SAM (Zhou et al., 2024,
-            arXiv:2410.10373), whose authors begin with a new base optimizer there. A plain attribute, no part of the
-            state.
+            of one pass, and their momentum goes on. Zhou et al. (2024, arXiv:2410.10373) begin SAM late in training,
+            with a new base optimizer. A plain attribute, no part of the state.
 
     Raises:
         ValueError: rho, clip_norm or start is out of range, batchnorm is neither, or the base is of other parameters,
@@ -101,7 +100,7 @@ class SharpnessAware(Method):
         _SYNC_PERTURBATION.check(sync_perturbation)
         _START.check(start)
         if start and not self.has_second_pass(0):
-            raise ValueError(f"start={start} is of methods with a second pass, and {type(self).__name__} has none")
+            raise ValueError(f"start={start} is of methods with a second pass: {type(self).__name__} begins with one")
         _RHO.check(rho)
         base = base_of(params, base_optimizer, base_options)
         super().__init__(base.param_groups, dict(base.defaults, rho=rho))

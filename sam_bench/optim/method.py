@@ -33,7 +33,10 @@ class Method(Optimizer):
     """The parameters that are perturbed; None for all."""
 
     def has_second_pass(self, t: int) -> bool:
-        """Whether step `t`, which counts from the first that is the method's own, has a second pass."""
+        """Whether step `t`, which counts from the first that is the method's own, has a second pass.
+
+        The engine's constructor asks it too, where it is given a `start`.
+        """
         return True
 
     def ahead(self) -> tuple[Gradients, Tensor | float]:

@@ -220,7 +220,7 @@ _ENTRIES = (
         "SAM with less of h, by the share α, where 0 < h / g < 1",
         "Luong et al. (2024), arXiv:2411.17132",
         options=(
-            Option("alpha", float, "α, how much of h is taken away where it is less than g", ge=0, le=1),
+            Option("alpha", float, "α, the share of h that is taken away where 0 < h / g < 1", ge=0, le=1),
             ADAPTIVE,
         ),
     ),

@@ -143,16 +143,20 @@ PUBLISHED = (
 def published(config: Mapping[str, Any]) -> Published | None:
     """The figure for a config's method, on its network if there is one, else on the SAM example's.
 
-    None where labels are wrong: all figures are of right ones, and of errors that are a tenth as large.
+    None where labels are wrong: all figures are of right ones.
 
     Args:
         config: as in a record.
     """
-    if config["data"].get("label_noise"):
+    if _has_wrong_labels(config):
         return None
     figures = {(figure.method, figure.model): figure for figure in PUBLISHED}
     method = config["optimizer"]["name"]
     return figures.get((method, config["model"]["name"])) or figures.get((method, "wrn22_8"))
+
+
+def _has_wrong_labels(config: Mapping[str, Any]) -> bool:
+    return bool(config["data"].get("label_noise"))
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -171,7 +175,7 @@ def differences(config: Mapping[str, Any]) -> list[str]:
     """
     figure = published(config)
     if figure is None:
-        return [f"there is no figure for {'wrong labels' if config['data'].get('label_noise') else 'this method'}"]
+        return [f"there is no figure for {'wrong labels' if _has_wrong_labels(config) else 'this method'}"]
     values = LEFT_OUT | flat(config)
     return [
         f"{key} is {values[key]}" + ("" if usual is None else f", not {usual}")

@@ -251,6 +251,7 @@ def _protocol(config: Mapping[str, Any]) -> list[str]:
     augmentation = [name for key, name in names.items() if data[key]]
     augmentation += [f"mixup {data['mixup']:g}"] if "mixup" in data else []
     start = config["schedule"].get("warmup_start", 0)
+    late = config["optimizer"].get("start_at", 0)
     return [
         model.get("arch") or model["name"],
         data["name"],
@@ -263,6 +264,7 @@ def _protocol(config: Mapping[str, Any]) -> list[str]:
         f"batch {trainer['batch_size']}",
         f"{config['schedule']['name']} schedule by the {config['schedule']['every']}",
         f"warm-up {config['schedule']['warmup_epochs']:g}" + (f" from {start:g} of the rate" if start else ""),
+        *([f"the method from {late:g} of the run on"] if late else []),
         f"base optimizer {base['name']}",
         *(f"{key} {value}" for key, value in base.items() if key != "name"),
         f"label smoothing {trainer['label_smoothing']:g} over {trainer['smoothing_over']}",

@@ -86,7 +86,8 @@ class Training:
             every=schedule.every,
         )
         self.rho = self._radius()
-        self.optimizer.start = round((self.config.optimizer.start_at or 0.0) * self.steps)
+        start = round((self.config.optimizer.start_at or 0.0) * self.steps)
+        self.optimizer.start = min(start, self.steps - 1)  # which of a short run may be all steps
         smoothing = smoothing_for_torch(trainer.label_smoothing, trainer.smoothing_over, self.config.data.spec.classes)
         self.scaler = self.hardware.scaler()
         arguments = (
@@ -141,8 +142,7 @@ class Training:
                 self.position += 1
                 self.on_step(self.processes.world_size * self.step.images / self.watch.seconds)
                 if self.hardware.device.type == "cpu":
-                    left = self.steps - self.done if first == 0 else None
-                    self.pace.after_step(self.watch.seconds, self.position, left)
+                    self._tell_pace(estimate=first == 0)
                 yield False
                 self.watch.run()
             self._end_epoch()
@@ -191,6 +191,14 @@ class Training:
         torch.set_rng_state(state["generators"][self.processes.rank])
         if self.hardware.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_generators"][self.processes.rank], self.hardware.device)
+
+    def _tell_pace(self, estimate: bool) -> None:
+        """Warn of a run that takes hours, or has become slow; steps of one pass and of two have a pace each."""
+        start = self.optimizer.start
+        if self.done == start:
+            self.pace = Pace()
+        twice = self.steps - start if self.done < start else 0
+        self.pace.after_step(self.watch.seconds, self.position, self.steps - self.done + twice if estimate else None)
 
     def _radius(self) -> schedules.Schedule | None:
         optimizer = self.config.optimizer

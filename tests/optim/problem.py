@@ -21,7 +21,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vasso": {"theta": 0.6},
     "looksam": {"k": 2, "alpha": 0.7},
     "sam_every_k": {"k": 2},
-    "saner": {"alpha": 0.5},
+    "saner": {"alpha": 0.3},
     "esam": {"beta": 0.6, "gamma": 0.5},
 }
 """Of the methods that have some, beside their radius."""

@@ -156,10 +156,10 @@ def scaled(scaler: torch.amp.GradScaler):
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**16, 3.0])
 @pytest.mark.parametrize("way", ["closure", "by hand"])
-@pytest.mark.parametrize("name", METHODS)
-def test_the_loss_scale_changes_nothing(name, way, scale):
+@pytest.mark.parametrize(("name", "start"), [*((name, 0) for name in METHODS), *((name, 3) for name in TWICE)])
+def test_the_loss_scale_changes_nothing(name, start, way, scale):
     a, b = network(), network()
-    first, second = wrap(a, name), wrap(b, name)
+    first, second = wrap(a, name, start=start), wrap(b, name, start=start)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=3)
     for t in range(8):
         first.step(closure_for(a, first, t))

@@ -270,6 +270,15 @@ def test_the_protocol_says_how_the_crop_is_padded_and_where_the_warm_up_begins()
     assert "cosine schedule by the epoch, warm-up 5 from 0.25 of the rate, base" in line
 
 
+def test_the_protocol_says_where_a_method_begins_late(tmp_path):
+    config = compose.compose(["experiment=noisy40", "optimizer.start_at=0.8"]).identity()
+    assert "the method from 0.8 of the run on, base optimizer" in protocol([config], "noisy40")[0]
+    whole = compose.compose(["experiment=noisy40"]).identity()
+    assert "of the run on" not in protocol([config, whole], "noisy40")[0]
+    rows = make_table([record("sam", 0, 3.0), record("sam", 1, 3.0, config=config | {"seed": 1})])
+    assert any("start_at=0.8" in settings for settings in rows["settings"])
+
+
 def test_a_figure_chosen_on_the_test_set_says_so_wherever_it_is_shown(tmp_path):
     text = write_table([record("asam", 0, 2.5)], "sam_example", tmp_path)
     assert "ASAM 2.55 on wrn22_8" in text

@@ -132,7 +132,7 @@ def test_parts_of_a_batch_have_perturbations_of_their_own(tiny_run):
 
 @pytest.mark.parametrize(
     ("optimizer", "start_at", "passes"),
-    [("sam", 0.5, 6 + 2 * 6), ("sam", 0.8, 10 + 2 * 2), ("looksam", 0.5, 6 + 6 + 2)],
+    [("sam", 0.5, 6 + 2 * 6), ("sam", 0.8, 10 + 2 * 2), ("sam", 0.99, 11 + 2), ("looksam", 0.5, 6 + 6 + 2)],
 )
 def test_a_method_that_begins_late_takes_one_pass_a_step_till_then(tiny_run, optimizer, start_at, passes):
     overrides = ["model=resnet8", "data.train_subset=20", "trainer.batch_size=6", "trainer.epochs=3"]
@@ -141,7 +141,17 @@ def test_a_method_that_begins_late_takes_one_pass_a_step_till_then(tiny_run, opt
     assert record["config"]["optimizer"]["start_at"] == start_at
     alone = tiny_run(*overrides, "optimizer=sgd")
     assert record["history"]["train_loss"][0] == alone["history"]["train_loss"][0]
-    assert record["history"]["train_loss"][2] != alone["history"]["train_loss"][2]
+    assert record["test_loss"] != alone["test_loss"]
+
+
+def test_the_pace_of_one_pass_is_not_taken_for_that_of_two(tiny_run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pace.Pace, "after_step", lambda self, seconds, position, left: seen.append((id(self), left)))
+    overrides = ["model=resnet8", "data.train_subset=20", "trainer.batch_size=6", "trainer.epochs=3", "optimizer=sam"]
+    tiny_run(*overrides, "optimizer.start_at=0.5")
+    paces, left = zip(*seen, strict=True)
+    assert left[:5] == (17, 16, 15, 14, 13) and left[5:] == (6, 5, 4, 3, 2, 1, 0)  # those of two passes count twice
+    assert len(set(paces[:5])) == len(set(paces[5:])) == 1 and paces[0] != paces[5]
 
 
 @pytest.mark.parametrize("rho_schedule", ["constant", "linear", "cosine", "proportional"])

@@ -16,8 +16,8 @@ class SANER(SAM):
     """`v = (1 − α m) h`, where `m` is 1 for the elements with `0 < h / g < 1`, and 0 for the others.
 
     On noisy data these elements are found to be those in which wrong labels have the greater part of the gradient
-    (Luong et al., 2024, arXiv:2411.17132). The authors' code lets α grow to its value over the first 50 of its 200
-    epochs; here α is the same in all steps.
+    (Luong et al., 2024, arXiv:2411.17132). The authors' code divides by `g + 1e-8`, and lets α grow to its value over
+    the first 50 epochs; here nothing is divided, and α is the same in all steps.
 
     Args:
         alpha: α, how much of these elements is taken away; 0 is SAM.
@@ -48,5 +48,5 @@ class SANER(SAM):
         first, v = FlatCopy(g), FlatCopy(h, like=g)
         for a, b in zip(first.buffers, v.buffers, strict=True):
             reduced = ((a > 0) == (b > 0)) & (b.abs() < a.abs())  # where b is 0, its factor is all the same
-            b.mul_(torch.where(reduced, 1 - self.alpha, 1.0))
+            b.copy_(torch.where(reduced, (1 - self.alpha) * b, b))
         return v.views
