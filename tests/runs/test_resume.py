@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from importlib import metadata
 
@@ -53,49 +54,43 @@ def run_to_the_end(tiny_run, *overrides: str) -> tuple[dict, int]:
     raise AssertionError("it never ends")
 
 
+@pytest.fixture
+def ends_the_same(tiny_run, folder, interrupted):
+    """Asserts that a run which is interrupted after some of its steps ends as if left alone; returns its record."""
+
+    def check(*overrides: str, after: Collection[int] = range(12)) -> dict:
+        whole = tiny_run(*overrides)
+        expected = last_checkpoint(folder, whole["run_id"])
+        put_away(folder)
+        interrupted(after)
+        record, times = run_to_the_end(tiny_run, *overrides)
+        assert times == len(after)
+        assert lasting(record) == lasting(whole)
+        assert differences(lasting(last_checkpoint(folder, record["run_id"])), lasting(expected)) == []
+        return whole
+
+    return check
+
+
 @pytest.mark.parametrize("optimizer", options("optimizer"))
-def test_a_run_interrupted_after_every_step_ends_as_one_that_never_was(tiny_run, folder, interrupted, optimizer):
-    whole = tiny_run(*overrides_for(optimizer))
+def test_a_run_interrupted_after_every_step_ends_as_one_that_never_was(ends_the_same, optimizer):
+    whole = ends_the_same(*overrides_for(optimizer))
     assert whole["status"] == "finished" and whole["skipped_steps"] < 6  # most of the twelve, in half precision too
-    expected = last_checkpoint(folder, whole["run_id"])
-    put_away(folder)
-    interrupted(range(12))
-    record, times = run_to_the_end(tiny_run, *overrides_for(optimizer))
-    assert times == 12
-    assert lasting(record) == lasting(whole)
-    assert differences(lasting(last_checkpoint(folder, record["run_id"])), lasting(expected)) == []
 
 
 @pytest.mark.parametrize("optimizer", ["fsam", "looksam"])
-def test_a_run_whose_method_begins_late_is_interrupted_anywhere_and_ends_the_same(
-    tiny_run, folder, interrupted, optimizer
-):
-    overrides = [*BASE, f"optimizer={optimizer}", "optimizer.start_at=0.5"]
-    whole = tiny_run(*overrides)
-    expected = last_checkpoint(folder, whole["run_id"])
-    put_away(folder)
-    interrupted(range(12))
-    record, times = run_to_the_end(tiny_run, *overrides)
-    assert times == 12
-    assert lasting(record) == lasting(whole)
-    assert differences(lasting(last_checkpoint(folder, record["run_id"])), lasting(expected)) == []
+def test_a_run_whose_method_begins_late_is_interrupted_anywhere_and_ends_the_same(ends_the_same, optimizer):
+    ends_the_same(*BASE, f"optimizer={optimizer}", "optimizer.start_at=0.5")
 
 
 @pytest.mark.parametrize("averaging", ["none", "swa", "ema"])
-def test_a_network_that_draws_goes_on_with_the_same_draws(tiny_run, folder, interrupted, averaging):
+def test_a_network_that_draws_goes_on_with_the_same_draws(ends_the_same, averaging):
     # mobilenet drops features by chance, from torch's own generator
     overrides = [*BASE, "model=torchvision", "model.arch=mobilenet_v3_small", f"averaging={averaging}"]
-    whole = tiny_run(*overrides)
-    expected = last_checkpoint(folder, whole["run_id"])
-    put_away(folder)
-    interrupted({0, 5, 9})
-    record, times = run_to_the_end(tiny_run, *overrides)
-    assert times == 3
-    assert lasting(record) == lasting(whole)
-    assert differences(lasting(last_checkpoint(folder, record["run_id"])), lasting(expected)) == []
+    ends_the_same(*overrides, after={0, 5, 9})
 
 
-def test_a_run_that_skips_steps_goes_on_counting(tiny_run, interrupted, folder, monkeypatch):
+def test_a_run_that_skips_steps_goes_on_counting(ends_the_same, monkeypatch):
     epoch = Batches.epoch
 
     def with_bad_ones(batches, number, first=0):
@@ -103,16 +98,8 @@ def test_a_run_that_skips_steps_goes_on_counting(tiny_run, interrupted, folder, 
             yield replace(batch, images=batch.images * float("nan")) if position in (1, 2) else batch
 
     monkeypatch.setattr(Batches, "epoch", with_bad_ones)
-    overrides = [*BASE, "optimizer=looksam", "averaging=ema"]
-    whole = tiny_run(*overrides)
+    whole = ends_the_same(*BASE, "optimizer=looksam", "averaging=ema")
     assert whole["history"]["skipped_steps"] == [2, 2, 2]
-    expected = last_checkpoint(folder, whole["run_id"])
-    put_away(folder)
-    interrupted(range(12))
-    record, times = run_to_the_end(tiny_run, *overrides)
-    assert times == 12
-    assert lasting(record) == lasting(whole)
-    assert differences(lasting(last_checkpoint(folder, record["run_id"])), lasting(expected)) == []
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,6 @@ class LookSAM(SAMEveryK):
     def direction(self, w: list[Tensor], g: list[Tensor], h_v: list[Tensor]) -> Direction:
         return super().direction(w, g)
 
-    def combine(self, g: list[Tensor], h: list[Tensor], h_v: list[Tensor]) -> list[Tensor]:
-        return h
-
     def combine_single(self, g: list[Tensor], h_v: list[Tensor]) -> list[Tensor]:
         scale = self.alpha * global_norm(g) / (global_norm(h_v) + 1e-12)
         return torch._foreach_add(g, torch._foreach_mul(h_v, scale))
