@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sam_bench.optim.methods.ae_sam import AESAM as AESAM
     from sam_bench.optim.methods.asam import ASAM as ASAM
     from sam_bench.optim.methods.asam import OfficialASAM as OfficialASAM
+    from sam_bench.optim.methods.bsam import BSAM as BSAM
     from sam_bench.optim.methods.esam import ESAM as ESAM
     from sam_bench.optim.methods.gsam import GSAM as GSAM
     from sam_bench.optim.methods.looksam import LookSAM as LookSAM
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from sam_bench.optim.methods.sam import SAM as SAM
     from sam_bench.optim.methods.sam import SAMON as SAMON
     from sam_bench.optim.methods.sam import USAM as USAM
+    from sam_bench.optim.methods.sampa import SAMPa as SAMPa
     from sam_bench.optim.methods.saner import SANER as SANER
     from sam_bench.optim.methods.smoothed import FSAM as FSAM
     from sam_bench.optim.methods.smoothed import VaSSO as VaSSO

@@ -96,6 +96,7 @@ def plugin(
         selects_examples=cls.selects_examples,
         draws="seed" in parameters,
         gradient_decides=cls.gradient_decides,
+        repeats_batch=cls.repeats_batch,
         needs_total_steps="total_steps" in parameters,
         needs_momentum=needs_momentum,
         not_capturable=not_capturable or ("the host waits for its decision" if cls.gradient_decides else ""),

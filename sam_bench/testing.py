@@ -13,6 +13,7 @@ It runs on the CPU, in seconds.
 
 import contextlib
 import copy
+import functools
 import inspect
 import io
 import itertools
@@ -103,18 +104,23 @@ class Problem:
         return self.cls(model.named_parameters() if params is None else params, torch.optim.SGD, **arguments)
 
     def closure(self, model: nn.Module, optimizer: Any, t: int, backward: Callable = Tensor.backward) -> Callable:
-        """The closure of step `t`."""
-        dtype = next(model.parameters()).dtype
-        images, labels = batch(t, dtype)
+        """The closure of step `t`; a copy of it with its model and optimizer is theirs."""
+        return functools.partial(self._loss, model, optimizer, t, backward)
 
-        def closure(examples: Any = slice(None)) -> Tensor:
-            losses = F.cross_entropy(model(images[examples]), labels[examples], reduction="none")
-            if losses.requires_grad:
-                optimizer.zero_grad()
-                backward(losses.mean())
-            return losses.detach() if self.cls.selects_examples else losses.detach().mean()
+    def _loss(
+        self, model: nn.Module, optimizer: Any, t: int, backward: Callable, examples: Any = slice(None)
+    ) -> Tensor:
+        images, labels = batch(t, next(model.parameters()).dtype)
+        losses = F.cross_entropy(model(images[examples]), labels[examples], reduction="none")
+        if losses.requires_grad:
+            optimizer.zero_grad()
+            backward(losses.mean())
+        return losses.detach() if self.cls.selects_examples else losses.detach().mean()
 
-        return closure
+    def remember(self, model: nn.Module, optimizer: Any, t: int) -> None:
+        """Tell a method that repeats batches that step `t` was the one before."""
+        if self.cls.repeats_batch:
+            optimizer.remember(self.closure(model, optimizer, t))
 
     def train(self, model: nn.Module, optimizer: Any, steps: range) -> list[float]:
         """Take some steps; returns their losses."""
@@ -135,12 +141,13 @@ class Problem:
         """
         model = self.network()
         optimizer = self.optimizer(model)
+        calls: list[None] = []
         found: dict[int, int] = {}
         for t in range(12):
-            count = itertools.count()
-            optimizer.step(self.closure(model, optimizer, t, lambda loss, n=count: (next(n), loss.backward())))
+            before = len(calls)
+            optimizer.step(self.closure(model, optimizer, t, lambda loss: (calls.append(None), loss.backward())))
             if t > 0:
-                found.setdefault(next(count), t)
+                found.setdefault(len(calls) - before, t)
         most = 2 if self.cls.two_passes else 1
         expect(max(found) >= most, "no step but the first has a second pass: choose options with which one of 12 has")
         return found
@@ -255,6 +262,7 @@ def _resumes_bit_for_bit(problem: Problem) -> None:
     resumed = problem.optimizer(other)
     other.load_state_dict(saved["model"])
     resumed.load_state_dict(saved["optimizer"])
+    problem.remember(other, resumed, 4)
     expect(problem.train(other, resumed, range(5, 10)) == losses, "losses differ after loading a state_dict")
     assert_same(state(other, resumed), state(model, optimizer), "after loading a state_dict")
 
@@ -284,8 +292,9 @@ def _leaves_running_statistics_to_the_clean_pass(problem: Problem) -> None:
 
 
 def _passes(problem: Problem) -> list[tuple[int, int]]:
-    """Each pass of a step of each kind, and that step."""
-    return [(number, step) for count, step in problem.kinds().items() for number in range(1, count + 1)]
+    """Each pass of a step of each kind that is on the step's own batch, and that step."""
+    own = {count: 1 if problem.cls.repeats_batch else count for count in problem.kinds()}
+    return [(number, step) for count, step in problem.kinds().items() for number in range(1, own[count] + 1)]
 
 
 @_check("failed passes")
@@ -325,6 +334,7 @@ def _skips_what_is_not_finite(problem: Problem) -> None:
             expect(optimizer.skipped.item() == 1, f"a step with {value} in pass {failing} was not skipped")
             assert_same(state(model, optimizer), before, f"after {value} in pass {failing}")
             untouched.steps += 1  # a skipped step is one too
+            problem.remember(other, untouched, step)
             problem.train(model, optimizer, range(step + 1, step + 3))
             problem.train(other, untouched, range(step + 1, step + 3))
             assert_same(state(model, optimizer), state(other, untouched), f"two steps after {value} in pass {failing}")
@@ -332,13 +342,13 @@ def _skips_what_is_not_finite(problem: Problem) -> None:
 
 @_check("zero gradients")
 def _survives_zero_gradients(problem: Problem) -> None:
-    """A gradient of 0 gives a direction of 0: only the weight decay moves the weights."""
+    """A gradient of 0 gives a direction of 0, or of a method's own weight decay: only that moves the weights."""
     model = problem.network()
     optimizer = problem.optimizer(model, momentum=0.9)
     before = [(name, p.detach().clone()) for name, p in model.named_parameters()]
     optimizer.step(problem.closure(model, optimizer, 0, lambda loss: (0 * loss).backward()))
     expect(optimizer.skipped.item() == 0, "a step without a gradient was skipped: something is not finite")
-    for (name, value), p in zip(before, model.parameters(), strict=True):
+    for (name, value), p in () if problem.cls.needs_weights else zip(before, model.parameters(), strict=True):
         decayed = value * (1 - BASE["lr"] * BASE["weight_decay"])
         expect(torch.allclose(p, decayed, rtol=1e-9, atol=1e-12), f"{name} has moved without a gradient")
 
@@ -346,7 +356,7 @@ def _survives_zero_gradients(problem: Problem) -> None:
 @_check("by hand")
 def _halves_make_a_whole(problem: Problem) -> None:
     """`first_step` and `second_step` do what a closure does."""
-    if problem.cls.selects_examples:
+    if problem.cls.selects_examples or (problem.cls.perturbs_first and problem.cls.two_passes):
         return
     a, b = problem.network(), problem.network()
     first, second = problem.optimizer(a), problem.optimizer(b)
@@ -435,7 +445,8 @@ def _frameworks_may_wrap_it(problem: Problem) -> None:
 @_check("parts")
 def _parts_that_are_alike_are_the_whole(problem: Problem) -> None:
     """A batch given as parts that are all the same is that batch."""
-    if problem.cls.gradient_decides or problem.cls.selects_examples:
+    each_differs = problem.cls.perturbs_first and problem.cls.two_passes  # the part's number may count
+    if problem.cls.gradient_decides or problem.cls.selects_examples or problem.cls.repeats_batch or each_differs:
         return
     a, b = problem.network(), problem.network()
     first, second = problem.optimizer(a), problem.optimizer(b)

@@ -29,6 +29,7 @@ def test_the_registry_and_the_class_agree(entry):
     assert method(entry.name).perturbs_first == entry.perturbs_first
     assert method(entry.name).two_passes == entry.has_second_pass
     assert method(entry.name).gradient_decides == entry.gradient_decides
+    assert method(entry.name).repeats_batch == entry.repeats_batch
 
 
 def test_type_checkers_see_what_can_be_imported():

@@ -93,8 +93,8 @@ class OptimizerConfig(Settings):
         for name in values.keys() - cls.names():
             raise ConfigError(cls.unknown(name, "optimizer"))
         needed = (_RADIUS if method.perturbs else ()) + (_SECOND_PASS if method.has_second_pass else ())
-        if method.gradient_decides:
-            needed = tuple(name for name in needed if name != "m")  # it decides for a whole batch
+        if not method.takes_parts:
+            needed = tuple(name for name in needed if name != "m")
         may_be_null = ("m", *(option.name for option in method.options if option.optional))
         options = _names_of_options()
         optional = {name: values.get(name) for name in (*_RADIUS, *_SECOND_PASS, *options)}

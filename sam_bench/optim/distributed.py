@@ -32,3 +32,8 @@ def mean(value: Tensor, group: dist.ProcessGroup) -> Tensor:
     total = value.clone()
     dist.all_reduce(total, group=group)
     return total / dist.get_world_size(group)
+
+
+def rank(group: dist.ProcessGroup) -> int:
+    """The number of this process in its group, from 0."""
+    return dist.get_rank(group)

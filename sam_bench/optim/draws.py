@@ -17,7 +17,16 @@ def generator_of_step(seed: int, step: int, device: torch.device | str = "cpu") 
     return torch.Generator(device).manual_seed((_MIXING * seed + step) % 2**32)
 
 
+def generator_of_part(seed: int, step: int, part: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """The generator of the draws for a part of a batch."""
+    return torch.Generator(device).manual_seed(_hash(seed, step, part) % 2**32)
+
+
 def uniform_of_step(seed: int, step: int) -> float:
     """A number from 0 to 1, for what the host decides about a step."""
-    digest = hashlib.blake2b(f"{seed} {step}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) / 2**64
+    return _hash(seed, step) / 2**64
+
+
+def _hash(*numbers: int) -> int:
+    """A number of 64 bits."""
+    return int.from_bytes(hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest())

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from sam_bench.optim.base import base_of, exchanges_weights, is_training, load_in_place
-from sam_bench.optim.distributed import average, everywhere, mean
+from sam_bench.optim.distributed import average, everywhere, mean, rank
 from sam_bench.optim.flat import FlatCopy
 from sam_bench.optim.gradients import Gradients, add, like, loss_scale, real
 from sam_bench.optim.guard import guarded_step
@@ -173,16 +173,17 @@ class SharpnessAware(Method):
         together = callable(closure)
         if not together and self.sync_perturbation:
             raise ValueError("sync_perturbation is one perturbation for all: it does not go with several closures")
-        if not together and self.gradient_decides:
-            raise ValueError(f"{self.method_name} decides for a whole batch: it does not go with several closures")
+        if not together and (self.gradient_decides or self.repeats_batch):
+            does = "decides for" if self.gradient_decides else "repeats"
+            raise ValueError(f"{self.method_name} {does} a whole batch: it does not go with several closures")
         before = self.statistics.read()
         g: Gradients = {}
         h: Gradients = {}
         loss = 0.0
         finite = None
         try:
-            for part, weight in parts:
-                value, g_part, h_part, ok = self._passes_of(part, weight, scaler, together)
+            for number, (part, weight) in enumerate(parts, start=self._first_part(len(parts))):
+                value, g_part, h_part, ok = self._passes_of(number, part, weight, scaler, together)
                 loss = loss + weight * value
                 finite = ok if finite is None else finite & ok
                 g = add(g, g_part, weight)
@@ -213,10 +214,12 @@ class SharpnessAware(Method):
             nevertheless are ignored: `second_step` takes those of the first pass.
 
         Raises:
-            RuntimeError: it was called before, and `second_step` was not.
+            RuntimeError: it was called before, and `second_step` was not; or both passes are at perturbed weights.
             ValueError: no parameter has a gradient.
         """
         self._be_at_rest("first_step()")
+        if self.perturbs_first and self.two_passes:
+            raise RuntimeError(f"{self.method_name} perturbs before both of its passes: call step(closure)")
         for hook in self._optimizer_step_pre_hooks.values():
             if hook(self, (), {}) is not None:
                 raise RuntimeError("a step's pre-hook cannot replace its arguments when it is taken by hand")
@@ -225,7 +228,7 @@ class SharpnessAware(Method):
             if self.perturbs_first:
                 if zero_grad:
                     self.zero_grad()
-                self._move(self._perturbation_ahead())
+                self._move(self._perturbation_ahead(0))
                 self._between = Between(self.next_has_second_pass, {}, self._yes(), clean, scaler)
                 return True
             g = self._take(keep=not zero_grad)
@@ -395,14 +398,19 @@ class SharpnessAware(Method):
 
     # What a step is made of.
 
+    def _first_part(self, count: int) -> int:
+        """The number of this process's first part of a batch, of which each process has so many."""
+        own = self.parallel is not None and not self.sync_perturbation
+        return rank(self.parallel.process_group) * count if own else 0
+
     def _passes_of(
-        self, closure: Closure, weight: float, scaler: GradScaler | None, together: bool
+        self, number: int, closure: Closure, weight: float, scaler: GradScaler | None, together: bool
     ) -> tuple[Tensor, Gradients, Gradients, Tensor]:
         """Loss, g, h and whether g is finite, of one part of a batch; weights and statistics are at `w` afterwards."""
         two = self.next_has_second_pass
         try:
-            if self.perturbs_first:
-                self._move(self._perturbation_ahead())
+            if self.perturbs_first and self.steps >= self.start:
+                self._move(self._perturbation_ahead(number))
             self.zero_grad()
             with self._syncing(together and (not two or self.sync_perturbation)), torch.enable_grad():
                 losses = closure()
@@ -421,8 +429,8 @@ class SharpnessAware(Method):
             g = g if self.sync_perturbation else self._averaged(g)
             return losses.mean(), g, g, finite
         e = self._perturbation(g, finite)
-        if not self.keeps_gradient:
-            g = {}  # its memory is free during the second pass
+        # what is not needed any more is free memory during the second pass
+        g = dict(zip(g, self.of_part(list(g.values())), strict=True)) if self.keeps_gradient else {}
         clean = self.statistics.read()
         try:
             self._move(e)
@@ -490,9 +498,9 @@ class SharpnessAware(Method):
         e = self._times(list(chosen), d, lambda group: factor * self.radius(group), finite)
         return dict(zip(chosen, e, strict=True))
 
-    def _perturbation_ahead(self) -> Gradients:
-        d, factor = self.ahead()
-        e = self._times(list(d), list(d.values()), lambda group: factor * self.radius(group), self._yes())
+    def _perturbation_ahead(self, part: int) -> Gradients:
+        d, factor = self.ahead(part)
+        e = self._times(list(d), list(d.values()), factor, self._yes())
         return dict(zip(d, e, strict=True))
 
     def _times(
@@ -543,7 +551,7 @@ class SharpnessAware(Method):
         w = [real(p) for p in used]
         whole_h = _filled(used, h)
         whole_g = whole_h if g is h or not self.keeps_gradient else _filled(used, g)
-        memory = self._recall(used)
+        memory = self._recall(used) | ({"weights": w} if self.needs_weights else {})
         if self.next_has_second_pass:
             v = self.combine(whole_g, whole_h, **memory)
             added = self.correction(whole_g, whole_h)

@@ -27,13 +27,19 @@ class Method(Optimizer):
     """Whether the closure returns one loss for each example and takes an index of examples: see `ESAM`."""
 
     perturbs_first = False
-    """Whether the perturbation comes before the first gradient: see `ahead`."""
+    """Whether the first gradient, too, is taken at perturbed weights: see `ahead`."""
 
     two_passes = True
     """Whether any step has a second pass."""
 
     gradient_decides = False
     """Whether the first pass's gradient decides if a step has a second pass: see `wants_second_pass`."""
+
+    needs_weights = False
+    """Whether `combine` and `update_state` are given the weights `w` too, as `weights`."""
+
+    repeats_batch = False
+    """Whether a step calls the closure of the step before again: see `SAMPa`."""
 
     perturbed: set[Tensor] | None
     """The parameters that are perturbed; None for all."""
@@ -53,9 +59,21 @@ class Method(Optimizer):
         """Remember at the end of a step what it decided by, if `finite` (a boolean scalar) holds."""
         raise NotImplementedError
 
-    def ahead(self) -> tuple[Gradients, Tensor | float]:
-        """The perturbation at radius one where a method `perturbs_first`: tensors by parameter, and a common factor."""
+    def ahead(self, part: int) -> tuple[Gradients, Callable[[dict[str, Any]], Tensor | float]]:
+        """The perturbation before the first gradient, where a method `perturbs_first`.
+
+        Args:
+            part: the number, from 0, of the part of the batch that it is for: one each has a perturbation of its own,
+                of all processes together.
+
+        Returns:
+            Tensors by parameter, and what those of a parameter group are multiplied by.
+        """
         raise NotImplementedError
+
+    def of_part(self, g: list[Tensor]) -> list[Tensor]:
+        """What is averaged over the parts of a batch, and over processes, to be the `g` of `combine`."""
+        return g
 
     def direction(self, w: list[Tensor], g: list[Tensor], **memory: list[Tensor]) -> list[Tensor] | Direction:
         """The perturbation at radius one, `e / ρ`: tensors, or a `Direction`, with a scalar to multiply them by.

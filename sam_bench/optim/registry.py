@@ -28,7 +28,7 @@ class MethodEntry:
     has_second_pass: bool = True
     """Whether a second pass follows the perturbation, at least now and then: what m-sharpness is about."""
     perturbs_first: bool = False
-    """Whether its only pass is at perturbed weights, so that running statistics are re-estimated at the end."""
+    """Whether its first pass, too, is at perturbed weights, so that running statistics are re-estimated at the end."""
     averages: bool = False
     """Whether weight averaging is part of it."""
     selects_examples: bool = False
@@ -38,6 +38,8 @@ class MethodEntry:
     gradient_decides: bool = False
     """Whether the first pass's gradient decides if a step has a second pass: the host waits for it, and a batch is not
     cut in parts with a perturbation each."""
+    repeats_batch: bool = False
+    """Whether a step calls the closure of the step before again; then a batch is not cut in parts either."""
     needs_total_steps: bool = False
     """Whether its class takes the run's `total_steps`."""
     needs_momentum: bool = False
@@ -62,6 +64,11 @@ class MethodEntry:
     def brought_by(self, package: str) -> "MethodEntry":
         """The same with its `package`."""
         return replace(self, package=package)
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether a batch may be cut in parts with a perturbation each."""
+        return not (self.gradient_decides or self.repeats_batch)
 
     @property
     def option_names(self) -> tuple[str, ...]:
@@ -279,6 +286,34 @@ _ENTRIES = (
         options=(
             Option("alpha", float, "α, the share of h that is taken away where 0 < h / g < 1", ge=0, le=1),
             ADAPTIVE,
+        ),
+    ),
+    MethodEntry(
+        "sampa",
+        "SAMPa",
+        "sampa:SAMPa",
+        "perturbation along the gradient of a look ahead, which does not wait for the second one",
+        "Xie et al. (2024), arXiv:2410.10683",
+        perturbs_first=True,
+        repeats_batch=True,
+        not_capturable="a step repeats the batch of the step before, of whatever size",
+        options=(Option("lmbda", float, "λ, the share of the gradient at the look ahead", ge=0, le=1),),
+    ),
+    MethodEntry(
+        "bsam",
+        "bSAM",
+        "bsam:BSAM",
+        "a posterior's noise before the first pass, perturbation and step scaled by its learnt variance",
+        "Möllenhoff & Khan (2023), arXiv:2210.01620",
+        perturbs_first=True,
+        draws=True,
+        not_capturable="the host seeds its noise anew in every step",
+        options=(
+            Option("examples", int, "N, how many examples the posterior is of", ge=1),
+            Option("delta", float, "δ, its weight decay", ge=0),
+            Option("gamma", float, "γ, the damping of the scale s", ge=0),
+            Option("beta_1", float, "β₁, the decay of the momentum", ge=0, lt=1),
+            Option("beta_2", float, "β₂, the decay of the scale s", ge=0, lt=1),
         ),
     ),
     MethodEntry(

@@ -59,6 +59,8 @@ RADII = (
     Radius("zsharp", 0.05, "–", "the author's class, of each tensor by itself", (DEFAULT,)),
     Radius("stable_sam", 0.05, "–", "the authors' code", (DEFAULT,)),
     Radius("saner", 0.1, "–", "the authors' command", (DEFAULT,)),
+    Radius("sampa", 0.1, "–", "the authors' code", (DEFAULT,)),
+    Radius("bsam", 0.01, "ResNet-18, CIFAR-10", "the authors' command", (DEFAULT,)),
     Radius("esam", 0.05, "–", _AS_SAM, (DEFAULT,)),
 )
 """Read in the methods' public code, where no paper is named."""

@@ -186,6 +186,8 @@ class Training:
         self.watch.reset(state["seconds"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.optimizer.repeats_batch and self.done:
+            self.step.remember(next(self.train.epoch(*divmod(self.done - 1, len(self.train)))))
         self.averages.load_state_dict(state["averages"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])

@@ -116,6 +116,10 @@ class Step:
         self.forward = self.plain_forward
         MESSAGES.warning(f"torch.compile failed, so the run goes on without it, slower: {first_line(error)}")
 
+    def remember(self, batch: Batch) -> None:
+        """Tell a method that repeats batches which one was that of the step before."""
+        self.optimizer.remember(_Part(self, batch))
+
     def _parts(self, batch: Batch) -> "list[_Part]":
         """Return the closures of a batch, one for each m examples."""
         return [_Part(self, part) for part in batch.split(self.m or len(batch))]

@@ -1,5 +1,6 @@
 """A small float64 problem on which engine and reference take the same steps."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -26,22 +27,36 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ss_sam": {"p": 0.5},
     "ae_sam": {"delta": 0.5, "lambda_1": 0.5, "lambda_2": 0.3},
     "esam": {"beta": 0.6, "gamma": 0.5},
+    "sampa": {"lmbda": 0.3},
+    "bsam": {"examples": 500, "delta": 0.01, "gamma": 0.2, "beta_1": 0.8, "beta_2": 0.9},
 }
 """Of the methods that have some, beside their radius."""
 
-ARGUMENTS: dict[str, dict[str, Any]] = {"ss_sam": {"seed": 4}, "ae_sam": {"total_steps": 60}}
-"""What else a class must be given. With it, and the options above, these two take a second pass in steps 0 and 2, and
-none in a step soon after."""
+ARGUMENTS: dict[str, dict[str, Any]] = {"ss_sam": {"seed": 4}, "ae_sam": {"total_steps": 60}, "bsam": {"seed": 5}}
+"""What else a class must be given. With it, and the options above, the first two take a second pass in steps 0 and 2,
+and none in a step soon after."""
 
-RADII = {"asam": 0.5, "asam_official": 0.5, "gsam": 0.5, "usam": 0.02, "msam": 0.1}
+RADII = {"asam": 0.5, "asam_official": 0.5, "gsam": 0.5, "usam": 0.02, "msam": 0.1, "bsam": 0.02}
 """Where 0.05 is no sensible one."""
 
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 PERTURBING = [name for name, entry in METHODS.items() if entry.perturbs]
 TWICE = [name for name, entry in METHODS.items() if entry.has_second_pass]
 """Methods that perturb along a gradient and look again, in the first step at least."""
-CUT = [name for name, entry in METHODS.items() if not entry.gradient_decides]
+CUT = [name for name, entry in METHODS.items() if entry.takes_parts]
 """Methods that take a batch in parts, each with a perturbation of its own."""
+PASSES = [
+    (name, number)
+    for name in METHODS
+    for number in range(1, 3 if name in TWICE and not METHODS[name].repeats_batch else 2)
+]
+"""Methods and each of the passes with gradients of their first step, if it is on that step's own batch."""
+AHEAD = [name for name in TWICE if METHODS[name].perturbs_first]
+"""Methods whose passes are both at perturbed weights."""
+BY_HAND = [name for name in METHODS if name not in AHEAD]
+"""Methods that a hand-written loop can step."""
+WAYS = [*((name, "closure") for name in METHODS), *((name, "by hand") for name in BY_HAND)]
+"""Methods, and the ways to step them."""
 
 
 def network(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
@@ -117,18 +132,26 @@ def closure_for(
     backward=Tensor.backward,
     autocast: torch.dtype | None = None,
 ) -> Callable[..., Tensor]:
+    """The closure of step `t`; a copy of it with its model and optimizer is theirs."""
     like = next(model.parameters())
     images, labels = (x[examples].to(like.device) for x in batch(t, like.dtype))
+    return functools.partial(_closure, model, optimizer, images, labels, backward, autocast)
 
-    def closure(chosen=slice(None)) -> Tensor:
-        with torch.autocast(like.device.type, autocast, enabled=autocast is not None):
-            logits = model(images[chosen])
-        losses = F.cross_entropy(logits.to(like.dtype), labels[chosen], reduction="none")
-        if losses.requires_grad:
-            optimizer.zero_grad()
-        return end(optimizer, losses, backward)
 
-    return closure
+def _closure(model, optimizer, images, labels, backward, autocast, chosen=slice(None)) -> Tensor:
+    dtype = next(model.parameters()).dtype
+    with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+        logits = model(images[chosen])
+    losses = F.cross_entropy(logits.to(dtype), labels[chosen], reduction="none")
+    if losses.requires_grad:
+        optimizer.zero_grad()
+    return end(optimizer, losses, backward)
+
+
+def remember(model: nn.Module, optimizer: SharpnessAware, t: int) -> None:
+    """Tell a method that repeats batches, after its state was loaded, that step `t` was the one before."""
+    if optimizer.repeats_batch:
+        optimizer.remember(closure_for(model, optimizer, t))
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, first: int = 0) -> list[float]:

@@ -40,6 +40,15 @@ OPTIONS = {  # every method's own options and their defaults
     "zsharp": {"quantile": 0.95},
     "ss_sam": {"p": 0.5, "adaptive": False, "coin": None},
     "ae_sam": {"delta": 0.9, "lambda_1": -1.0, "lambda_2": 1.0, "adaptive": False, "total_steps": None},
+    "sampa": {"lmbda": 0.2},
+    "bsam": {
+        "examples": 200_000,
+        "delta": 2e-4,
+        "gamma": 0.1,
+        "beta_1": 0.9,
+        "beta_2": 0.999,
+        "noise": None,
+    },
     "esam": {"beta": 0.6, "gamma": 0.5, "adaptive": False, "mask": None},
 }
 METHODS = tuple(OPTIONS)
@@ -152,6 +161,12 @@ class SGDBase:
             new[name] = w[name] - setting(lr, name) * d
         return new
 
+    def ahead(self, w: Weights, v: Weights, lr: Setting) -> Weights:
+        """The weights after `update`, without one."""
+        other = SGDBase(self.lr, self.momentum, self.weight_decay, self.nesterov)
+        other.buffer = copy(self.buffer)
+        return other.update(w, v, lr)
+
 
 class AdamWBase:
     """torch.optim.AdamW's documented rule (decoupled decay, no amsgrad); each parameter counts its own steps.
@@ -193,6 +208,10 @@ class AdamWBase:
             new[name] = decayed - setting(lr, name) * m_hat / (np.sqrt(s_hat) + self.eps)
         return new
 
+    def ahead(self, w: Weights, v: Weights, lr: Setting) -> Weights:
+        """w - lr v, which is SAMPa's look ahead on any base but SGD."""
+        return {name: w[name] - setting(lr, name) * v[name] if name in v else w[name] for name in w}
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Methods: direction(w, g) -> e / rho and combine(g, h) -> v
@@ -205,7 +224,8 @@ class Reference:
     rho: one radius, or one by parameter name. Options: the method's in OPTIONS, and clip_norm for every method.
     start: in the steps t < start the base optimizer is alone (Tail-SAM), and nothing is remembered.
     `only` (sam_on) is the set of perturbed names, `mask` (esam) a function of t that gives 0/1 arrays by name, `coin`
-    (ss_sam) one of t - start that gives numbers from 0 to 1, `total_steps` (ae_sam) T.
+    (ss_sam) one of t - start that gives numbers from 0 to 1, `total_steps` (ae_sam) T, `noise` (bsam) one of t and the
+    part's number that gives standard normal arrays by name.
     `passes` sums the parts' weights over the oracle calls, `skipped` counts the steps left out for a NaN or an
     infinity in a gradient, `t` all steps, those included.
     """
@@ -229,12 +249,18 @@ class Reference:
             raise TypeError("sam_on needs only=<set of names>")
         if method == "esam" and self.mask is None:
             raise TypeError("esam needs mask=<function of t>")
+        if method == "bsam" and self.noise is None:
+            raise TypeError("bsam needs noise=<function of t and part>")
         self.passes = 0.0
         self.skipped = 0
         self.t = 0
         self.m: Weights = {}  # F-SAM's running mean of g
         self.d: Weights = {}  # VaSSO's
         self.h_v: Weights = {}  # LookSAM's part of h orthogonal to g
+        self.q: Weights = {}  # SAMPa's gradient at the look ahead
+        self.before: list[Oracle] = []  # and the parts of the batch of the step before
+        self.momentum: Weights = {}  # bSAM's m
+        self.s: Weights = {}  # and s
         self.mu, self.variance = 0.0, 0.0  # AE-SAM's averages of ||g||^2
         self.decided = True  # AE-SAM's decision about the present step
 
@@ -301,7 +327,11 @@ class Reference:
             return unit(d)
         if self.method == "vasso":
             return unit(self.smoothed(g))
-
+        if self.method == "sampa":
+            return unit(self.known(self.q, g, 0.0))
+        if self.method == "bsam":
+            s = self.known(self.s, g, 1.0)
+            return {name: g[name] / s[name] for name in g}
         if self.method == "zsharp":
             return self.outstanding(g)
         if self.method == "sam_on":
@@ -331,6 +361,15 @@ class Reference:
                     direction[name] = kept / (math.sqrt(float(np.sum(kept**2))) + 1e-12)
         return direction
 
+    def known(self, x: Weights, like: Weights, first: float) -> Weights:
+        """x on the names of `like`, `first` everywhere in a tensor that it has not yet."""
+        return {name: x[name] if name in x else np.full_like(like[name], first) for name in like}
+
+    def new_momentum(self, w: Weights, h: Weights) -> Weights:
+        """bSAM's m <- beta_1 m + (1 - beta_1) (h + delta w)."""
+        m = self.known(self.momentum, h, 0.0)
+        return {name: self.beta_1 * m[name] + (1.0 - self.beta_1) * (h[name] + self.delta * w[name]) for name in h}
+
     def smoothed(self, g: Weights) -> Weights:
         """VaSSO's (1 - theta) d + theta g, d = 0 at a tensor's first step."""
         d = {}
@@ -344,13 +383,15 @@ class Reference:
         direction = self.direction(w, g)
         return {name: setting(rho, name) * direction[name] for name in direction}
 
-    def combine(self, g: Weights, h: Weights) -> Weights:
+    def combine(self, w: Weights, g: Weights, h: Weights) -> Weights:
         """v = h, but:
 
         one pass            g;  LookSAM  g + alpha (||g|| / (||h_v|| + 1e-12)) h_v
         GSAM                h - alpha (g - (<g,h> / ||h||^2) h), which is h - alpha g at h = 0
         GNP                 (1 - b) g + b h
         Stable SAM          (||g|| / ||h||) h, 0 at h = 0
+        SAMPa               (1 - lmbda) h + lmbda g
+        bSAM                m / s, the new m and the old s
         SANER               (1 - alpha) h where 0 < h / g < 1, element by element;  h elsewhere
         WSAM, coupled       (1 - a) g + a h, a = gamma / (1 - gamma);  decoupled  g;  g and h clipped to max_norm
         """
@@ -379,6 +420,12 @@ class Reference:
                     if g[name][place] != 0.0 and 0.0 < h[name][place] / g[name][place] < 1.0:
                         v[name][place] = (1.0 - self.alpha) * h[name][place]
             return v
+        if self.method == "sampa":
+            g, h = filled(g, h)
+            return {name: (1.0 - self.lmbda) * h[name] + self.lmbda * g[name] for name in h}
+        if self.method == "bsam":
+            m, s = self.new_momentum(w, h), self.known(self.s, h, 1.0)
+            return {name: m[name] / s[name] for name in h}
         if self.method == "gnp":
             g, h = filled(g, h)
             return {name: (1.0 - self.b) * g[name] + self.b * h[name] for name in g}
@@ -402,10 +449,11 @@ class Reference:
                 new[name] = w[name] - setting(lr, name) * a * (h[name] - g[name])
         return new
 
-    def remember(self, g: Weights, h: Weights) -> None:
+    def remember(self, w: Weights, g: Weights, h: Weights) -> None:
         """F-SAM: m <- lmbda m + (1 - lmbda) g (first m = g);  VaSSO: d <- (1 - theta) d + theta g;
 
-        LookSAM, at its SAM steps: h_v <- h - (<h,g> / ||g||^2) g (h at g = 0).
+        LookSAM, at its SAM steps: h_v <- h - (<h,g> / ||g||^2) g (h at g = 0);  SAMPa: q <- g;
+        bSAM: m as `new_momentum`, s <- beta_2 s + (1 - beta_2) (sqrt(s) |g| + gamma + delta).
         """
         if not self.two_passes():
             return
@@ -417,6 +465,13 @@ class Reference:
                     self.m[name] = g[name].copy()
         if self.method == "vasso":
             self.d.update(self.smoothed(g))
+        if self.method == "sampa":
+            self.q = copy(g)
+        if self.method == "bsam":
+            self.momentum, s = self.new_momentum(w, h), self.known(self.s, h, 1.0)
+            for name in h:
+                grown = np.sqrt(s[name]) * g[name] + self.gamma + self.delta
+                self.s[name] = self.beta_2 * s[name] + (1.0 - self.beta_2) * grown
         if self.method == "looksam":
             g, h = filled(g, h)
             hg = inner(h, g)
@@ -448,8 +503,12 @@ class Reference:
         loss = 0.0
         healthy = True
         all_g, all_h = [], []
-        for part, weight in parts:
-            loss_i, g_i, h_i = self._gradients(w, part, weight, rho)
+        lr = self.base.lr if lr is None else lr
+        for number, (part, weight) in enumerate(parts):
+            if self.method in ("sampa", "bsam"):
+                loss_i, g_i, h_i = self._gradients_ahead(w, part, weight, rho, lr, number)
+            else:
+                loss_i, g_i, h_i = self._gradients(w, part, weight, rho)
             loss += weight * loss_i
             healthy = healthy and finite(g_i) and finite(h_i)
             all_g.append((g_i, weight))
@@ -457,16 +516,44 @@ class Reference:
 
         if healthy:
             g, h = weighted_mean(all_g), weighted_mean(all_h)
-            v = clip(self.combine(g, h), self.clip_norm)
+            v = clip(self.combine(w, g, h), self.clip_norm)
             new = self.base.update(w, v, lr)
-            new = self.correct(new, g, h, self.base.lr if lr is None else lr)
-            self.remember(g, h)
+            new = self.correct(new, g, h, lr)
+            self.remember(w, g, h)
             self.mu, self.variance = averages
         else:
             self.skipped += 1
             new = copy(w)
         self.t += 1
+        self.before = [oracle for oracle, _ in parts]
         return loss, new
+
+    def _gradients_ahead(
+        self, w: Weights, oracle: Oracle, weight: float, rho: Setting, lr: Setting, number: int
+    ) -> tuple[float, Weights, Weights]:
+        """Both gradients at perturbed weights.
+
+        SAMPa: g at where the base would go with q, and h on the batch of the step before;
+        bSAM: g at w + n / sqrt(N s), and |g| in its place.
+        """
+        if not self.two_passes():
+            loss, g = self._pass(oracle, w, weight)
+            return loss, g, {}
+        if self.method == "sampa":
+            before = self.before[number] if self.before else oracle
+            learning = oracle(copy(w))[1]
+            loss, g = self._pass(oracle, self.base.ahead(w, self.known(self.q, learning, 0.0), lr), weight)
+            if not finite(g):
+                return loss, g, {}
+            _, h = self._pass(before, plus(w, self.perturbation(w, g, rho)), weight)
+            return loss, g, h
+        n = self.noise(self.t, number)
+        s = self.known(self.s, n, 1.0)
+        loss, g = self._pass(oracle, plus(w, {k: n[k] / np.sqrt(self.examples * s[k]) for k in n}), weight)
+        if not finite(g):
+            return loss, g, {}
+        _, h = self._pass(oracle, plus(w, self.perturbation(w, g, rho)), weight)
+        return loss, {name: np.abs(g[name]) for name in g}, h
 
     def _gradients(self, w: Weights, oracle: Oracle, weight: float, rho: Setting) -> tuple[float, Weights, Weights]:
         """A part's loss, g and h; h is empty on a one-pass step and after a g that is not finite."""

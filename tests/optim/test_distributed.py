@@ -203,7 +203,8 @@ def test_two_processes_equal_one_with_half_the_batch_as_m(found, name):
 @pytest.mark.parametrize("name", SYNCHRONISED)
 def test_a_synchronised_perturbation_is_that_of_the_whole_batch(found, name):
     assert_same(found, (name, "synchronised"), one_process(name, Plain(), [slice(0, 12)]))
-    assert not torch.allclose(found[0][name, "synchronised"][0], one_process(name, Plain(), HALVES)[0], atol=1e-9)
+    if name != "sampa":  # whose perturbation is along an average in any case
+        assert not torch.allclose(found[0][name, "synchronised"][0], one_process(name, Plain(), HALVES)[0], atol=1e-9)
 
 
 @pytest.mark.parametrize("name", PARTS)

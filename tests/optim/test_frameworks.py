@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sam_bench.optim.registry import METHODS
-from tests.optim.problem import assert_equal, batch, closure_for, network, state, train, wrap
+from tests.optim.problem import BY_HAND, WAYS, assert_equal, batch, closure_for, network, remember, state, train, wrap
 from tests.optim.test_stepping import by_hand
 
 STEPS = 3
@@ -49,7 +49,7 @@ def plain(name: str, way: str, steps: int):
     return model, optimizer
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", BY_HAND)
 def test_nothing_of_an_instance_is_hidden_by_its_class(name):
     _, optimizer = plain(name, "by hand", 2)
     torch.optim.lr_scheduler.StepLR(optimizer, 1)
@@ -57,9 +57,8 @@ def test_nothing_of_an_instance_is_hidden_by_its_class(name):
     assert hidden == {"step"}  # which the scheduler wraps
 
 
-@pytest.mark.parametrize("way", ["closure", "by hand"])
 @pytest.mark.parametrize("kind", WRAPPERS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "way"), WAYS)
 def test_a_wrapper_steps_saves_and_resumes_as_the_optimizer_itself(name, kind, way):
     expected, alone = plain(name, way, 2 * STEPS)
 
@@ -78,6 +77,7 @@ def test_a_wrapper_steps_saves_and_resumes_as_the_optimizer_itself(name, kind, w
         again = WRAPPERS[kind](resumed)  # made before the state is loaded
         other.load_state_dict(saved[0])
         resumed.load_state_dict(copy.deepcopy(saved[of_whom]))
+        remember(other, again, STEPS - 1)
         for t in range(STEPS, 2 * STEPS):
             step(way, other, again, t)
         assert_equal(state(expected, alone), state(other, resumed))
@@ -161,6 +161,10 @@ def lightning_module(lightning, name: str, way: str):
         def configure_optimizers(self):
             return wrap(self.network, name)
 
+        def on_train_start(self):
+            if self.current_epoch > 0:  # of a checkpoint
+                remember(self.network, self.optimizers(), STEPS - 1)
+
         def training_step(self, _, number):
             optimizer = self.optimizers()
             if way == "closure":
@@ -172,8 +176,7 @@ def lightning_module(lightning, name: str, way: str):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("way", ["closure", "by hand"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "way"), WAYS)
 def test_lightnings_manual_optimization_is_the_plain_loop_also_when_resumed(lightning, name, way, tmp_path):
     if name == "esam" and way == "closure":
         pytest.skip("Lightning wraps closures so that they take no argument, and ESAM's takes an index of examples")
@@ -220,6 +223,7 @@ def test_accelerates_prepared_optimizer_is_the_plain_loop_also_when_resumed(name
     accelerator.save_state(tmp_path, safe_serialization=False)
     accelerator, model, optimizer = prepared()
     accelerator.load_state(tmp_path)
+    remember(model, optimizer.optimizer, STEPS - 1)
     epoch(accelerator, model, optimizer)
     expected, alone = plain_in_single_precision(name, 2)
     assert_equal(state(expected, alone), state(model, optimizer.optimizer))
@@ -229,8 +233,7 @@ def test_accelerates_prepared_optimizer_is_the_plain_loop_also_when_resumed(name
 # What such loops do besides
 
 
-@pytest.mark.parametrize("way", ["closure", "by hand"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "way"), WAYS)
 def test_step_hooks_are_called_once_a_step(name, way):
     model = network()
     optimizer, calls = wrap(model, name), []

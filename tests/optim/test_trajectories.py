@@ -1,6 +1,7 @@
 """Every method's steps equal those of the plain reference, which shares no code with the engine."""
 
 import hashlib
+import math
 
 import numpy as np
 import pytest
@@ -69,6 +70,20 @@ def coin(t: int) -> float:
     return int(hashlib.blake2b(text.encode(), digest_size=8).hexdigest(), 16) / 2**64
 
 
+def noise(shapes: dict[str, tuple[int, ...]]):
+    """bSAM's noise, as it says it draws it: from seed, step and part, in the parameters' order."""
+
+    def draw(t: int, part: int) -> dict[str, np.ndarray]:
+        text = f"{ARGUMENTS['bsam']['seed']} {t} {part}"
+        seed = int(hashlib.blake2b(text.encode(), digest_size=8).hexdigest(), 16) % 2**32
+        generator = torch.Generator().manual_seed(seed)
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        drawn = np.split(torch.randn(sum(sizes), generator=generator).double().numpy(), np.cumsum(sizes)[:-1])
+        return {n: x.reshape(shape) for (n, shape), x in zip(shapes.items(), drawn, strict=True)}
+
+    return draw
+
+
 def reference_for(name: str, model: nn.Module, order: list[str], base, rho, **options) -> reference.Reference:
     """The plain method; `order` is that of the engine's parameters with a gradient."""
     if name == "sam_on":
@@ -81,6 +96,9 @@ def reference_for(name: str, model: nn.Module, order: list[str], base, rho, **op
         options["coin"] = coin
     if name == "ae_sam":
         options |= ARGUMENTS["ae_sam"]
+    if name == "bsam":
+        shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad}
+        options["noise"] = noise({n: shapes[n] for n in order if n in shapes})
     return reference.Reference(name, base, rho=rho, **options)
 
 
@@ -209,6 +227,7 @@ HYPER = {
     "lambda_1": st.floats(-2, 2),
     "lambda_2": st.floats(-2, 2),
     "quantile": st.floats(0, 0.99),
+    "examples": st.integers(1, 10**6),
 }
 SHAPES = st.lists(st.lists(st.integers(1, 4), max_size=4).map(tuple), min_size=1, max_size=5)
 

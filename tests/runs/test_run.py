@@ -99,7 +99,7 @@ def test_methods_of_every_kind_train_on_every_base(tiny_run, optimizer, base):
         with pytest.raises(ConfigError, match="decouple=False"):
             tiny_run(*overrides)
         overrides.append("optimizer.decouple=false")
-    if optimizer == "msam" and base in ("adagrad", "adafactor", "asgd", "rmsprop", "schedule_free"):
+    if optimizer == "msam" and base in ("adagrad", "adafactor", "asgd", "rmsprop", "schedule_free", "plain_sgd"):
         with pytest.raises(ConfigError, match="momentum"):
             tiny_run(*overrides)
     else:

@@ -1,6 +1,6 @@
 """Momentum-SAM: the perturbation follows the momentum, so one pass is enough."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,14 +45,14 @@ class MSAM(SharpnessAware):
         if not all(group.get("momentum") or "betas" in group for group in self.param_groups):
             raise ValueError("MSAM perturbs along the momentum, and this base optimizer has none: give it momentum=0.9")
 
-    def ahead(self) -> tuple[Gradients, Tensor | float]:
+    def ahead(self, part: int) -> tuple[Gradients, Callable[[dict[str, Any]], Tensor | float]]:
         found = {p: state[name] for p, state in self.state.items() for name in _MOMENTUM if name in state}
         if not found:
             if self.state:
                 raise RuntimeError(
                     f"{type(self.base_optimizer).__name__} keeps no momentum under {' or '.join(_MOMENTUM)}"
                 )
-            return {}, 1.0
+            return {}, self.radius
         m = {p: real(buffer) for p, buffer in found.items()}
         _, inverse_norm = unit(list(m.values()))
-        return m, -inverse_norm
+        return m, lambda group: -inverse_norm * self.radius(group)

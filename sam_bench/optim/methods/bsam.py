@@ -1,0 +1,105 @@
+"""Bayesian SAM: the expected loss around the weights, with a scale for each weight that is learnt."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sam_bench.optim.draws import SEED, generator_of_part
+from sam_bench.optim.engine import SharpnessAware
+from sam_bench.optim.gradients import Gradients, real
+from sam_bench.optim.registry import METHODS
+
+
+class BSAM(SharpnessAware):
+    """`g = ∇L(w + n / √(N s))`, `n` standard normal; `e = ρ g / s`, from `w`; `v = m / s`, with the new `m`.
+
+    `m ← β₁ m + (1 − β₁)(h + δ w)` and `s ← β₂ s + (1 − β₂)(√s |g| + γ + δ)`, where m begins as 0 and s as 1
+    (Möllenhoff & Khan, 2023, arXiv:2210.01620, algorithm 1). `1 / (N s)` is the variance of a Gaussian posterior over
+    the weights, `N δ` its prior's precision. Of a batch in parts each part has noise of its own, and |g|, not g, is
+    averaged over them; the authors take 8.
+
+    The rule has momentum and weight decay of its own: give the base optimizer, SGD, neither. With ρ = 0 it is not SGD.
+    Both gradients are taken at perturbed weights, so running statistics are to be re-estimated at `w` before the last
+    evaluation (see `reestimate_statistics`), and there is no stepping by hand. Noise depends on seed, step and part
+    alone.
+
+    Args:
+        examples: N: of the training set, times 4 in the authors' runs, for its augmentation.
+        delta: δ, the weight decay.
+        gamma: γ, the damping of s.
+        beta_1: β₁, the decay of m.
+        beta_2: β₂, the decay of s.
+        seed: of the noise, from 0 to 2³² − 1.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+
+    keeps_gradient = True
+    needs_weights = True
+    perturbs_first = True
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base_optimizer: type[Optimizer] | Optimizer,
+        rho: float = 0.01,
+        *,
+        examples: int = 200_000,
+        delta: float = 2e-4,
+        gamma: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        model: nn.Module | None = None,
+        seed: int = 0,
+        **options: Any,
+    ):
+        METHODS["bsam"].check(examples=examples, delta=delta, gamma=gamma, beta_1=beta_1, beta_2=beta_2)
+        SEED.check(seed)
+        super().__init__(params, base_optimizer, rho, model=model, **options)
+        self.examples = examples
+        self.delta = delta
+        self.gamma = gamma
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.seed = seed
+
+    def init_state(self, p: Tensor) -> dict[str, Tensor]:
+        return {"m": torch.zeros_like(p), "s": torch.ones_like(p)}
+
+    def ahead(self, part: int) -> tuple[Gradients, Callable[[dict[str, Any]], float]]:
+        parameters = [p for p in self._parameters() if p.requires_grad]
+        w = [real(p) for p in parameters]
+        generator = generator_of_part(self.seed, self.steps, part, w[0].device)
+        count = sum(x.numel() for x in w)
+        drawn = torch.randn(count, generator=generator, dtype=torch.float32, device=w[0].device)
+        parts = drawn.split([x.numel() for x in w])
+        noise = [n.view(x.shape).to(x.dtype) for n, x in zip(parts, w, strict=True)]  # the same in every precision
+        deviation = torch._foreach_sqrt(torch._foreach_mul(self._recall(parameters)["s"], self.examples))
+        return dict(zip(parameters, torch._foreach_div(noise, deviation), strict=True)), lambda group: 1.0
+
+    def direction(self, w: list[Tensor], g: list[Tensor], m: list[Tensor], s: list[Tensor]) -> list[Tensor]:
+        return torch._foreach_div(g, s)
+
+    def of_part(self, g: list[Tensor]) -> list[Tensor]:
+        return torch._foreach_abs(g)
+
+    def combine(self, g: list[Tensor], h: list[Tensor], s: list[Tensor], **memory: list[Tensor]) -> list[Tensor]:
+        return torch._foreach_div(self._momentum(h, **memory), s)
+
+    def update_state(
+        self, g: list[Tensor], h: list[Tensor], s: list[Tensor], **memory: list[Tensor]
+    ) -> dict[str, list[Tensor]]:
+        curvature = torch._foreach_mul(torch._foreach_sqrt(s), g)
+        torch._foreach_add_(curvature, self.gamma + self.delta)
+        torch._foreach_mul_(curvature, 1 - self.beta_2)
+        return {"m": self._momentum(h, **memory), "s": torch._foreach_add(curvature, s, alpha=self.beta_2)}
+
+    def _momentum(self, h: list[Tensor], m: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+        """The new m."""
+        gradient = torch._foreach_add(h, weights, alpha=self.delta)
+        torch._foreach_mul_(gradient, 1 - self.beta_1)
+        return torch._foreach_add(gradient, m, alpha=self.beta_1)
