@@ -6,7 +6,7 @@ A trial is a run with data.split=val: nothing of the test set is used. A method'
 values, the others are points of a Sobol sequence in its ranges (conf/tune/). The best of them, by the held-out error of
 the last epoch, is written to conf/tuned/<experiment>_<method>.yaml, from where every later run takes it, unless it says
 ~tuned; all trials are written to results/<experiment>/tuning.{md,csv}. Interrupted, the same command goes on where it
-was; with more trials, those that are done count.
+was; with more trials, those that are done count. With --only optimizer.rho nothing but the radius is tuned.
 
 What follows the options are settings of all trials, such as trainer.device=cpu.
 """
@@ -16,7 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ SOBOL = {"d": 8, "scramble": True, "rng": 0}
 """The sequence. Every method has the same points, and takes as many of their dimensions as it has settings: with the
 common ones first, all try the same learning rates and weight decays."""
 
-HEADER = r"Written by scripts/tune\.py: the best of (\d+) trials(?: with (.*))?, by the error on held-out images"
+HEADER = r"Written by scripts/tune\.py: the best of (\d+) trials(?: of (\S+) alone)?(?: with (.*))?, by the error on"
 """What a file says that tuning has written."""
 
 OURS = ("data.split", "experiment", "optimizer", "optimizer/base", "tuned", "~tuned")
@@ -56,14 +56,17 @@ class Search:
     Args:
         trials: of each method.
         overrides: what all of them were run with, beside the preset.
+        only: the settings that were tuned, with commas between them; empty for all that are in `conf/tune`.
     """
 
     trials: int
     overrides: str
+    only: str = ""
 
     def header(self) -> str:
         """Return the first line of a file of values; `HEADER` reads it."""
-        how = f" with {self.overrides}" if self.overrides else ""
+        how = f" of {self.only} alone" if self.only else ""
+        how += f" with {self.overrides}" if self.overrides else ""
         return f"Written by scripts/tune.py: the best of {self.trials} trials{how}, by the error on held-out images."
 
 
@@ -84,20 +87,22 @@ def main(arguments: list[str]) -> None:
     words.add_argument("--experiment", required=True, help="preset that is tuned")
     words.add_argument("--methods", default="sgd,sam,asam,gsam", type=method_names, help="of optimization, or all")
     words.add_argument("--trials", default=12, type=at_least(1), help="of each method")
+    words.add_argument("--only", default="", help="settings to tune, with commas between them; else all")
     words.add_argument("--jobs", default=jobs(), type=at_least(1), help="trials at once, which share the cores")
     words.add_argument("--tuned", default=CONF / "tuned", type=Path, help="folder of the values that are chosen")
     words.add_argument("overrides", nargs="*", help="settings of all trials")
     options = words.parse_intermixed_args(arguments)
-    asked = Search(options.trials, " ".join(options.overrides))
+    asked = Search(options.trials, " ".join(options.overrides), options.only)
     earlier = searches(options.tuned, options.experiment)
     for method in options.methods:
         check_replaceable(target(options.tuned, options.experiment, method), earlier.get(method), asked)
     if options.tuned == CONF / "tuned":
         check_protocol(options.experiment, options.methods[0], options.overrides)
-    planned = plan(options.experiment, options.methods, options.trials, options.overrides)
+    only = options.only.split(",") if options.only else None
+    planned = plan(options.experiment, options.methods, options.trials, options.overrides, only)
     train([each for its in planned.values() for each in its], options.jobs)
     alike = [method for method, search in earlier.items() if search == asked and method not in planned]
-    others = plan(options.experiment, alike, options.trials, options.overrides)
+    others = plan(options.experiment, alike, options.trials, options.overrides, only)
     planned |= {method: its for method, its in others.items() if all(each.files.finished() for each in its)}
     trials = {
         method: [Trial(method, each.settings, each.files.finished()) for each in its] for method, its in planned.items()
@@ -125,7 +130,7 @@ def searches(folder: Path, experiment: str) -> dict[str, Search]:
     for method in METHODS:
         path = target(folder, experiment, method)
         if path.exists() and (header := re.search(HEADER, path.read_text())):
-            found[method] = Search(int(header[1]), header[2] or "")
+            found[method] = Search(int(header[1]), header[3] or "", header[2] or "")
     return found
 
 
@@ -139,8 +144,9 @@ def check_replaceable(path: Path, earlier: Search | None, asked: Search) -> None
         return
     if earlier is None:
         raise StateError(f"{path} was not written by tuning: move it away, or tune another preset")
-    if earlier.overrides != asked.overrides or earlier.trials > asked.trials:
-        which = f"{earlier.trials} trials" + (f" with {earlier.overrides}" if earlier.overrides else "")
+    if replace(earlier, trials=0) != replace(asked, trials=0) or earlier.trials > asked.trials:
+        which = f"{earlier.trials} trials" + (f" of {earlier.only} alone" if earlier.only else "")
+        which += f" with {earlier.overrides}" if earlier.overrides else ""
         raise StateError(f"{path} has the best of {which}: move it away, or ask for as many and the same")
 
 
@@ -161,15 +167,21 @@ def check_protocol(experiment: str, method: str, overrides: list[str]) -> None:
         )
 
 
-def plan(experiment: str, methods: list[str], count: int, extra: list[str]) -> dict[str, list[Planned]]:
-    """Return the trials of each method; each is checked before any is run.
+def plan(
+    experiment: str, methods: list[str], count: int, extra: list[str], only: list[str] | None = None
+) -> dict[str, list[Planned]]:
+    """Return the trials of each method, of all its settings or of some; each is checked before any is run.
 
     Raises:
-        UserError: one of them cannot be run, or the overrides set what is tuned, or what tuning sets.
+        UserError: one of them cannot be run, or the overrides set what is tuned, or what tuning sets; or a method has
+            none of the settings.
     """
     found = []
     for method in methods:
-        space = search_space(method)
+        whole = search_space(method)
+        space = {key: ends for key, ends in whole.items() if only is None or key in only}
+        if not space:
+            raise ConfigError(f"--only {','.join(only or ())}: {method} has none of these, but {', '.join(whole)}")
         for override in extra:
             if (key := override.partition("=")[0].lstrip("+")) in (*space, *OURS):
                 raise ConfigError(f"{override}: {key} is not the same for all trials; leave it out")
@@ -232,7 +244,7 @@ def remarks(trials: Mapping[str, list[Trial]], earlier: Mapping[str, Search], as
     """Return what else is to be said: best values at ends of their ranges, methods with more or fewer trials."""
     found = []
     for method, its in trials.items():
-        space = search_space(method)
+        space = {key: ends for key, ends in search_space(method).items() if key in its[0].settings}
         chosen = best(its)
         for key in at_ends(chosen.settings, space) if chosen else ():
             least, greatest = space[key]

@@ -112,8 +112,8 @@ def notes(records: list[dict[str, Any]]) -> list[str]:
     if any(_memorised(record) is not None for record in records):
         lines.append(
             "Memorised: of the training images whose labels are wrong, those that are predicted as labelled, in the "
-            "last epoch: with mixup from the mixed images, for MSAM at the perturbed weights. The labels of the test "
-            "set are the true ones; those of held-out images are not."
+            "last epoch: with mixup from the mixed images, for MSAM, SAMPa and bSAM at perturbed weights. The labels "
+            "of the test set are the true ones; those of held-out images are not."
         )
     if any(_averages([record]) for record in records):
         lines.append(
@@ -122,9 +122,9 @@ def notes(records: list[dict[str, Any]]) -> list[str]:
         )
     if any(record["config"]["optimizer"]["batchnorm"] == "re-estimated" for record in records):
         lines.append(
-            "BatchNorm re-estimated: the weights that are evaluated had no pass of their own (MSAM's only pass is at "
-            "perturbed weights, a schedule-free base is evaluated at an average), so the statistics are those of a "
-            "pass over the training images before the evaluation, forward only."
+            "BatchNorm re-estimated: the weights that are evaluated had no pass of their own (those of MSAM, SAMPa "
+            "and bSAM are all at perturbed weights, a schedule-free base is evaluated at an average), so the "
+            "statistics are those of a pass over the training images before the evaluation, forward only."
         )
     for device in _distinct(f"{record['device']}, {record['precision']}" for record in records):
         lines.append(f"Measured on: {device}.")

@@ -76,6 +76,19 @@ def test_every_method_has_as_many_trials_and_gets_its_best_values(forked, folder
     assert len((folder / "results/smoke/tuning.csv").read_text().splitlines()) == 7
 
 
+def test_the_radius_may_be_tuned_alone(forked, folder):
+    tuned("--trials", "3", "--jobs", "2", "--only", "optimizer.rho", methods="sam,msam")
+    records = [json.loads(path.read_text()) for path in (folder / "results/smoke/records").glob("*.json")]
+    tried = {(record["method"], record["config"]["optimizer"]["rho"]) for record in records}
+    assert len(records) == len(tried) == 6
+    assert {record["config"]["optimizer"]["base"]["lr"] for record in records} == {0.1}
+    lines = (folder / "tuned/smoke_sam.yaml").read_text().splitlines()
+    assert "the best of 3 trials of optimizer.rho alone with" in lines[1]
+    assert lines[5:-1] == ["optimizer:"] and lines[-1].startswith("  rho: ")
+    with pytest.raises(SystemExit, match=r"has the best of 3 trials of optimizer\.rho alone"):
+        tuned("--trials", "3")
+
+
 def test_runs_of_the_preset_take_the_values_unless_told_otherwise(forked, folder, command):
     tuned("--trials", "3")
     (folder / "experiment").mkdir()
@@ -163,6 +176,7 @@ def test_nothing_of_the_test_set_is_read(in_this_process, folder, monkeypatch):
         (["--experiment", "smoke", "optimizer.rh=1"], "optimizer.rh"),
         (["--experiment", "smoke", "--methods", "sam", "trainer.epochs=0"], "trainer.epochs=0"),
         (["--experiment", "smoke", "data.mixup=0.2"], "another protocol than smoke"),
+        (["--experiment", "smoke", "--only", "optimizer.rho"], "sgd has none of these, but optimizer.base.lr"),
         (["--experiment", "smoke", "--tuned", "mine", "optimizer.base.lr=0.3"], "not the same for all trials"),
         (["--experiment", "smoke", "data.split=test", "--tuned", "mine"], "data.split is not the same"),
         (["--experiment", "smoke", "optimizer/base=adam", "--tuned", "mine"], "optimizer/base is not the same"),
@@ -198,18 +212,25 @@ def test_a_file_that_somebody_wrote_stays(folder):
 
 
 @pytest.mark.parametrize(
-    ("trials", "overrides", "allowed"), [(3, "a=1", True), (4, "a=1", True), (2, "a=1", False), (3, "", False)]
+    ("trials", "overrides", "only", "allowed"),
+    [
+        (3, "a=1", "b,c", True),
+        (4, "a=1", "b,c", True),
+        (2, "a=1", "b,c", False),
+        (3, "", "b,c", False),
+        (3, "a=1", "", False),
+    ],
 )
-def test_values_of_another_search_or_a_larger_one_stay(tmp_path, trials, overrides, allowed):
+def test_values_of_another_search_or_a_larger_one_stay(tmp_path, trials, overrides, only, allowed):
     path = tmp_path / "smoke_sam.yaml"
-    path.write_text(f"# @package _global_\n# {tune.Search(3, 'a=1').header()}\n")
+    path.write_text(f"# @package _global_\n# {tune.Search(3, 'a=1', 'b,c').header()}\n")
     earlier = tune.searches(tmp_path, "smoke")
-    assert earlier == {"sam": tune.Search(3, "a=1")}
+    assert earlier == {"sam": tune.Search(3, "a=1", "b,c")}
     if allowed:
-        tune.check_replaceable(path, earlier["sam"], tune.Search(trials, overrides))
+        tune.check_replaceable(path, earlier["sam"], tune.Search(trials, overrides, only))
     else:
-        with pytest.raises(StateError, match="has the best of 3 trials with a=1"):
-            tune.check_replaceable(path, earlier["sam"], tune.Search(trials, overrides))
+        with pytest.raises(StateError, match="has the best of 3 trials of b,c alone with a=1"):
+            tune.check_replaceable(path, earlier["sam"], tune.Search(trials, overrides, only))
 
 
 def test_methods_tuned_one_by_one_are_reported_together_if_their_trials_are_equally_many(forked, folder):
