@@ -1,10 +1,20 @@
-"""The statistics of the tables."""
+"""The statistics of the tables: intervals, paired comparisons corrected for their number, ranks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+
+Errors = Mapping[int, float]
+"""A row's errors in percent, by seed."""
+
+POWER = 0.8
+"""With what probability `seeds_needed` seeds would separate two rows whose difference is the one that was found."""
+
+MOST_SEEDS = 10_000
+"""More than anybody runs."""
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -15,3 +25,162 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
     mean = np.mean(values)
     half = stats.t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n)
     return mean - half, mean + half
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A row less its baseline, seed by seed: below 0 it is better.
+
+    Args:
+        differences: in points, one for each seed that both have.
+        better: the probability that a run of the row has less error than one of the baseline, a draw counting as half:
+            the share of such pairs, of any seeds (Agarwal et al., 2021, arXiv:2108.13264).
+        p: of a paired two-sided t-test; NaN for fewer than two seeds.
+        adjusted_p: Holm's, over all comparisons with the baseline.
+        level: of the corrected interval.
+    """
+
+    differences: tuple[float, ...]
+    better: float
+    p: float
+    adjusted_p: float
+    level: float
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.differences))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Student's, at 95 %, for this comparison by itself."""
+        return t_interval(self.differences)
+
+    @property
+    def corrected_interval(self) -> tuple[float, float]:
+        """Student's at `level`: with 95 % all comparisons with the baseline lie in theirs (Bonferroni)."""
+        return t_interval(self.differences, self.level)
+
+    @property
+    def separated(self) -> bool:
+        """Whether the corrected interval excludes 0."""
+        low, high = self.corrected_interval
+        return low > 0 or high < 0
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """About how many seeds would separate the two, with probability `POWER`, if difference and spread are these.
+
+        None where no number up to `MOST_SEEDS` would, or there are not two seeds to tell a spread.
+        """
+        if len(self.differences) < 2 or self.mean == 0:
+            return None
+        spread = float(np.std(self.differences, ddof=1))
+        return 2 if spread == 0 else _seeds_for(abs(self.mean) / spread, 1 - self.level)
+
+    @property
+    def verdict(self) -> str:
+        """In words: better, worse, or not separated, and how many seeds would separate them."""
+        if self.separated:
+            return "better" if self.mean < 0 else "worse"
+        needed = self.seeds_needed
+        return "not separated" if needed is None else f"not separated (about {needed} seeds would)"
+
+    def bootstrap_interval(self, level: float = 0.95, resamples: int = 9999, seed: int = 0) -> tuple[float, float]:
+        """The percentile bootstrap's interval of the mean difference; NaN, NaN for fewer than two seeds.
+
+        With few seeds it is narrower than it should be, and Student's is the one to go by.
+        """
+        if len(self.differences) < 2:
+            return math.nan, math.nan
+        resampled = np.random.default_rng(seed).choice(self.differences, (resamples, len(self.differences)))
+        low, high = np.quantile(resampled.mean(1), [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+
+def compare(rows: Mapping[str, Errors], baseline: str) -> dict[str, Paired]:
+    """Each row but the baseline, compared with it on the seeds that both have.
+
+    Raises:
+        KeyError: there is no such baseline.
+        ValueError: a row has no seed in common with it, or an error is not finite.
+    """
+    base = rows[baseline]
+    others = {name: errors for name, errors in rows.items() if name != baseline}
+    for name, errors in rows.items():
+        if not all(math.isfinite(error) for error in errors.values()):
+            raise ValueError(f"{name}: an error is not finite; leave out what has diverged")
+        if not errors.keys() & base.keys():
+            raise ValueError(f"{name} has no seed in common with {baseline}")
+    differences = {
+        name: tuple(errors[seed] - base[seed] for seed in sorted(errors.keys() & base.keys()))
+        for name, errors in others.items()
+    }
+    p = {name: _paired_p(each) for name, each in differences.items()}
+    adjusted = dict(zip(p, holm(list(p.values())), strict=True))
+    level = 1 - 0.05 / max(len(others), 1)
+    return {
+        name: Paired(differences[name], _better(errors, base), p[name], adjusted[name], level)
+        for name, errors in others.items()
+    }
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order of those given; NaN stays, and counts as a comparison."""
+    order = sorted(range(len(p)), key=lambda i: math.inf if math.isnan(p[i]) else p[i])
+    adjusted = [math.nan] * len(p)
+    greatest = 0.0
+    for place, i in enumerate(order):
+        if not math.isnan(p[i]):
+            greatest = max(greatest, min(1.0, (len(p) - place) * p[i]))
+            adjusted[i] = greatest
+    return adjusted
+
+
+def ranks(
+    rows: Mapping[str, Errors], level: float = 0.95, resamples: int = 9999, seed: int = 0
+) -> dict[str, tuple[float, float, float]]:
+    """Each row's rank by its mean error, 1 the best, with the interval of a bootstrap over the seeds that all have.
+
+    Raises:
+        ValueError: there is no such seed.
+    """
+    common = sorted(set.intersection(*(set(errors) for errors in rows.values())))
+    if not common:
+        raise ValueError("the rows have no seed in common")
+    errors = np.array([[row[each] for each in common] for row in rows.values()])
+    drawn = np.random.default_rng(seed).integers(len(common), size=(resamples, len(common)))
+    resampled = stats.rankdata(errors[:, drawn].mean(2), axis=0)
+    found = stats.rankdata(errors.mean(1))
+    ends = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=1)
+    return {name: (float(found[i]), float(ends[0, i]), float(ends[1, i])) for i, name in enumerate(rows)}
+
+
+def _paired_p(differences: Sequence[float]) -> float:
+    if len(differences) < 2:
+        return math.nan
+    if np.ptp(differences) == 0:
+        return 1.0 if differences[0] == 0 else 0.0
+    return float(stats.ttest_1samp(differences, 0).pvalue)
+
+
+def _better(errors: Errors, base: Errors) -> float:
+    below = stats.mannwhitneyu(list(base.values()), list(errors.values()), method="asymptotic").statistic
+    return float(below) / (len(errors) * len(base))
+
+
+def _seeds_for(effect: float, alpha: float) -> int | None:
+    """The least number of seeds for a power of `POWER` at a mean of so many standard deviations."""
+
+    def power(n: int) -> float:
+        critical = stats.t.isf(alpha / 2, n - 1)
+        return float(stats.nct.sf(critical, n - 1, effect * math.sqrt(n)))
+
+    low, high = 1, 2
+    while power(high) < POWER:
+        low, high = high, 2 * high
+        if low >= MOST_SEEDS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(middle) >= POWER else (middle, high)
+    return high

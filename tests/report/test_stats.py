@@ -1,0 +1,130 @@
+"""Golden values by hand and by SciPy; and, simulated, that intervals cover and that nothing is claimed of nothing."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sam_bench.report.stats import Paired, compare, holm, ranks, t_interval
+
+SGD = {0: 10.0, 1: 12.0, 2: 11.0}
+SAM = {0: 9.0, 1: 10.0, 2: 9.5}
+WORSE = {0: 20.0, 1: 22.5, 2: 21.0}
+
+
+def test_a_paired_comparison_by_hand():
+    found = compare({"sgd": SGD, "sam": SAM}, "sgd")["sam"]
+    assert found.differences == (-1.0, -2.0, -1.5)
+    assert found.mean == -1.5
+    half = 4.302652729911275 * 0.5 / math.sqrt(3)
+    assert found.interval == pytest.approx((-1.5 - half, -1.5 + half))
+    assert found.corrected_interval == found.interval  # of one comparison
+    assert found.p == pytest.approx(stats.ttest_rel(list(SAM.values()), list(SGD.values())).pvalue)
+    assert found.adjusted_p == found.p
+    assert found.better == pytest.approx(8.5 / 9)  # nine pairs: one draw, the others won
+    assert found.separated and found.verdict == "better"
+
+
+def test_several_comparisons_are_corrected_for_their_number():
+    found = compare({"sgd": SGD, "sam": SAM, "worse": WORSE, "same": SGD}, "sgd")
+    assert {name: each.level for name, each in found.items()} == {
+        name: pytest.approx(1 - 0.05 / 3) for name in ("sam", "worse", "same")
+    }
+    low, high = found["sam"].corrected_interval
+    assert (low, high) == pytest.approx(t_interval(found["sam"].differences, 1 - 0.05 / 3))
+    assert low < found["sam"].interval[0] and high > found["sam"].interval[1]
+    assert [found[name].adjusted_p for name in ("sam", "worse", "same")] == pytest.approx(
+        holm([found[name].p for name in ("sam", "worse", "same")])
+    )
+    assert found["worse"].verdict == "worse" and found["worse"].better == 0
+    assert found["same"].verdict == "not separated" and found["same"].better == 0.5 and found["same"].p == 1
+
+
+def test_holms_p_values_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    with_none = holm([0.02, math.nan, 0.5])
+    assert with_none[0] == pytest.approx(0.06) and math.isnan(with_none[1]) and with_none[2] == 1.0
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(("effect", "seeds"), [(0.2, 199), (0.5, 34), (0.8, 15), (2.0, 5)])
+def test_seeds_needed_are_those_of_the_tables_of_power(effect, seeds):
+    """Of a paired t-test at 5 %, two-sided, with a power of 80 %: Cohen (1988), table 2.4.1; G*Power."""
+    scattered = np.array([-1.0, 0.0, 1.0]) + effect
+    assert Paired(tuple(scattered), 0.5, 0.5, 0.5, 0.95).seeds_needed == pytest.approx(seeds, abs=1)
+
+
+def test_the_seeds_needed_would_separate_the_two_as_often_as_is_said():
+    rng = np.random.default_rng(0)
+    paired = Paired((-0.1, -1.0, -1.3), 0.5, 0.5, 0.5, 0.99)
+    assert paired.verdict == f"not separated (about {paired.seeds_needed} seeds would)"
+    drawn = rng.normal(paired.mean, np.std(paired.differences, ddof=1), (4000, paired.seeds_needed))
+    separated = [Paired(tuple(each), 0.5, 0.5, 0.5, 0.99).separated for each in drawn]
+    assert 0.78 < np.mean(separated) < 0.9
+
+
+def test_what_cannot_be_compared_is_refused():
+    with pytest.raises(ValueError, match="sam has no seed in common with sgd"):
+        compare({"sgd": SGD, "sam": {7: 1.0}}, "sgd")
+    with pytest.raises(ValueError, match="sam: an error is not finite"):
+        compare({"sgd": SGD, "sam": SAM | {3: math.nan}}, "sgd")
+    with pytest.raises(KeyError):
+        compare({"sam": SAM}, "sgd")
+    with pytest.raises(ValueError, match="no seed in common"):
+        ranks({"sgd": SGD, "sam": {7: 1.0}})
+
+
+def test_one_seed_tells_a_difference_and_no_more():
+    found = compare({"sgd": {0: 10.0}, "sam": {0: 9.0}}, "sgd")["sam"]
+    assert found.mean == -1 and not found.separated and found.seeds_needed is None
+    assert math.isnan(found.p) and math.isnan(found.adjusted_p) and math.isnan(found.bootstrap_interval()[0])
+
+
+def test_the_bootstraps_interval_is_scipys():
+    differences = tuple(np.random.default_rng(1).normal(0.3, 1.0, 20))
+    expected = stats.bootstrap(
+        (differences,), np.mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(5)
+    ).confidence_interval
+    assert Paired(differences, 0.5, 0.5, 0.5, 0.95).bootstrap_interval() == pytest.approx(tuple(expected), abs=0.03)
+
+
+def test_ranks_are_as_certain_as_the_seeds_are_agreed():
+    clear = {"a": SAM, "b": SGD, "c": WORSE}
+    assert ranks(clear) == {"a": (1, 1, 1), "b": (2, 2, 2), "c": (3, 3, 3)}
+    open_ = ranks({"a": {0: 1.0, 1: 3.0}, "b": {0: 2.0, 1: 1.9}, "c": {0: 9.0, 1: 9.0}})
+    assert open_["b"][0] == 1 and open_["a"] == (2, 1, 2) and open_["c"] == (3, 3, 3)
+    assert ranks({"a": SGD, "b": SGD})["a"] == (1.5, 1.5, 1.5)
+
+
+SEEDS, TABLES, METHODS = 5, 1000, 4
+
+
+def simulated(differences: np.ndarray) -> list[dict[str, Paired]]:
+    """Tables of five seeds whose runs share a part of their noise, with these true differences to the baseline."""
+    rng = np.random.default_rng(0)
+    shared = rng.normal(50, 1.0, (TABLES, 1, SEEDS))
+    errors = shared + rng.normal(0, 0.5, (TABLES, 1 + len(differences), SEEDS))
+    errors[:, 1:] += differences[:, None]
+    return [compare({str(i): dict(enumerate(row)) for i, row in enumerate(table)}, "0") for table in errors]
+
+
+def test_with_no_difference_few_tables_claim_one():
+    claims = sum(any(each.separated for each in table.values()) for table in simulated(np.zeros(METHODS)))
+    assert claims / TABLES < 0.05 + 3 * math.sqrt(0.05 * 0.95 / TABLES)
+    assert claims / TABLES > 0.02  # nor is the correction a waste
+
+
+def test_intervals_cover_the_true_differences_as_often_as_they_say():
+    true = np.array([-2.0, -0.3, 0.0, 1.0])
+    one_by_one, together = [], []
+    for table in simulated(true):
+        inside = [
+            low <= d <= high for (low, high), d in zip((each.interval for each in table.values()), true, strict=True)
+        ]
+        corrected = [each.corrected_interval for each in table.values()]
+        one_by_one += inside
+        together.append(all(low <= d <= high for (low, high), d in zip(corrected, true, strict=True)))
+    assert np.mean(one_by_one) == pytest.approx(0.95, abs=0.01)
+    assert 0.95 - 3 * math.sqrt(0.05 * 0.95 / TABLES) < np.mean(together) < 0.99
