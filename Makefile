@@ -14,7 +14,7 @@ ENVIRONMENT = $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(READY))
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint data reproduce-table table tune smoke torture bench profile gpu-check clean
+.PHONY: help setup test lint data reproduce-table table tune study smoke torture bench profile gpu-check clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ table: $(READY) ## Make the tables of all experiments from their records (or of 
 
 tune: $(READY) ## Tune methods, each with as many trials (OPTIONS="--experiment noisy40 --methods sgd,sam --trials 12")
 	@$(PYTHON) scripts/tune.py $(OPTIONS)
+
+study: $(READY) ## Train the rows of a comparison, seed by seed (OPTIONS="noisy40 --seeds 0,1")
+	@$(PYTHON) scripts/study.py $(OPTIONS)
 
 smoke: $(READY) ## Train every method for seconds on generated images
 	@$(PYTHON) -m sam_bench --multirun experiment=smoke 'optimizer=glob(*)'

@@ -12,7 +12,6 @@ What follows the options are settings of all trials, such as trainer.device=cpu.
 """
 
 import math
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -24,19 +23,16 @@ import yaml
 from scipy.stats import qmc
 
 from sam_bench.cli.compose import CONF, compose
-from sam_bench.cli.main import EXIT_RESUMABLE, EXIT_RUN
 from sam_bench.cli.search_space import Range, search_space
-from sam_bench.config.schema import Config
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.optim.registry import METHODS
 from sam_bench.report.published import flat
 from sam_bench.report.tuning import Trial, at_ends, best, trials_as_frame, tuning_report, written
 from sam_bench.runs.files import write_atomically
-from sam_bench.runs.record import RunFiles
-from sam_bench.runs.run import check
 from sam_bench.runs.spec import RunSpec
 from scripts.arguments import at_least, errors_as_messages, jobs, method_names, parser
-from scripts.programs import Programs
+from scripts.planned_runs import PlannedRun, train
+from scripts.planned_runs import plan as plan_runs
 
 SOBOL = {"d": 8, "scramble": True, "rng": 0}
 """The sequence. Every method has the same points, and takes as many of their dimensions as it has settings: with the
@@ -76,9 +72,7 @@ class Planned:
 
     method: str
     settings: Mapping[str, float]
-    overrides: list[str]
-    config: Config
-    files: RunFiles
+    run: PlannedRun
 
 
 @errors_as_messages()
@@ -100,15 +94,16 @@ def main(arguments: list[str]) -> None:
         check_protocol(options.experiment, options.methods[0], options.overrides)
     only = options.only.split(",") if options.only else None
     planned = plan(options.experiment, options.methods, options.trials, options.overrides, only)
-    train([each for its in planned.values() for each in its], options.jobs)
+    train([each.run for its in planned.values() for each in its], options.jobs, "nothing is chosen")
     alike = [method for method, search in earlier.items() if search == asked and method not in planned]
     others = plan(options.experiment, alike, options.trials, options.overrides, only)
-    planned |= {method: its for method, its in others.items() if all(each.files.finished() for each in its)}
+    planned |= {method: its for method, its in others.items() if all(each.run.files.finished() for each in its)}
     trials = {
-        method: [Trial(method, each.settings, each.files.finished()) for each in its] for method, its in planned.items()
+        method: [Trial(method, each.settings, each.run.files.finished()) for each in its]
+        for method, its in planned.items()
     }
     report = tuning_report(options.experiment, trials, remarks(trials, earlier, asked))
-    folder = planned[options.methods[0]][0].config.paths.results_of(options.experiment)
+    folder = planned[options.methods[0]][0].run.config.paths.results_of(options.experiment)
     files = {folder / "tuning.md": report, folder / "tuning.csv": trials_as_frame(trials).to_csv(index=False)}
     for method in options.methods:
         if best(trials[method]) is not None:
@@ -190,11 +185,11 @@ def plan(
         own = {key: preset[key] for key in space}
         for settings in [own, *points(space, count - 1)]:
             overrides = [*common, *(f"{key}={value!r}" for key, value in settings.items())]
-            found.append((method, settings, overrides, compose(overrides)))
-    specs = check([config for *_, config in found])
+            found.append((method, settings, overrides))
+    runs = plan_runs([(f"{method}  {written(settings)}", overrides) for method, settings, overrides in found])
     planned: dict[str, list[Planned]] = {}
-    for each in found:
-        planned.setdefault(each[0], []).append(Planned(*each, specs[each[-1]].files))
+    for (method, settings, _), run in zip(found, runs, strict=True):
+        planned.setdefault(method, []).append(Planned(method, settings, run))
     return planned
 
 
@@ -211,33 +206,6 @@ def points(space: Mapping[str, Range], count: int) -> list[dict[str, float]]:
         }
         for point in unit.tolist()
     ]
-
-
-def train(planned: list[Planned], at_once: int) -> None:
-    """Run the trials that are not finished; ends this process where one is left without a result."""
-    waiting = [each for each in planned if each.files.finished() is None]
-    print(f"{len(planned)} trials, {len(planned) - len(waiting)} of them done, {at_once} at once", flush=True)
-    threads = max((os.cpu_count() or 1) // at_once, 1)
-    programs = Programs(at_once, {"OMP_NUM_THREADS": str(threads)} | os.environ)
-    count = len(planned) - len(waiting)
-
-    def ended(number: int, code: int) -> None:
-        nonlocal count
-        trial = waiting[number]
-        if record := trial.files.finished():
-            count += 1
-            error = "diverged" if record["status"] == "diverged" else f"{record['test_error']:.2f} %"
-            print(f"{count}/{len(planned)}  {trial.method}  {written(trial.settings)}  {error}", flush=True)
-
-    commands = [["-m", "sam_bench", *each.overrides, "trainer.progress=none"] for each in waiting]
-    programs.run(commands, ended)
-    missing = sum(each.files.finished() is None for each in planned)
-    if missing:
-        interrupted = programs.stopped is not None
-        reason = "interrupted" if interrupted else "failed"
-        text = f"{missing} of {len(planned)} trials have no result ({reason}), so nothing is chosen"
-        print(f"{text}. The same command goes on from there", file=sys.stderr)
-        sys.exit(EXIT_RESUMABLE if interrupted else EXIT_RUN)
 
 
 def remarks(trials: Mapping[str, list[Trial]], earlier: Mapping[str, Search], asked: Search) -> list[str]:

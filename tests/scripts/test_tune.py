@@ -120,7 +120,7 @@ def test_a_search_that_was_ended_goes_on_to_what_it_would_have_found(forked, fol
     assert "nothing is chosen" in capfd.readouterr().err and not (folder / "tuned").exists()
     first = runs(folder)
     tuned("--trials", "4", "--jobs", "2")
-    assert f"8 trials, {len(first)} of them done" in capfd.readouterr().out
+    assert f"8 runs, {len(first)} of them done" in capfd.readouterr().out
     both = runs(folder)
     assert len(both) == 8 and first.items() <= both.items()
     (folder / "results").rename(folder / "before")

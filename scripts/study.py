@@ -1,0 +1,114 @@
+"""Train the rows of a comparison, those of conf/study/, over its seeds; what is finished is not trained again.
+
+python scripts/study.py noisy40 --seeds 0,1
+
+Seeds are the outer loop: interrupted, all rows have about as many, and the same command goes on where it was. The table
+is made at the end. What follows the options are settings of all runs, such as trainer.device=cpu.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from sam_bench.cli.compose import choices
+from sam_bench.errors import ConfigError
+from sam_bench.lookup import lookup
+from scripts.arguments import at_least, errors_as_messages, jobs, parser
+from scripts.make_table import make
+from scripts.planned_runs import PlannedRun, plan, train
+
+
+@dataclass(frozen=True)
+class Study:
+    """A comparison.
+
+    Args:
+        experiment: the preset.
+        seeds: of every row.
+        rows: by title, what its runs are told beside the preset and the seed.
+    """
+
+    experiment: str
+    seeds: tuple[int, ...]
+    rows: dict[str, list[str]]
+
+    @classmethod
+    def read(cls, path: Path) -> "Study":
+        """Read a file of `conf/study`.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        values: Any = OmegaConf.to_container(OmegaConf.load(path))
+        expected = {"experiment": str, "seeds": list, "rows": dict}
+        if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != expected:
+            raise ConfigError(
+                f"{path} must have experiment, a name, seeds, a list, and rows, a mapping, and nothing else"
+            )
+        rows = {str(title): str(overrides).split() for title, overrides in values["rows"].items()}
+        return cls(values["experiment"], tuple(values["seeds"]), rows)
+
+    def runs(self, seeds: Sequence[int], extra: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
+        """Title and overrides of each run, seed by seed."""
+        return [
+            (f"{title}  seed {seed}", [f"experiment={self.experiment}", *overrides, f"seed={seed}", *extra])
+            for seed in seeds
+            for title, overrides in self.rows.items()
+        ]
+
+
+@errors_as_messages()
+def main(arguments: list[str]) -> None:
+    """Train and make the table; ends this process with an exit code where a run is left without a result."""
+    words = parser(__doc__)
+    words.add_argument("study", help="name of a file in conf/study, or a file of your own")
+    words.add_argument("--seeds", type=_numbers, help="those of these seeds; else all of the study's")
+    words.add_argument("--jobs", default=jobs(), type=at_least(1), help="runs at once, which share the cores")
+    words.add_argument("overrides", nargs="*", help="settings of all runs")
+    options = words.parse_intermixed_args(arguments)
+    study = Study.read(path_of(options.study))
+    planned = plan_study(study, options.seeds or list(study.seeds), options.overrides)
+    train(planned, options.jobs, "the table is not made")
+    config = planned[0].config
+    make(study.experiment, config.paths.results_of(study.experiment), config.data.split)
+
+
+def path_of(study: str) -> Path:
+    """Return the file of a study: one of ours by its name, or one of your own by its path.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if study.endswith(".yaml"):
+        if not Path(study).is_file():
+            raise ConfigError(f"{study} is no file")
+        return Path(study)
+    files = choices("study")
+    lookup(files, study, "study")
+    return files[study]
+
+
+def plan_study(study: Study, seeds: Sequence[int], extra: Sequence[str] = ()) -> list[PlannedRun]:
+    """Compose and check all runs.
+
+    Raises:
+        ConfigError: two rows are one, or one of them cannot be run.
+    """
+    planned = plan(study.runs(seeds, extra))
+    titles: dict[Path, str] = {}
+    for run in planned:
+        if (other := titles.setdefault(run.files.record, run.title)) != run.title:
+            raise ConfigError(f"{other} and {run.title} are one run: take one of them out")
+    return planned
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(each) for each in text.split(",")]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

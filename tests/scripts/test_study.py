@@ -1,0 +1,91 @@
+"""Studies: seeds are the outer loop, what is finished stays, and rows are what their file says."""
+
+import json
+import time
+
+import pytest
+
+from sam_bench.cli.compose import choices, compose
+from sam_bench.runs.spec import RunSpec
+from scripts import programs, study
+from tests.conftest import everything_below
+from tests.forked import Forked, command_line
+
+TINY = ["data.train_subset=20", "trainer.batch_size=10", "trainer.epochs=1", "schedule.warmup_epochs=0"]
+TINY += ["trainer.device=cpu"]
+ROWS = """
+experiment: smoke
+seeds: [3, 4]
+rows:
+  SGD: optimizer=sgd
+  SGD, smoothed: optimizer=sgd trainer.label_smoothing=0.2
+  SAM: optimizer=sam optimizer.rho=0.2
+"""
+
+
+@pytest.fixture
+def one_by_one(folder, monkeypatch):
+    """Runs in processes that need not import everything first; returns their command lines as they begin."""
+    begun = []
+
+    def popen(arguments: list[str], env: dict[str, str]) -> Forked:
+        begun.append(arguments[3:])
+        return Forked(command_line, *arguments[3:], cwd=folder, environment=env)
+
+    monkeypatch.setattr(programs.subprocess, "Popen", popen)
+    (folder / "mine.yaml").write_text(ROWS)
+    return begun
+
+
+def records(folder) -> dict[str, dict]:
+    found = [json.loads(path.read_text()) for path in (folder / "results/smoke/records").glob("*.json")]
+    return {record["run_id"]: record for record in found}
+
+
+def test_the_rows_are_trained_seed_by_seed_and_what_is_finished_stays(one_by_one, folder, capsys):
+    study.main(["mine.yaml", "--seeds", "4", "--jobs", "1", *TINY])
+    first = records(folder)
+    assert {record["seed"] for record in first.values()} == {4} and len(first) == 3
+    assert "3/3  SAM  seed 4  " in capsys.readouterr().out
+    one_by_one.clear()
+    time.sleep(0.01)
+    study.main(["mine.yaml", "--seeds", "3,4,5", "--jobs", "1", *TINY])
+    both = records(folder)
+    assert len(both) == 9 and first.items() <= both.items()
+    told = capsys.readouterr().out
+    assert "9 runs, 3 of them done, 1 at once" in told
+    shown = [line.split("  ")[1:3] for line in told.splitlines() if line.partition("/")[2].startswith("9  ")]
+    assert shown == [[title, f"seed {seed}"] for seed in (3, 5) for title in ("SGD", "SGD, smoothed", "SAM")]
+    assert [word for words in one_by_one for word in words if word.startswith("seed=")] == ["seed=3"] * 3 + [
+        "seed=5"
+    ] * 3
+    assert (folder / "results/smoke/table.md").read_text() in told
+    assert {record["config"]["optimizer"].get("rho") for record in both.values()} == {None, 0.2}
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "said"),
+    [
+        (ROWS, ["noisy4"], "did you mean noisy40"),
+        (ROWS, ["other.yaml"], "other.yaml is no file"),
+        ("experiment: smoke\n", ["mine.yaml"], "must have experiment"),
+        (ROWS.replace("rho=0.2", "rho=x"), ["mine.yaml"], "optimizer.rho"),
+        (ROWS.replace("[3, 4]", "3"), ["mine.yaml"], "seeds, a list"),
+        (ROWS.replace("optimizer.rho=0.2", "") + "  SAM once more: optimizer=sam\n", ["mine.yaml"], "are one run"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_run(folder, rows, arguments, said):
+    (folder / "mine.yaml").write_text(rows)
+    with pytest.raises(SystemExit) as ended:
+        study.main(arguments)
+    assert said in str(ended.value)
+    assert everything_below(folder) == ["mine.yaml"]
+
+
+@pytest.mark.parametrize("name", choices("study"))
+def test_the_rows_of_our_studies_are_runs_of_their_presets_and_all_different(name):
+    ours = study.Study.read(study.path_of(name))
+    assert len(ours.seeds) == len(set(ours.seeds)) >= 5
+    assert {compose(overrides).experiment for _, overrides in ours.runs(ours.seeds[:1])} == {ours.experiment}
+    names = {RunSpec.resolve(compose(overrides)).files.run_id for _, overrides in ours.runs(ours.seeds)}
+    assert len(names) == len(ours.rows) * len(ours.seeds)
