@@ -99,9 +99,15 @@ def plugin(
         repeats_batch=cls.repeats_batch,
         needs_total_steps="total_steps" in parameters,
         needs_momentum=needs_momentum,
-        not_capturable=not_capturable or ("the host waits for its decision" if cls.gradient_decides else ""),
+        not_capturable=not_capturable or _why_not_captured(cls),
         defaults=tuple(defaults.items()),
     )
+
+
+def _why_not_captured(cls: type) -> str:
+    if cls.repeats_batch:
+        return "a step repeats the batch of the step before"
+    return "the host waits for its decision" if cls.gradient_decides else ""
 
 
 def _default(cls: type, name: str) -> Any:

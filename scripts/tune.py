@@ -6,7 +6,8 @@ A trial is a run with data.split=val: nothing of the test set is used. A method'
 values, the others are points of a Sobol sequence in its ranges (conf/tune/). The best of them, by the held-out error of
 the last epoch, is written to conf/tuned/<experiment>_<method>.yaml, from where every later run takes it, unless it says
 ~tuned; all trials are written to results/<experiment>/tuning.{md,csv}. Interrupted, the same command goes on where it
-was; with more trials, those that are done count. With --only optimizer.rho nothing but the radius is tuned.
+was; with more trials, those that are done count. With --only optimizer.rho nothing but the radius is tuned, of methods
+that have one.
 
 What follows the options are settings of all trials, such as trainer.device=cpu.
 """
@@ -25,6 +26,7 @@ from scipy.stats import qmc
 from sam_bench.cli.compose import CONF, compose
 from sam_bench.cli.search_space import Range, search_space
 from sam_bench.errors import ConfigError, StateError
+from sam_bench.lookup import suggestion
 from sam_bench.optim.registry import METHODS
 from sam_bench.report.published import flat
 from sam_bench.report.tuning import Trial, at_ends, best, trials_as_frame, tuning_report, written
@@ -59,11 +61,15 @@ class Search:
     overrides: str
     only: str = ""
 
-    def header(self) -> str:
-        """Return the first line of a file of values; `HEADER` reads it."""
+    def what(self) -> str:
+        """Return what a value of it is."""
         how = f" of {self.only} alone" if self.only else ""
         how += f" with {self.overrides}" if self.overrides else ""
-        return f"Written by scripts/tune.py: the best of {self.trials} trials{how}, by the error on held-out images."
+        return f"the best of {self.trials} trials{how}"
+
+    def header(self) -> str:
+        """Return the first line of a file of values; `HEADER` reads it."""
+        return f"Written by scripts/tune.py: {self.what()}, by the error on held-out images."
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,11 @@ def main(arguments: list[str]) -> None:
         check_replaceable(target(options.tuned, options.experiment, method), earlier.get(method), asked)
     if options.tuned == CONF / "tuned":
         check_protocol(options.experiment, options.methods[0], options.overrides)
-    only = options.only.split(",") if options.only else None
+    only = [key for key in options.only.split(",") if key] or None
+    known = {key for method in options.methods for key in search_space(method)}
+    for key in only or ():
+        if key not in known:
+            raise ConfigError(f"--only {key}{suggestion(key, known)}: none of these methods has it in conf/tune")
     planned = plan(options.experiment, options.methods, options.trials, options.overrides, only)
     train([each.run for its in planned.values() for each in its], options.jobs, "nothing is chosen")
     alike = [method for method, search in earlier.items() if search == asked and method not in planned]
@@ -140,9 +150,7 @@ def check_replaceable(path: Path, earlier: Search | None, asked: Search) -> None
     if earlier is None:
         raise StateError(f"{path} was not written by tuning: move it away, or tune another preset")
     if replace(earlier, trials=0) != replace(asked, trials=0) or earlier.trials > asked.trials:
-        which = f"{earlier.trials} trials" + (f" of {earlier.only} alone" if earlier.only else "")
-        which += f" with {earlier.overrides}" if earlier.overrides else ""
-        raise StateError(f"{path} has the best of {which}: move it away, or ask for as many and the same")
+        raise StateError(f"{path} has {earlier.what()}: move it away, or ask for as many and the same")
 
 
 def check_protocol(experiment: str, method: str, overrides: list[str]) -> None:
@@ -221,10 +229,9 @@ def remarks(trials: Mapping[str, list[Trial]], earlier: Mapping[str, Search], as
                 f"{least:g} to {greatest:g}: widen it in conf/tune/ and tune again."
             )
     for method, search in earlier.items():
-        if method not in trials and search.trials != asked.trials:
+        if method not in trials and search != asked:
             found.append(
-                f"{METHODS[method].title}'s values are the best of {search.trials} trials: they are not to be compared "
-                "with these."
+                f"{METHODS[method].title}'s values are {search.what()}: they are not to be compared with these."
             )
     return found
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sam_bench import SAM, plugins
+from sam_bench import SAM, SAMPa, plugins
 from sam_bench.cli import compose
 from sam_bench.errors import ConfigError
 from sam_bench.optim.registry import METHODS
@@ -255,6 +255,7 @@ def test_a_description_follows_from_the_class():
     assert [entry.selects_examples for entry in found] == [False, True, False]
     assert [entry.perturbs_first for entry in found] == [False, False, True]
     assert plugin(AESAM, "other", **ABOUT).gradient_decides
+    assert plugin(SAMPa, "again", **ABOUT).not_capturable == "a step repeats the batch of the step before"
 
 
 def test_describing_nothing_imports_nothing():

@@ -22,8 +22,10 @@ def search_space(method: str) -> dict[str, Range]:
     for name in ("common", method):
         space |= OmegaConf.to_container(OmegaConf.load(files[name]))
     for key, ends in space.items():
+        if ends is None:
+            continue
         numbers = isinstance(ends, list) and all(isinstance(end, int | float) for end in ends)
         if not (numbers and len(ends) == 2 and 0 < ends[0] < ends[1]):
             path = CONF / "tune"
             raise ConfigError(f"{key}: {ends} in {path} is no range: it must be [least, greatest], both above 0")
-    return {key: tuple(ends) for key, ends in space.items()}
+    return {key: tuple(ends) for key, ends in space.items() if ends is not None}

@@ -1,4 +1,4 @@
-"""Random numbers of a method, which depend on its seed and the step alone: nothing of them need be saved."""
+"""Random numbers of a method. They depend on seed, step and part of the batch alone: nothing of them need be saved."""
 
 import hashlib
 

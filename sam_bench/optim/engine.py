@@ -429,8 +429,8 @@ class SharpnessAware(Method):
             g = g if self.sync_perturbation else self._averaged(g)
             return losses.mean(), g, g, finite
         e = self._perturbation(g, finite)
-        # what is not needed any more is free memory during the second pass
-        g = dict(zip(g, self.of_part(list(g.values())), strict=True)) if self.keeps_gradient else {}
+        kept = self.of_part(list(g.values())) if self.keeps_gradient else []
+        g = dict(zip(g, kept, strict=False))  # what is not kept is free memory during the second pass
         clean = self.statistics.read()
         try:
             self._move(e)

@@ -15,9 +15,10 @@ Closure = Callable[..., Tensor]
 class Method(Optimizer):
     """The hooks that the engine calls, and what they do unless a method says otherwise.
 
-    `w` are the parameters, `g = ∇L(w)` and `h = ∇L(w + e)`: lists of real tensors in one order. A hook allocates what
-    it returns, changes none of its arguments, and waits for no value on the device. `memory` is what the method
-    remembers of these parameters, by the names that `init_state` gives.
+    `w` are the parameters, `g = ∇L(w)` (at other weights, where a method `perturbs_first`) and `h = ∇L(w + e)`:
+    lists of real tensors in one order. A hook allocates what it returns, changes none of its arguments, and waits
+    for no value on the device. `memory` is what the method remembers of these parameters, by the names that
+    `init_state` gives.
     """
 
     keeps_gradient = False
@@ -36,10 +37,10 @@ class Method(Optimizer):
     """Whether the first pass's gradient decides if a step has a second pass: see `wants_second_pass`."""
 
     needs_weights = False
-    """Whether `combine` and `update_state` are given the weights `w` too, as `weights`."""
+    """Whether `combine`, `combine_single` and `update_state` are given the weights `w`, as `weights`: to decay them."""
 
     repeats_batch = False
-    """Whether a step calls the closure of the step before again: see `SAMPa`."""
+    """Whether a step calls the closure of the step before again: see `remember`."""
 
     perturbed: set[Tensor] | None
     """The parameters that are perturbed; None for all."""
@@ -103,6 +104,10 @@ class Method(Optimizer):
         """What is added to the weights after the base optimizer's step, times the learning rate, in new tensors; of
         steps of two passes."""
         return None
+
+    def remember(self, closure: Closure) -> None:
+        """Take this as the closure of the step before, where a method `repeats_batch`: after a state is loaded."""
+        raise NotImplementedError
 
     def init_state(self, p: Tensor) -> dict[str, Tensor]:
         """What is remembered of a parameter before its first step; the names are those of the hooks' `memory`."""

@@ -40,6 +40,8 @@ class MethodEntry:
     cut in parts with a perturbation each."""
     repeats_batch: bool = False
     """Whether a step calls the closure of the step before again; then a batch is not cut in parts either."""
+    counts_examples: bool = False
+    """Whether its class takes `examples`, which are the run's training images where that is null."""
     needs_total_steps: bool = False
     """Whether its class takes the run's `total_steps`."""
     needs_momentum: bool = False
@@ -292,7 +294,7 @@ _ENTRIES = (
         "sampa",
         "SAMPa",
         "sampa:SAMPa",
-        "perturbation along the gradient of a look ahead, which does not wait for the second one",
+        "perturbation along the gradient at the step before's look ahead, so that neither pass needs the other",
         "Xie et al. (2024), arXiv:2410.10683",
         perturbs_first=True,
         repeats_batch=True,
@@ -307,9 +309,12 @@ _ENTRIES = (
         "Möllenhoff & Khan (2023), arXiv:2210.01620",
         perturbs_first=True,
         draws=True,
+        counts_examples=True,
         not_capturable="the host seeds its noise anew in every step",
         options=(
-            Option("examples", int, "N, how many examples the posterior is of", ge=1),
+            Option(
+                "examples", int, "N, examples that the posterior is of; null: the training images", ge=1, optional=True
+            ),
             Option("delta", float, "δ, its weight decay", ge=0),
             Option("gamma", float, "γ, the damping of the scale s", ge=0),
             Option("beta_1", float, "β₁, the decay of the momentum", ge=0, lt=1),

@@ -122,8 +122,8 @@ def notes(records: list[dict[str, Any]]) -> list[str]:
         )
     if any(record["config"]["optimizer"]["batchnorm"] == "re-estimated" for record in records):
         lines.append(
-            "BatchNorm re-estimated: the weights that are evaluated had no pass of their own (those of MSAM, SAMPa "
-            "and bSAM are all at perturbed weights, a schedule-free base is evaluated at an average), so the "
+            "BatchNorm re-estimated: the weights that are evaluated had no pass of their own (MSAM's, SAMPa's "
+            "and bSAM's passes are all at perturbed weights, a schedule-free base is evaluated at an average), so the "
             "statistics are those of a pass over the training images before the evaluation, forward only."
         )
     for device in _distinct(f"{record['device']}, {record['precision']}" for record in records):

@@ -144,6 +144,8 @@ def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
     except ValueError as error:
         raise ConfigError(f"optimizer/base={options.base.name} with model={config.model.title}: {error}") from error
     own = {"model": model, "batchnorm": options.batchnorm, "clip_norm": options.clip_norm, **options.options()}
+    if METHODS[options.name].counts_examples and own["examples"] is None:
+        own["examples"] = config.data.train_images
     if METHODS[options.name].perturbs:
         own["rho"] = options.rho
     if METHODS[options.name].draws:

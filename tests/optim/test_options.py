@@ -18,7 +18,7 @@ OWN = [pytest.param(name, option, id=f"{name}-{option.name}") for name, e in MET
 BEYOND = {"ge": -0.5, "gt": 0, "le": 0.5, "lt": 0}
 """How far from a bound a number is outside."""
 
-STATED = {"gsam": {"rho", "rho_min", "adaptive"}}
+STATED = {"gsam": {"rho", "rho_min", "adaptive"}, "bsam": {"examples"}}
 """Defaults of a class that are not those of its preset, by method: class and preset say so."""
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -290,6 +291,76 @@ def test_sampa_refuses_a_closure_whose_batch_has_changed():
     optimizer.step(closure)
 
 
+labels = batch(0)[1]
+"""Which a closure of a script finds among the globals."""
+
+
+def test_sampa_sees_tensors_that_change_through_decorators_and_globals_and_no_others(monkeypatch):
+    model = network()
+    optimizer = wrap(model, "sampa")
+
+    def closure_of(t):
+        images = batch(t)[0]
+
+        @torch.enable_grad()
+        def closure():
+            optimizer.zero_grad()
+            return end(optimizer, nn.functional.cross_entropy(model(images), labels, reduction="none"))
+
+        return closure
+
+    for t in range(3):  # its own images: nothing is refused
+        assert optimizer.step(closure_of(t)).isfinite()
+    monkeypatch.setitem(globals(), "labels", labels.clone())
+    with pytest.raises(RuntimeError, match="'labels' is another object"):
+        optimizer.step(closure_of(3))
+
+
+@pytest.mark.parametrize("first_step", [True, False], ids=["first step", "later step"])
+@pytest.mark.parametrize("what", ["not finite", "an exception"])
+def test_a_failure_on_sampas_batch_before_leaves_everything_as_it_was(what, first_step):
+    model = network()
+    optimizer = wrap(model, "sampa")
+    passes = itertools.count(1)
+
+    def closure_of(t):
+        closure = closure_for(model, optimizer, t)
+
+        def failing():
+            loss = closure()
+            if next(passes) == (2 if first_step else 4):
+                if what == "an exception":
+                    raise MemoryError
+                model[4].weight.grad[0, 0] = float("nan")
+            return loss
+
+        return failing
+
+    before = state(model, optimizer)
+    for t in range(1 if first_step else 2):
+        before = state(model, optimizer)
+        with pytest.raises(MemoryError) if what[0] == "a" and (first_step or t) else contextlib.nullcontext():
+            optimizer.step(closure_of(t))
+    after = state(model, optimizer)
+    assert_equal({key: after[key] for key in before}, before)
+    assert optimizer.skipped.item() == (what == "not finite")
+
+
+def test_a_pickled_sampa_and_a_copy_go_on_without_the_closure():
+    model = network()
+    optimizer = wrap(model, "sampa")
+    first = closure_for(model, optimizer)
+    optimizer.step(lambda: first())  # which cannot be pickled
+    other, copied = pickle.loads(pickle.dumps((model, optimizer)))
+    images, labels = batch(1)
+
+    def closure(chosen=slice(None)):
+        copied.zero_grad()
+        return end(copied, nn.functional.cross_entropy(other(images[chosen]), labels[chosen], reduction="none"))
+
+    assert copied.step(closure).isfinite()
+
+
 def test_sampas_second_gradient_is_of_the_batch_before():
     model = network()
     optimizer = wrap(model, "sampa")
@@ -444,12 +515,24 @@ def test_a_zero_gradient_perturbs_nothing_and_stays_finite(name):
 
     optimizer.step(closure)
     assert optimizer.skipped.item() == 0
-    if name in AHEAD:  # these perturb by noise, or by the weight decay
-        return
-    for seen in during:
+    for seen in during if name not in AHEAD else ():  # which perturb by noise, or by the weight decay
         assert_equal(before, seen)
-    for name, p in model.named_parameters():  # only the weight decay moves them
-        torch.testing.assert_close(p.detach(), before[name] * (1 - 0.1 * 5e-4))
+    for key, p in () if name == "bsam" else model.named_parameters():  # only the weight decay moves them
+        torch.testing.assert_close(p.detach(), before[key] * (1 - 0.1 * 5e-4))
+
+
+@BOTH_BASES
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "sam_on"])  # which perturbs what is frozen here
+def test_a_group_that_is_frozen_as_a_whole_is_left_alone(name, fused):
+    model = network()
+    for p in model[:2].parameters():
+        p.requires_grad_(False)
+    before = model[0].weight.clone()
+    params = [{"params": list(part.named_parameters())} for part in (model[:2], model[4:])]
+    optimizer = wrap(model, name, fused=fused, params=params)
+    train(model, optimizer, 3)
+    assert optimizer.skipped.item() == 0
+    assert torch.equal(before, model[0].weight)
 
 
 @BOTH_BASES

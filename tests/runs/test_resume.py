@@ -78,7 +78,7 @@ def test_a_run_interrupted_after_every_step_ends_as_one_that_never_was(ends_the_
     assert whole["status"] == "finished" and whole["skipped_steps"] < 6  # most of the twelve, in half precision too
 
 
-@pytest.mark.parametrize("optimizer", ["fsam", "looksam"])
+@pytest.mark.parametrize("optimizer", ["fsam", "looksam", "sampa", "bsam"])
 def test_a_run_whose_method_begins_late_is_interrupted_anywhere_and_ends_the_same(ends_the_same, optimizer):
     ends_the_same(*BASE, f"optimizer={optimizer}", "optimizer.start_at=0.5")
 

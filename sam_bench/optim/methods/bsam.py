@@ -1,5 +1,6 @@
 """Bayesian SAM: the expected loss around the weights, with a scale for each weight that is learnt."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,7 +28,7 @@ class BSAM(SharpnessAware):
     alone.
 
     Args:
-        examples: N: of the training set, times 4 in the authors' runs, for its augmentation.
+        examples: N: of the training set; in the authors' runs 4 times as many, for its augmentation.
         delta: δ, the weight decay.
         gamma: γ, the damping of s.
         beta_1: β₁, the decay of m.
@@ -35,6 +36,7 @@ class BSAM(SharpnessAware):
         seed: of the noise, from 0 to 2³² − 1.
 
     Raises:
+        TypeError: examples=None, by which the preset means the run's training images.
         ValueError: one of them is out of range.
     """
 
@@ -57,6 +59,8 @@ class BSAM(SharpnessAware):
         seed: int = 0,
         **options: Any,
     ):
+        if examples is None:
+            raise TypeError("examples=None: say how many")
         METHODS["bsam"].check(examples=examples, delta=delta, gamma=gamma, beta_1=beta_1, beta_2=beta_2)
         SEED.check(seed)
         super().__init__(params, base_optimizer, rho, model=model, **options)
@@ -78,7 +82,7 @@ class BSAM(SharpnessAware):
         drawn = torch.randn(count, generator=generator, dtype=torch.float32, device=w[0].device)
         parts = drawn.split([x.numel() for x in w])
         noise = [n.view(x.shape).to(x.dtype) for n, x in zip(parts, w, strict=True)]  # the same in every precision
-        deviation = torch._foreach_sqrt(torch._foreach_mul(self._recall(parameters)["s"], self.examples))
+        deviation = torch._foreach_mul(torch._foreach_sqrt(self._recall(parameters)["s"]), math.sqrt(self.examples))
         return dict(zip(parameters, torch._foreach_div(noise, deviation), strict=True)), lambda group: 1.0
 
     def direction(self, w: list[Tensor], g: list[Tensor], m: list[Tensor], s: list[Tensor]) -> list[Tensor]:

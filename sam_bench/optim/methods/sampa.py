@@ -1,7 +1,11 @@
 """SAM parallelised: two gradients that do not depend on each other."""
 
+import contextlib
 import copy
+import dis
+import functools
 import inspect
+import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,17 +25,20 @@ class SAMPa(SharpnessAware):
     """`h = ∇L_B₋(w + ρ q / (‖q‖ + 1e-12))` on the batch B₋ before, `g = ∇L_B(y)`; `v = (1 − λ) h + λ g`, then `q ← g`.
 
     `y` is where the base optimizer's step would lead with the direction `q`: for SGD the weights after that step, with
-    its momentum and weight decay, as in the authors' code; for any other base `w − η q`, as in the paper (Xie et al.,
-    2024, arXiv:2410.10683, algorithm 1 and section 4.2). In the first step `q` is 0 and B₋ is B.
+    its momentum and weight decay; for any other base `w − η q`, as in the paper (Xie et al., 2024, arXiv:2410.10683,
+    algorithm 1 and section 4.2). In the method's first step `q` is 0; without a step before B₋ is B. The authors' code,
+    too, adds momentum and weight decay, but not before there is a momentum, and knows neither Nesterov's nor dampening.
 
     Neither gradient needs the other, so the authors compute them side by side on two devices; here they follow each
     other. Both are taken at other weights than `w`, so running statistics are to be re-estimated at `w` before the last
     evaluation (see `reestimate_statistics`), there is no stepping by hand, and with ρ = 0 it is not SGD.
 
     A step calls the closure of the step before again, which must still compute the loss of its own batch:
-    `functools.partial(closure, images, labels)`, or a function with variables of its own, does. It is no part of the
-    `state_dict`: after `load_state_dict`, tell of it with `remember`, for a resume that is exact. After a step that was
-    skipped, B₋ is that step's batch and `q` the gradient before it.
+    `functools.partial(closure, images, labels)`, or a function with variables of its own, does. One whose tensors,
+    by name, are others by then is refused; what lies deeper, as in the attributes of an object, is not seen. The
+    closure is no part of the `state_dict`, nor of a pickled optimizer: after loading one, tell of it with
+    `remember`, for a resume that is exact; and for a copy, where the closure is of the original's model. After a
+    step that was skipped, B₋ is that step's batch, which may skip the next one too, and `q` the gradient before it.
 
     Args:
         lmbda: λ, the share of the gradient at `y`.
@@ -68,7 +75,7 @@ class SAMPa(SharpnessAware):
         """As `SharpnessAware.step`; the closure is called again in the next step.
 
         Raises:
-            RuntimeError: what the closure of the step before refers to by name is another object by now.
+            RuntimeError: a tensor to which the closure of the step before refers by name is another one by now.
         """
         for called in self._last:
             called.check()
@@ -87,7 +94,9 @@ class SAMPa(SharpnessAware):
         d = {}
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.requires_grad]
-            q = self._recall(parameters).get("q", [])
+            if not parameters:
+                continue
+            q = self._recall(parameters)["q"]
             if isinstance(self.base_optimizer, torch.optim.SGD):
                 q = self._step_of_sgd(group, parameters, q)
             d |= dict(zip(parameters, q, strict=True))
@@ -112,8 +121,8 @@ class SAMPa(SharpnessAware):
 
     def second_pass(self, closure: Closure, losses: Tensor) -> float:
         """On the batch of the step before."""
-        repeated = self._last[0].closure if self._last else closure
-        repeated()
+        repeated = self._last[0].closure if self._last else None
+        (closure if repeated is None else repeated)()
         return 1.0
 
     def combine(self, g: list[Tensor], h: list[Tensor], q: list[Tensor]) -> list[Tensor]:
@@ -128,23 +137,33 @@ class SAMPa(SharpnessAware):
 
 
 class _Called:
-    """A closure, and what it referred to by name when it was called."""
+    """A closure, and the tensors, or collections, that it referred to by name when it was called."""
 
-    def __init__(self, closure: Closure):
+    def __init__(self, closure: Closure | None):
         self.closure = closure
         self.names = self._names()
 
     def _names(self) -> dict[str, Any]:
-        if not inspect.isfunction(self.closure):
+        function: Any = self.closure
+        while isinstance(function, functools.partial):
+            function = function.func
+        function = inspect.unwrap(function)
+        if not inspect.isfunction(function):
             return {}
-        variables = inspect.getclosurevars(self.closure)
-        return {**variables.globals, **variables.nonlocals}
+        found = {name: function.__globals__.get(name) for name in _global_names(function.__code__)}
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            with contextlib.suppress(ValueError):  # of a cell that is empty yet
+                found[name] = cell.cell_contents
+        return {name: value for name, value in found.items() if isinstance(value, Tensor | tuple | list | dict)}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Called":
         return _Called(copy.deepcopy(self.closure, memo))
 
+    def __reduce__(self) -> tuple[Any, ...]:  # a closure is no part of a pickled optimizer
+        return _Called, (None,)
+
     def check(self) -> None:
-        """Find out whether it would still do the same.
+        """Find out whether it would still do the same, as far as that can be seen.
 
         Raises:
             RuntimeError: a name means another object by now.
@@ -156,3 +175,8 @@ class _Called:
                     f"SAMPa calls the closure of the step before again, and its {name!r} is another object by now: "
                     "bind what changes from step to step, functools.partial(closure, images, labels)"
                 )
+
+
+@functools.cache
+def _global_names(code: types.CodeType) -> frozenset[str]:
+    return frozenset(each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL")
