@@ -1,9 +1,10 @@
-"""Train the rows of a comparison, those of conf/study/, over its seeds; what is finished is not trained again.
+"""Train the rows of a comparison, those of a file in conf/study/, over its seeds; what is finished stays as it is.
 
 python scripts/study.py noisy40 --seeds 0,1
 
-Seeds are the outer loop: interrupted, all rows have about as many, and the same command goes on where it was. The table
-is made at the end. What follows the options are settings of all runs, such as trainer.device=cpu.
+Seeds are the outer loop: interrupted, all rows have about as many, and the same command goes on where it was. At the
+end the table is made, and the comparison with the study's baselines, seed by seed. What follows the options are
+settings of all runs, such as trainer.device=cpu.
 """
 
 import sys
@@ -17,6 +18,8 @@ from omegaconf import OmegaConf
 from sam_bench.cli.compose import choices
 from sam_bench.errors import ConfigError
 from sam_bench.lookup import lookup
+from sam_bench.report.comparison import comparison_as_frame, comparison_as_markdown, comparisons
+from sam_bench.runs.files import write_atomically
 from scripts.arguments import at_least, errors_as_messages, jobs, parser
 from scripts.make_table import make
 from scripts.planned_runs import PlannedRun, plan, train
@@ -29,11 +32,13 @@ class Study:
     Args:
         experiment: the preset.
         seeds: of every row.
+        baselines: the rows with which the others are compared.
         rows: by title, what its runs are told beside the preset and the seed.
     """
 
     experiment: str
     seeds: tuple[int, ...]
+    baselines: tuple[str, ...]
     rows: dict[str, list[str]]
 
     @classmethod
@@ -44,13 +49,15 @@ class Study:
             ConfigError: it is none.
         """
         values: Any = OmegaConf.to_container(OmegaConf.load(path))
-        expected = {"experiment": str, "seeds": list, "rows": dict}
+        expected = {"experiment": str, "seeds": list, "baselines": list, "rows": dict}
         if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != expected:
             raise ConfigError(
-                f"{path} must have experiment, a name, seeds, a list, and rows, a mapping, and nothing else"
+                f"{path} must have experiment, a name, seeds, a list, baselines, a list, and rows, a mapping; no more"
             )
         rows = {str(title): str(overrides).split() for title, overrides in values["rows"].items()}
-        return cls(values["experiment"], tuple(values["seeds"]), rows)
+        for baseline in values["baselines"]:
+            lookup(rows, baseline, f"{path}: baseline")
+        return cls(values["experiment"], tuple(values["seeds"]), tuple(values["baselines"]), rows)
 
     def runs(self, seeds: Sequence[int], extra: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
         """Title and overrides of each run, seed by seed."""
@@ -63,7 +70,7 @@ class Study:
 
 @errors_as_messages()
 def main(arguments: list[str]) -> None:
-    """Train and make the table; ends this process with an exit code where a run is left without a result."""
+    """Train and compare; ends this process with an exit code where a run is left without a result."""
     words = parser(__doc__)
     words.add_argument("study", help="name of a file in conf/study, or a file of your own")
     words.add_argument("--seeds", type=_numbers, help="those of these seeds; else all of the study's")
@@ -71,10 +78,19 @@ def main(arguments: list[str]) -> None:
     words.add_argument("overrides", nargs="*", help="settings of all runs")
     options = words.parse_intermixed_args(arguments)
     study = Study.read(path_of(options.study))
-    planned = plan_study(study, options.seeds or list(study.seeds), options.overrides)
-    train(planned, options.jobs, "the table is not made")
+    seeds = list(dict.fromkeys(options.seeds or study.seeds))
+    planned = plan_study(study, seeds, options.overrides)
+    train(planned, options.jobs, "nothing is compared")
     config = planned[0].config
-    make(study.experiment, config.paths.results_of(study.experiment), config.data.split)
+    folder = config.paths.results_of(study.experiment)
+    make(study.experiment, folder, config.data.split)
+    records = [run.files.finished() for run in planned]
+    rows = {title: records[i :: len(study.rows)] for i, title in enumerate(study.rows)}
+    found = comparisons(rows, study.baselines)
+    text = comparison_as_markdown(found)
+    write_atomically(folder / "comparison.md", text.encode())
+    write_atomically(folder / "comparison.csv", comparison_as_frame(found).to_csv(index=False).encode())
+    print(f"{text}\nWritten: {folder}/comparison.csv and .md")
 
 
 def path_of(study: str) -> Path:

@@ -3,6 +3,8 @@
 import json
 import time
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from sam_bench.cli.compose import choices, compose
@@ -16,6 +18,7 @@ TINY += ["trainer.device=cpu"]
 ROWS = """
 experiment: smoke
 seeds: [3, 4]
+baselines: [SGD]
 rows:
   SGD: optimizer=sgd
   SGD, smoothed: optimizer=sgd trainer.label_smoothing=0.2
@@ -60,6 +63,22 @@ def test_the_rows_are_trained_seed_by_seed_and_what_is_finished_stays(one_by_one
         "seed=5"
     ] * 3
     assert (folder / "results/smoke/table.md").read_text() in told
+    assert (folder / "results/smoke/comparison.md").read_text() in told
+    compared = pd.read_csv(folder / "results/smoke/comparison.csv")
+    means = {
+        (method, smoothing): np.mean(
+            [
+                record["test_error"]
+                for record in both.values()
+                if (record["method"], record["config"]["trainer"]["label_smoothing"]) == (method, smoothing)
+            ]
+        )
+        for method, smoothing in (("sgd", 0.1), ("sgd", 0.2), ("sam", 0.1))
+    }
+    sgd = means["sgd", 0.1]
+    assert list(compared["row"]) == ["SGD, smoothed", "SAM"]
+    assert list(compared["difference"]) == pytest.approx([means["sgd", 0.2] - sgd, means["sam", 0.1] - sgd])
+    assert set(compared["seeds"]) == {3}
     assert {record["config"]["optimizer"].get("rho") for record in both.values()} == {None, 0.2}
 
 
@@ -71,6 +90,7 @@ def test_the_rows_are_trained_seed_by_seed_and_what_is_finished_stays(one_by_one
         ("experiment: smoke\n", ["mine.yaml"], "must have experiment"),
         (ROWS.replace("rho=0.2", "rho=x"), ["mine.yaml"], "optimizer.rho"),
         (ROWS.replace("[3, 4]", "3"), ["mine.yaml"], "seeds, a list"),
+        (ROWS.replace("[SGD]", "[SAMM]"), ["mine.yaml"], "did you mean SAM"),
         (ROWS.replace("optimizer.rho=0.2", "") + "  SAM once more: optimizer=sam\n", ["mine.yaml"], "are one run"),
     ],
 )
