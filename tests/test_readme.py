@@ -6,15 +6,18 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 import torch
 
 from sam_bench.cli import compose, main
 from sam_bench.errors import ConfigError
+from sam_bench.report.comparison import comparison_as_frame, comparison_as_markdown, comparisons
 from sam_bench.report.table import read_records, write_table
 from sam_bench.runs.spec import RunSpec
 from sam_bench.runtime.device import Hardware
+from scripts import study
 from scripts.benchmark.report import summary
 from tests.conftest import ROOT, options
 
@@ -55,30 +58,39 @@ def test_the_table_of_methods_is_that_of_the_registry():
 
 MEASURED = ROOT / "results" / "measured"
 METHODS = ("sgd", "sam", "asam", "gsam")
-SEEDS = (0, 1)
+STUDY = study.Study.read(study.path_of("noisy40"))
 
 
-def committed(method: str, *overrides: str) -> list[dict]:
-    """The committed records of a method under noisy40, a seed each."""
+def committed(*overrides: str, seeds: Sequence[int] = STUDY.seeds) -> list[dict]:
+    """The committed records of a row of noisy40, a seed each."""
     found = []
-    for seed in SEEDS:
-        config = compose.compose(["experiment=noisy40", f"optimizer={method}", f"seed={seed}", *overrides])
+    for seed in seeds:
+        config = compose.compose(["experiment=noisy40", f"seed={seed}", *overrides])
         name = RunSpec.on(config, Hardware(torch.device("cpu"), "bf16")).run_id
         found.append(json.loads((MEASURED / "noisy40" / "records" / f"{name}.json").read_text()))
     return found
 
 
-def test_the_first_table_is_made_from_the_committed_records_of_the_command_below_it(tmp_path):
-    records = [record for method in METHODS for record in committed(method)]
+def test_the_first_table_is_made_from_the_committed_records_of_the_study(tmp_path):
+    records = [record for method in METHODS for record in committed(f"optimizer={method}")]
     _, protocol, comparability, table, *_ = write_table(records, "noisy40", tmp_path).split("\n\n")
     assert table in README
     assert f"{protocol} {comparability}" in " ".join(README.split())
     assert {record["dataset"] for record in records} == {"cifar10"}
 
 
-@pytest.mark.parametrize("overrides", [(), ("~tuned",)], ids=["tuned", "the preset's own settings"])
-def test_the_differences_from_sgd_are_those_of_the_committed_records(overrides):
-    sgd, sam = (committed(method, *overrides) for method in ("sgd", "sam"))
+def test_the_comparison_is_made_from_the_committed_records_of_the_study():
+    found = comparisons({title: committed(*overrides) for title, overrides in STUDY.rows.items()}, STUDY.baselines)
+    text = comparison_as_markdown(found)
+    assert (MEASURED / "noisy40" / "comparison.md").read_text() == text
+    assert (MEASURED / "noisy40" / "comparison.csv").read_text() == comparison_as_frame(found).to_csv(index=False)
+    table, about = text.strip().split("\n\n")
+    assert table in README
+    assert about in " ".join(README.split())
+
+
+def test_the_differences_at_the_papers_settings_are_those_of_the_committed_records():
+    sgd, sam = (committed(f"optimizer={method}", "~tuned", seeds=(0, 1)) for method in ("sgd", "sam"))
     differences = [a["test_error"] - b["test_error"] for a, b in zip(sam, sgd, strict=True)]
     said = " and ".join(f"{difference:+.1f}".replace("-", "−") for difference in differences)
     assert f"{said} points" in " ".join(README.split())

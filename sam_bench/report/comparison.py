@@ -43,8 +43,8 @@ def comparison_as_markdown(found: Mapping[str, Mapping[str, Paired]]) -> str:
 
 
 def comparison_as_frame(found: Mapping[str, Mapping[str, Paired]]) -> pd.DataFrame:
-    """A row for each comparison, unrounded."""
-    return pd.DataFrame(
+    """A row for each comparison, to six decimals."""
+    frame = pd.DataFrame(
         {
             "row": title,
             "baseline": baseline,
@@ -61,6 +61,7 @@ def comparison_as_frame(found: Mapping[str, Mapping[str, Paired]]) -> pd.DataFra
         for baseline, of_baseline in found.items()
         for title, each in of_baseline.items()
     )
+    return frame.round(6)
 
 
 def _ends(name: str, interval: tuple[float, float]) -> dict[str, float]:

@@ -24,10 +24,10 @@ from sam_bench.optim.registry import METHODS
 class SAMPa(SharpnessAware):
     """`h = ∇L_B₋(w + ρ q / (‖q‖ + 1e-12))` on the batch B₋ before, `g = ∇L_B(y)`; `v = (1 − λ) h + λ g`, then `q ← g`.
 
-    `y` is where the base optimizer's step would lead with the direction `q`: for SGD the weights after that step, with
-    its momentum and weight decay; for any other base `w − η q`, as in the paper (Xie et al., 2024, arXiv:2410.10683,
-    algorithm 1 and section 4.2). In the method's first step `q` is 0; without a step before B₋ is B. The authors' code,
-    too, adds momentum and weight decay, but not before there is a momentum, and knows neither Nesterov's nor dampening.
+    `y` is where the base optimizer's step would lead with the direction `q`: for SGD the weights after that step,
+    with its momentum and weight decay; for any other base `w − η q`, as in the paper (Xie et al., 2024,
+    arXiv:2410.10683). In the method's first step `q` is 0; without a step before B₋ is B. The authors' code, too,
+    adds momentum and weight decay, but not before there is a momentum, and knows neither Nesterov's nor dampening.
 
     Neither gradient needs the other, so the authors compute them side by side on two devices; here they follow each
     other. Both are taken at other weights than `w`, so running statistics are to be re-estimated at `w` before the last
