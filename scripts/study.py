@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from sam_bench.cli.compose import choices
 from sam_bench.errors import ConfigError
 from sam_bench.lookup import lookup
-from sam_bench.report.comparison import comparison_as_frame, comparison_as_markdown, comparisons
+from sam_bench.report.comparison import Comparison
 from sam_bench.runs.files import write_atomically
 from scripts.arguments import at_least, errors_as_messages, jobs, parser
 from scripts.make_table import make
@@ -86,10 +86,10 @@ def main(arguments: list[str]) -> None:
     make(study.experiment, folder, config.data.split)
     records = [run.files.finished() for run in planned]
     rows = {title: records[i :: len(study.rows)] for i, title in enumerate(study.rows)}
-    found = comparisons(rows, study.baselines)
-    text = comparison_as_markdown(found)
+    found = Comparison.of(rows, study.baselines)
+    text = found.as_markdown()
     write_atomically(folder / "comparison.md", text.encode())
-    write_atomically(folder / "comparison.csv", comparison_as_frame(found).to_csv(index=False).encode())
+    write_atomically(folder / "comparison.csv", found.as_frame().to_csv(index=False).encode())
     print(f"{text}\nWritten: {folder}/comparison.csv and .md")
 
 

@@ -13,7 +13,7 @@ import torch
 
 from sam_bench.cli import compose, main
 from sam_bench.errors import ConfigError
-from sam_bench.report.comparison import comparison_as_frame, comparison_as_markdown, comparisons
+from sam_bench.report.comparison import Comparison
 from sam_bench.report.table import read_records, write_table
 from sam_bench.runs.spec import RunSpec
 from sam_bench.runtime.device import Hardware
@@ -80,10 +80,10 @@ def test_the_first_table_is_made_from_the_committed_records_of_the_study(tmp_pat
 
 
 def test_the_comparison_is_made_from_the_committed_records_of_the_study():
-    found = comparisons({title: committed(*overrides) for title, overrides in STUDY.rows.items()}, STUDY.baselines)
-    text = comparison_as_markdown(found)
+    found = Comparison.of({title: committed(*overrides) for title, overrides in STUDY.rows.items()}, STUDY.baselines)
+    text = found.as_markdown()
     assert (MEASURED / "noisy40" / "comparison.md").read_text() == text
-    assert (MEASURED / "noisy40" / "comparison.csv").read_text() == comparison_as_frame(found).to_csv(index=False)
+    assert (MEASURED / "noisy40" / "comparison.csv").read_text() == found.as_frame().to_csv(index=False)
     table, about = text.strip().split("\n\n")
     assert table in README
     assert about in " ".join(README.split())
