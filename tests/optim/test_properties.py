@@ -336,7 +336,6 @@ def test_a_failure_on_sampas_batch_before_leaves_everything_as_it_was(what, firs
 
         return failing
 
-    before = state(model, optimizer)
     for t in range(1 if first_step else 2):
         before = state(model, optimizer)
         with pytest.raises(MemoryError) if what[0] == "a" and (first_step or t) else contextlib.nullcontext():
