@@ -4,12 +4,19 @@ python scripts/make_table.py --experiment quick --split val
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from sam_bench.cli.compose import describe_preset
+from sam_bench.cli.compose import choices, compose, describe_preset
 from sam_bench.plugins import load_installed
-from sam_bench.report.table import read_records, write_table
+from sam_bench.report.comparison import write_comparison
+from sam_bench.report.cost import Cost
+from sam_bench.report.rows import Record
+from sam_bench.report.study import Study
+from sam_bench.report.table import Findings, read_records, write_table
 from scripts.arguments import errors_as_messages, parser
+
+BENCHMARKS = Path(__file__).parents[1] / "results" / "benchmark"
 
 
 @errors_as_messages()
@@ -27,14 +34,41 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"Error: there are no records with data.split={options.split} in {where}; run the experiment first")
 
 
-def make(experiment: str, folder: Path, split: str) -> bool:
-    """Make an experiment's table in its folder, and return whether it has records."""
+def make(experiment: str, folder: Path, split: str, study: Study | None = None, overrides: Sequence[str] = ()) -> bool:
+    """Make an experiment's table in its folder, and its comparison, and return whether it has records.
+
+    Args:
+        study: whose rows these are; else that of `conf/study` which has the experiment's name, if there is one.
+        overrides: what its runs were told beside.
+    """
     records = read_records(folder / "records", split)
-    if records:
-        name = "table" if split == "test" else f"table-{split}"
-        print(write_table(records, experiment, folder, name, describe_preset(experiment)))
-        print(f"Written: {folder}/{name}.csv, .md and .tex\n")
-    return bool(records)
+    if not records:
+        return False
+    name = "table" if split == "test" else f"table-{split}"
+    found = findings(experiment, records, study, overrides)
+    print(write_table(found, experiment, folder, name, describe_preset(experiment)))
+    print(f"Written: {folder}/{name}.csv, .md and .tex")
+    if split == "test" and found.comparison.found:
+        write_comparison(found.comparison, folder)
+        print(f"Written: {folder}/comparison.csv and .md")
+    print()
+    return True
+
+
+def findings(
+    experiment: str, records: list[Record], study: Study | None = None, overrides: Sequence[str] = ()
+) -> Findings:
+    """Return what records say: with the rows of the experiment's study if there are any, else with all there are."""
+    cost = Cost.read(BENCHMARKS)
+    files = choices("study")
+    if study is None and experiment in files and records[0]["config"]["data"]["split"] == "test":
+        study = Study.read(files[experiment])
+    if study is not None:
+        settings = {title: compose([*study.overrides(title), *overrides]).identity() for title in study.rows}
+        found = Findings.of_study(study, records, settings, cost)
+        if found.rows:
+            return found
+    return Findings.of(records, cost)
 
 
 def with_records(results: Path) -> list[str]:

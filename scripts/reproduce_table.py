@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     configs = [compose([preset, f"optimizer={method}"]).identity() for method in options.methods]
     lines = [
         describe_preset(experiment),
-        *protocol(configs, experiment),
+        protocol(configs, experiment),
         f"Methods {methods}, seeds {options.seeds}.",
     ]
     print(*filter(None, lines), sep="\n", flush=True)

@@ -9,63 +9,16 @@ settings of all runs, such as trainer.device=cpu.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from sam_bench.cli.compose import choices
 from sam_bench.errors import ConfigError
 from sam_bench.lookup import lookup
-from sam_bench.report.comparison import Comparison
-from sam_bench.runs.files import write_atomically
+from sam_bench.report.study import Study
 from scripts.arguments import at_least, errors_as_messages, jobs, parser
 from scripts.make_table import make
 from scripts.planned_runs import PlannedRun, plan, train
-
-
-@dataclass(frozen=True)
-class Study:
-    """A comparison.
-
-    Args:
-        experiment: the preset.
-        seeds: of every row.
-        baselines: the rows with which the others are compared.
-        rows: by title, what its runs are told beside the preset and the seed.
-    """
-
-    experiment: str
-    seeds: tuple[int, ...]
-    baselines: tuple[str, ...]
-    rows: dict[str, list[str]]
-
-    @classmethod
-    def read(cls, path: Path) -> "Study":
-        """Read a file of `conf/study`.
-
-        Raises:
-            ConfigError: it is none.
-        """
-        values: Any = OmegaConf.to_container(OmegaConf.load(path))
-        expected = {"experiment": str, "seeds": list, "baselines": list, "rows": dict}
-        if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != expected:
-            raise ConfigError(
-                f"{path} must have experiment, a name, seeds, a list, baselines, a list, and rows, a mapping; no more"
-            )
-        rows = {str(title): str(overrides).split() for title, overrides in values["rows"].items()}
-        for baseline in values["baselines"]:
-            lookup(rows, baseline, f"{path}: baseline")
-        return cls(values["experiment"], tuple(values["seeds"]), tuple(values["baselines"]), rows)
-
-    def runs(self, seeds: Sequence[int], extra: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
-        """Title and overrides of each run, seed by seed."""
-        return [
-            (f"{title}  seed {seed}", [f"experiment={self.experiment}", *overrides, f"seed={seed}", *extra])
-            for seed in seeds
-            for title, overrides in self.rows.items()
-        ]
 
 
 @errors_as_messages()
@@ -79,18 +32,11 @@ def main(arguments: list[str]) -> None:
     options = words.parse_intermixed_args(arguments)
     study = Study.read(path_of(options.study))
     seeds = list(dict.fromkeys(options.seeds or study.seeds))
+    study = replace(study, seeds=tuple(dict.fromkeys((*study.seeds, *seeds))))
     planned = plan_study(study, seeds, options.overrides)
     train(planned, options.jobs, "nothing is compared")
     config = planned[0].config
-    folder = config.paths.results_of(study.experiment)
-    make(study.experiment, folder, config.data.split)
-    records = [run.files.finished() for run in planned]
-    rows = {title: records[i :: len(study.rows)] for i, title in enumerate(study.rows)}
-    found = Comparison.of(rows, study.baselines)
-    text = found.as_markdown()
-    write_atomically(folder / "comparison.md", text.encode())
-    write_atomically(folder / "comparison.csv", found.as_frame().to_csv(index=False).encode())
-    print(f"{text}\nWritten: {folder}/comparison.csv and .md")
+    make(study.experiment, config.paths.results_of(study.experiment), config.data.split, study, options.overrides)
 
 
 def path_of(study: str) -> Path:

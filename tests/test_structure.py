@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "plugins": {"config.schema", "errors", "optim"},
     "runs": {"config", "data", "errors", "loggers", "optim.registry", "runs", "runtime", "training"},
     "training": {"config", "data", "errors", "lookup", "models", "optim", "runtime", "training"},
-    "report": {"errors", "optim.registry", "report", "runs.files", "runs.record"},
+    "report": {"errors", "lookup", "optim.registry", "report", "runs.files", "runs.record"},
     "loggers": {"config.fields", "errors", "loggers"},
     "data": {"data", "errors", "runtime"},
     "models": {"errors", "lookup", "models"},

@@ -1,11 +1,14 @@
 """The statistics of the tables: intervals, paired comparisons corrected for their number, ranks."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
+
+K = TypeVar("K", bound=Hashable)
 
 Errors = Mapping[int, float]
 """A row's errors in percent, by seed."""
@@ -36,7 +39,7 @@ class Paired:
         better: the probability that a run of the row has less error than one of the baseline, a draw counting as half:
             the share of such pairs, of any seeds (Agarwal et al., 2021, arXiv:2108.13264).
         p: of a paired two-sided t-test; NaN for fewer than two seeds.
-        adjusted_p: Holm's, over all comparisons with the baseline.
+        adjusted_p: Holm's, over all comparisons of its family.
         level: of the corrected interval.
     """
 
@@ -57,7 +60,7 @@ class Paired:
 
     @property
     def corrected_interval(self) -> tuple[float, float]:
-        """Student's at `level`: with 95 % all comparisons with the baseline lie in theirs (Bonferroni)."""
+        """Student's at `level`: with 95 % all differences of the family lie in theirs (Bonferroni)."""
         return t_interval(self.differences, self.level)
 
     @property
@@ -97,30 +100,28 @@ class Paired:
         return float(low), float(high)
 
 
-def compare(rows: Mapping[str, Errors], baseline: str) -> dict[str, Paired]:
-    """Each row but the baseline, compared with it on the seeds that both have.
+def compare(pairs: Mapping[K, tuple[Errors, Errors]]) -> dict[K, Paired]:
+    """Compare rows with their baselines on the seeds that both have; intervals and p are corrected for all together.
+
+    Args:
+        pairs: a row's errors and its baseline's, by any name.
 
     Raises:
-        KeyError: there is no such baseline.
-        ValueError: a row has no seed in common with it, or an error is not finite.
+        ValueError: the two have no seed in common, or an error is not finite.
     """
-    base = rows[baseline]
-    others = {name: errors for name, errors in rows.items() if name != baseline}
-    for name, errors in rows.items():
-        if not all(math.isfinite(error) for error in errors.values()):
+    differences = {}
+    for name, (errors, base) in pairs.items():
+        if not all(math.isfinite(error) for error in (*errors.values(), *base.values())):
             raise ValueError(f"{name}: an error is not finite; leave out what has diverged")
         if not errors.keys() & base.keys():
-            raise ValueError(f"{name} has no seed in common with {baseline}")
-    differences = {
-        name: tuple(errors[seed] - base[seed] for seed in sorted(errors.keys() & base.keys()))
-        for name, errors in others.items()
-    }
+            raise ValueError(f"{name} has no seed in common with its baseline")
+        differences[name] = tuple(errors[seed] - base[seed] for seed in sorted(errors.keys() & base.keys()))
     p = {name: _paired_p(each) for name, each in differences.items()}
     adjusted = dict(zip(p, holm(list(p.values())), strict=True))
-    level = 1 - 0.05 / max(len(others), 1)
+    level = 1 - 0.05 / max(len(pairs), 1)
     return {
         name: Paired(differences[name], _better(errors, base), p[name], adjusted[name], level)
-        for name, errors in others.items()
+        for name, (errors, base) in pairs.items()
     }
 
 

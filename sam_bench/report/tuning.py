@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sam_bench.optim.registry import METHODS
-from sam_bench.report.table import markdown
+from sam_bench.report.markup import markdown
 
 EDGE = 0.05
 """Within this part of a range's length, on its logarithmic scale, a value lies at its end."""

@@ -1,60 +1,119 @@
-"""A study's comparison: what is paired with what, what is left out, and how it is said."""
+"""A comparison: what is paired with what, what is left out, how it is corrected, and how it is said."""
 
 import pytest
 
-from sam_bench.report.comparison import Comparison
+from sam_bench.errors import StateError
+from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE, SECONDS, Comparison
+from sam_bench.report.rows import Row
 
 
-def records(errors: dict[int, float | None]) -> list[dict]:
-    """Of one row; None for a run that diverged."""
-    return [
-        {"seed": seed, "status": "diverged" if error is None else "finished", "test_error": error or 90.0}
+def row(title: str, errors: dict[int, float | None], epochs: int = 3, passes: int = 1) -> Row:
+    """A row of runs of so many passes an epoch; None for one that diverged."""
+    runs = [
+        {
+            "method": title.lower().split(",")[0],
+            "seed": seed,
+            "status": "diverged" if error is None else "finished",
+            "test_error": error or 90.0,
+            "passes": passes * epochs,
+            "device": "cpu",
+            "history": {},
+            "config": {"trainer": {"epochs": epochs}, "optimizer": {}},
+        }
         for seed, error in errors.items()
     ]
+    return Row(title, tuple(runs))
 
 
-ROWS = {
-    "SGD": records({0: 10.0, 1: 12.0, 2: 11.0}),
-    "SAM": records({0: 9.0, 1: 10.0, 2: None}),
-    "lost": records({0: None, 1: None, 2: None}),
-    "ASAM": records({2: 10.5, 1: 11.5, 0: 9.5}),
-}
+SGD = row("SGD", {0: 10.0, 1: 12.0, 2: 11.0})
+LONGER = row("SGD, longer", {0: 9.0, 1: 11.5, 2: 11.0}, epochs=6)
+SAM = row("SAM", {0: 9.0, 1: 10.0, 2: None}, passes=2)
+LOST = row("Lost", {0: None, 1: None, 2: None}, passes=2)
+ASAM = row("ASAM", {2: 10.5, 1: 11.5, 0: 9.5}, passes=2)
+CHEAP = row("Cheap", {0: 9.0, 1: 12.0, 2: 10.0})
+ROWS = (SGD, LONGER, SAM, LOST, ASAM, CHEAP)
+
+
+def compared(rows=ROWS, baselines=(SGD, LONGER), reference=SAM, planned=(), seconds=None) -> Comparison:
+    def passes(of: Row) -> float:
+        return of.means["passes"]
+
+    return Comparison.of(rows, dict.fromkeys(rows, baselines), seconds or passes, reference, planned)
+
+
+def test_each_row_has_the_baselines_that_cost_as_much():
+    found = compared(seconds=lambda of: {SAM: 2.9, ASAM: 5.8}.get(of, 3.0 if of.epochs == 3 else 6.0))
+    assert found.baselines[EPOCHS] == {SAM: SGD, LOST: SGD, ASAM: SGD, CHEAP: SGD}
+    assert found.baselines[PASSES] == {SAM: LONGER, ASAM: LONGER, CHEAP: SGD}
+    assert found.baselines[SECONDS] == {SAM: SGD, LOST: SGD, ASAM: LONGER, CHEAP: SGD}
+    assert found.baselines[REFERENCE] == {LOST: SAM, ASAM: SAM, CHEAP: SAM}
+    assert found.at(PASSES, ASAM).differences == (0.5, 0.0, -0.5)
+    assert found.at(PASSES, SGD) is None and found.at(EPOCHS, LOST) is None
 
 
 def test_runs_are_paired_by_their_seeds_and_those_that_diverged_are_left_out_and_said():
-    found = Comparison.of(ROWS, ["SGD", "SAM"])
-    assert found.found["SGD"]["SAM"].differences == (-1.0, -2.0)
-    assert found.found["SGD"]["ASAM"].differences == (-0.5, -0.5, -0.5)
-    assert "lost" not in found.found["SGD"]
-    assert found.diverged == {"SAM": 1, "lost": 3}
-    table, about = found.as_markdown().strip().split("\n\n")
+    found = compared()
+    assert found.at(EPOCHS, SAM).differences == (-1.0, -2.0)
+    assert found.at(REFERENCE, ASAM).differences == (0.5, 1.5)
+    assert not any(LOST in pair for pair in found.found)
+    table, about, passes, _, lost = found.as_markdown().strip().split("\n\n")
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-    assert cells[0] == ["", "less SGD", "less SAM"]
-    assert [row[0] for row in cells[2:]] == list(ROWS)
-    assert cells[2][1] == "–" and cells[4][1:] == ["–", "–"]
-    assert cells[5][1] == "−0.50 (−0.50 to −0.50): better"
-    assert "(2 or 3 seeds)" in about and about.endswith("left out: SAM 1, lost 3.")
-    frame = found.as_frame()
-    assert list(zip(frame["row"], frame["baseline"], strict=True)) == [
-        ("SAM", "SGD"),
-        ("ASAM", "SGD"),
-        ("SGD", "SAM"),
-        ("ASAM", "SAM"),
-    ]
+    assert cells[0] == ["", *(f"less SGD at equal {what}" for what in ("epochs", "passes", "seconds")), "less SAM"]
+    assert [each[0] for each in cells[2:]] == [of.title for of in ROWS]
+    assert cells[2][1:] == cells[5][1:] == ["–"] * 4
+    assert cells[6][1] == "−0.50 (−0.50 to −0.50): better"
+    assert "(2 or 3 seeds)" in about and lost == "Runs that diverged, and are left out: SAM 1, Lost 3."
+    assert passes.startswith("At equal passes: of SGD, longer and SGD, that with the most passes")
+
+
+def test_what_was_planned_is_corrected_for_its_own_number_and_the_rest_by_baseline():
+    planned = ((SAM, SGD), (LONGER, SGD))
+    levels = {pair: each.level for pair, each in compared(planned=planned).found.items()}
+    assert levels[SAM, SGD] == levels[LONGER, SGD] == 1 - 0.05 / 2
+    assert levels[ASAM, SGD] == levels[CHEAP, SGD] == 1 - 0.05 / 2
+    assert levels[SAM, LONGER] == levels[ASAM, LONGER] == 1 - 0.05 / 2
+    assert levels[ASAM, SAM] == 1 - 0.05 / 2
+    assert {pair: each.level for pair, each in compared().found.items()}[SAM, SGD] == 1 - 0.05 / 3
+    text = compared(planned=planned).as_markdown()
+    assert "\n- SGD, longer less SGD: −0.50 (" in text and "\n- SAM less SGD" not in text
+    assert "their own number instead: SAM less SGD; SGD, longer less SGD." in text
+
+
+def test_the_frame_has_a_line_for_each_pair_and_says_of_what_kind_it_is():
+    frame = compared(planned=[(LONGER, SGD)]).as_frame()
+    kinds = {(line["row"], line["baseline"]): line["kinds"] for _, line in frame.iterrows()}
+    assert kinds == {
+        ("SGD, longer", "SGD"): "",
+        ("SAM", "SGD"): EPOCHS,
+        ("ASAM", "SGD"): EPOCHS,
+        ("Cheap", "SGD"): f"{EPOCHS}; {PASSES}; {SECONDS}",
+        ("SAM", "SGD, longer"): f"{PASSES}; {SECONDS}",
+        ("ASAM", "SGD, longer"): f"{PASSES}; {SECONDS}",
+        ("ASAM", "SAM"): REFERENCE,
+        ("Cheap", "SAM"): REFERENCE,
+    }
+    assert list(frame["planned"]) == [True, *[False] * 7]
 
 
 def test_of_one_seed_there_is_a_difference_and_no_interval():
-    found = Comparison.of({"SGD": records({0: 10.0}), "SAM": records({0: 9.25})}, ["SGD"])
-    assert "| −0.75  " in found.as_markdown()
+    rows = (row("SGD", {0: 10.0}), row("SAM", {0: 9.25}))
+    assert "| −0.75  " in compared(rows, rows[:1], None).as_markdown()
 
 
 def test_a_baseline_that_diverged_is_compared_with_nothing():
-    found = Comparison.of({"SGD": records({0: None}), "SAM": records({0: 9.0})}, ["SGD"])
-    assert found.found == {"SGD": {}} and found.diverged == {"SGD": 1}
-    assert "| SAM | –        |" in found.as_markdown()
-    assert found.as_frame().empty
+    rows = (row("SGD", {0: None}), row("SAM", {0: 9.0}))
+    found = compared(rows, rows[:1], None)
+    assert found.found == {} and found.kinds == [] and found.best is None
 
 
-def test_a_baseline_that_is_no_row_is_an_error():
-    with pytest.raises(KeyError):
-        Comparison.of(ROWS, ["SGDD"])
+def test_the_best_is_compared_with_the_reference_and_corrected_for_all_that_it_was_chosen_from():
+    better = row("Better", {0: 8.0, 1: 9.0, 2: 8.0}, passes=2)
+    found = compared((*ROWS, better), planned=[(better, SAM)])
+    best, against = found.best
+    assert best is better and against.differences == (-1.0, -1.0)
+    assert against.level == 1 - 0.05 / 3 and found.found[better, SAM].level == 0.95
+
+
+def test_there_are_as_many_runs_as_seeds():
+    with pytest.raises(StateError, match="several records of SGD"):
+        Row("SGD", (SGD.runs[0], SGD.runs[0]))

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from sam_bench.cli.compose import choices, compose
+from sam_bench.report.study import Study
 from sam_bench.runs.spec import RunSpec
 from scripts import programs, study
 from tests.conftest import everything_below
@@ -16,9 +17,13 @@ from tests.forked import Forked, command_line
 TINY = ["data.train_subset=20", "trainer.batch_size=10", "trainer.epochs=1", "schedule.warmup_epochs=0"]
 TINY += ["trainer.device=cpu"]
 ROWS = """
+title: whether it runs
 experiment: smoke
 seeds: [3, 4]
 baselines: [SGD]
+reference: SAM
+planned:
+  - [SAM, SGD]
 rows:
   SGD: optimizer=sgd
   SGD, smoothed: optimizer=sgd trainer.label_smoothing=0.2
@@ -63,7 +68,7 @@ def test_the_rows_are_trained_seed_by_seed_and_what_is_finished_stays(one_by_one
         "seed=5"
     ] * 3
     assert (folder / "results/smoke/table.md").read_text() in told
-    assert (folder / "results/smoke/comparison.md").read_text() in told
+    assert "Written: results/smoke/comparison.csv and .md" in told
     compared = pd.read_csv(folder / "results/smoke/comparison.csv")
     means = {
         (method, smoothing): np.mean(
@@ -76,8 +81,12 @@ def test_the_rows_are_trained_seed_by_seed_and_what_is_finished_stays(one_by_one
         for method, smoothing in (("sgd", 0.1), ("sgd", 0.2), ("sam", 0.1))
     }
     sgd = means["sgd", 0.1]
-    assert list(compared["row"]) == ["SGD, smoothed", "SAM"]
-    assert list(compared["difference"]) == pytest.approx([means["sgd", 0.2] - sgd, means["sam", 0.1] - sgd])
+    assert list(zip(compared["row"], compared["baseline"], strict=True)) == [
+        ("SAM", "SGD"), ("SGD, smoothed", "SGD"), ("SGD, smoothed", "SAM")
+    ]  # fmt: skip
+    smoothed, sam = means["sgd", 0.2], means["sam", 0.1]
+    assert list(compared["difference"]) == pytest.approx([sam - sgd, smoothed - sgd, smoothed - sam])
+    assert list(compared["planned"]) == [True, False, False]
     assert set(compared["seeds"]) == {3}
     assert {record["config"]["optimizer"].get("rho") for record in both.values()} == {None, 0.2}
 
@@ -87,9 +96,12 @@ def test_the_rows_are_trained_seed_by_seed_and_what_is_finished_stays(one_by_one
     [
         (ROWS, ["noisy4"], "did you mean noisy40"),
         (ROWS, ["other.yaml"], "other.yaml is no file"),
-        ("experiment: smoke\n", ["mine.yaml"], "must have experiment"),
+        ("experiment: smoke\n", ["mine.yaml"], "must have title (text), experiment (text), seeds (a list)"),
+        (ROWS.replace("[SAM, SGD]", "SAM"), ["mine.yaml"], "planned must be pairs"),
+        (ROWS.replace("[SAM, SGD]", "[SAM, SGDD]"), ["mine.yaml"], "did you mean SGD"),
+        ("title: {", ["mine.yaml"], "is not valid YAML"),
         (ROWS.replace("rho=0.2", "rho=x"), ["mine.yaml"], "optimizer.rho"),
-        (ROWS.replace("[3, 4]", "3"), ["mine.yaml"], "seeds, a list"),
+        (ROWS.replace("[3, 4]", "3"), ["mine.yaml"], "seeds (a list)"),
         (ROWS.replace("[SGD]", "[SAMM]"), ["mine.yaml"], "did you mean SAM"),
         (ROWS.replace("optimizer.rho=0.2", "") + "  SAM once more: optimizer=sam\n", ["mine.yaml"], "are one run"),
     ],
@@ -104,7 +116,7 @@ def test_what_is_wrong_is_said_before_anything_is_run(folder, rows, arguments, s
 
 @pytest.mark.parametrize("name", choices("study"))
 def test_the_rows_of_our_studies_are_runs_of_their_presets_and_all_different(name):
-    ours = study.Study.read(study.path_of(name))
+    ours = Study.read(study.path_of(name))
     assert len(ours.seeds) == len(set(ours.seeds)) >= 5
     assert {compose(overrides).experiment for _, overrides in ours.runs(ours.seeds[:1])} == {ours.experiment}
     names = {RunSpec.resolve(compose(overrides)).files.run_id for _, overrides in ours.runs(ours.seeds)}

@@ -1,0 +1,160 @@
+"""A study: a comparison that is named before its runs are made, and the rows that its records make."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sam_bench.errors import ConfigError, StateError
+from sam_bench.lookup import lookup
+from sam_bench.report.published import flat
+from sam_bench.report.rows import LAST, Record, Row
+
+WHERE = {
+    "seed", "protocol", "averaging.estimation", "optimizer.package", "optimizer.sync_perturbation",
+    "trainer.compiled", "trainer.deterministic", "trainer.device", "trainer.precision", "trainer.processes",
+}  # fmt: skip
+"""What a record's configuration says of where, or with which code, a run was made, and no command line need say."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A comparison.
+
+    Args:
+        title: what it is of, in a few words.
+        experiment: the preset.
+        seeds: of every row.
+        baselines: the rows of SGD: each row is compared with the one of as many epochs, and with the one that has the
+            most of the passes, and seconds, that it takes itself.
+        reference: the row with which all are compared too.
+        planned: further pairs of a row and its baseline; these, and those of the others that are among them, were
+            named before there were runs, and are corrected for their own number.
+        rows: by title, what its runs are told beside the preset and the seed.
+    """
+
+    title: str
+    experiment: str
+    seeds: tuple[int, ...]
+    baselines: tuple[str, ...]
+    reference: str
+    planned: tuple[tuple[str, str], ...]
+    rows: dict[str, list[str]]
+
+    @classmethod
+    def read(cls, path: Path) -> "Study":
+        """Read a file of `conf/study`.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        try:
+            values: Any = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        expected = {
+            "title": str, "experiment": str, "seeds": list, "baselines": list, "reference": str, "planned": list,
+            "rows": dict,
+        }  # fmt: skip
+        if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != expected:
+            words = {str: "text", list: "a list", dict: "a mapping"}
+            what = ", ".join(f"{key} ({words[kind]})" for key, kind in expected.items())
+            raise ConfigError(f"{path} must have {what}, and no more")
+        rows = {str(title): str(overrides).split() for title, overrides in values["rows"].items()}
+        planned = values["planned"]
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in planned):
+            raise ConfigError(f"{path}: planned must be pairs [row, baseline]")
+        for title in (*values["baselines"], values["reference"], *(title for pair in planned for title in pair)):
+            lookup(rows, title, f"{path}: row")
+        return cls(
+            **values
+            | {"seeds": tuple(values["seeds"]), "baselines": tuple(values["baselines"]), "rows": rows}
+            | {"planned": tuple((row, base) for row, base in planned)}
+        )
+
+    def runs(self, seeds: Sequence[int], extra: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
+        """Title and overrides of each run, seed by seed."""
+        return [
+            (f"{title}  seed {seed}", [*self.overrides(title), f"seed={seed}", *extra])
+            for seed in seeds
+            for title in self.rows
+        ]
+
+    def overrides(self, title: str) -> list[str]:
+        """What a row's runs are told beside the seed."""
+        return [f"experiment={self.experiment}", *self.rows[title]]
+
+    def rows_of(self, records: Iterable[Record], settings: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+        """The rows that have runs, in their order; where the weights are averaged, of the average.
+
+        Args:
+            records: of any runs; those of the study's rows and seeds are taken.
+            settings: by title, the configuration of a row's runs, whatever their seed.
+
+        Raises:
+            StateError: runs of a row differ in precision or data, or rows in data: they cannot be compared.
+        """
+        wanted = {title: flat(config) for title, config in settings.items()}
+        runs: dict[str, list[Record]] = {title: [] for title in self.rows}
+        for record in records:
+            found = flat(record["config"])
+            for title, asked in wanted.items():
+                if record["seed"] in self.seeds and _is_asked(asked, found):
+                    runs[title].append(record)
+        rows = [_row(title, each) for title, each in runs.items() if each]
+        for row in rows:
+            _check_alike(f"runs of {row.title}", row.runs, ("dataset_sha256", "precision", "m", "batchnorm"))
+        _check_alike(f"rows of {self.title}", [run for row in rows for run in row.runs], ("dataset_sha256",))
+        return rows
+
+
+def remarks_on_mixtures(rows: Sequence[Row]) -> list[str]:
+    """A line for each thing that should be alike in all rows of a table and is not, with the rows that have it."""
+    facts = {
+        "precision": lambda run: run["precision"],
+        "PyTorch": lambda run: run.get("versions", {}).get("torch"),
+        "machine": lambda run: run["device"],
+        "m": lambda run: run.get("m"),
+        "BatchNorm's statistics": lambda run: run.get("batchnorm"),
+        "compiled": lambda run: run.get("compiled"),
+    }
+    lines = []
+    for name, fact in facts.items():
+        titles: dict[Any, list[str]] = {}
+        for row in rows:
+            for value in dict.fromkeys(fact(run) for run in row.runs):
+                if value is not None:
+                    titles.setdefault(value, []).append(row.title)
+        if len(titles) > 1:
+            most = max(titles, key=lambda value: len(titles[value]))
+            others = "; ".join(f"{value} in {', '.join(of_it)}" for value, of_it in titles.items() if value != most)
+            lines.append(f"Not alike in all rows: {name}, {most}, but {others}.")
+    return lines
+
+
+def _is_asked(asked: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether a record's settings are those that are asked for; m is a process's share of the batch where it is not."""
+    asked = dict(asked)
+    if "optimizer.m" in found:
+        together = asked["optimizer.sync_perturbation"]
+        share = asked["trainer.batch_size"] // (1 if together else found.get("trainer.processes", 1))
+        asked["optimizer.m"] = share if together else asked.get("optimizer.m", share)
+    left = WHERE | ({"optimizer.batchnorm"} if found["optimizer.batchnorm"] == "re-estimated" else set())
+    one, other = ({key: value for key, value in each.items() if key not in left} for each in (asked, found))
+    return one == other
+
+
+def _row(title: str, runs: Sequence[Record]) -> Row:
+    averages = {name for run in runs for name in run.get("averaged", {})}
+    return Row(title, tuple(sorted(runs, key=lambda run: run["seed"])), averages.pop() if averages else LAST)
+
+
+def _check_alike(which: str, runs: Sequence[Record], keys: Sequence[str]) -> None:
+    for key in keys:
+        if len(values := {run.get(key) for run in runs}) > 1:
+            listed = ", ".join(sorted(map(str, values)))
+            raise StateError(
+                f"{which} differ in {key} ({listed}), and cannot be compared: move the records of one away"
+            )

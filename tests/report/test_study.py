@@ -1,0 +1,125 @@
+"""A study's rows: which records are theirs, and what is not put into one table."""
+
+import copy
+
+import pytest
+
+from sam_bench.cli.compose import choices, compose
+from sam_bench.errors import StateError
+from sam_bench.report.cost import Cost
+from sam_bench.report.study import Study, remarks_on_mixtures
+from sam_bench.report.table import Findings
+from sam_bench.runs.spec import RunSpec
+from sam_bench.runtime.device import Hardware
+
+OURS = {name: Study.read(path) for name, path in choices("study").items()}
+
+
+def settings(study: Study) -> dict[str, dict]:
+    return {title: compose(study.overrides(title)).identity() for title in study.rows}
+
+
+def record(overrides: list[str], error: float = 50.0, precision: str = "bf16", **changes) -> dict:
+    """What a run on the CPU would leave behind."""
+    config = compose(overrides)
+    spec = RunSpec.on(config, Hardware.choose("cpu", precision))
+    made = {"seed": config.seed, "method": config.optimizer.name, "status": "finished", "test_error": error}
+    made |= {"config": spec.identity, "dataset_sha256": "0" * 64, "precision": precision, "m": spec.m}
+    made |= {"batchnorm": spec.batchnorm, "device": "here", "history": {}, "versions": {"torch": "2"}, "passes": 1}
+    average = config.averaging.name
+    if average != "none":
+        made["averaged"] = {average: {"test_error": error - 1}}
+    return copy.deepcopy(made | changes)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_row_of_our_studies_has_its_own_records_and_no_others(name):
+    study = OURS[name]
+    made = {title: record([*study.overrides(title), f"seed={study.seeds[0]}"]) for title in study.rows}
+    rows = study.rows_of(made.values(), settings(study))
+    assert [row.title for row in rows] == list(study.rows)
+    for row in rows:
+        assert [run["config"] for run in row.runs] == [made[row.title]["config"]]
+        assert row.is_average == ("averaged" in made[row.title])
+
+
+def some(*titles: str, study: str = "noisy40", **changes) -> list[dict]:
+    return [
+        record([*OURS[study].overrides(title), f"seed={seed}"], error=50 + seed, **changes)
+        for title in titles
+        for seed in (0, 1)
+    ]
+
+
+def test_other_seeds_and_other_settings_are_rows_beside():
+    study = OURS["noisy40"]
+    beside = [
+        record([*study.overrides("SGD"), "seed=42"]),
+        record([*study.overrides("SGD"), "seed=0", "data.mixup=1"]),
+        record([*study.overrides("SAM"), "seed=0", "optimizer.m=16"]),
+    ]
+    found = Findings.of_study(study, [*some("SAM", "SGD"), *beside], settings(study))
+    assert [row.title for row in found.rows] == ["SGD", "SAM"]
+    assert {(row.method, tuple(row.errors)) for row in found.others} == {("sgd", (42,)), ("sgd", (0,)), ("sam", (0,))}
+    frame = found.as_frame()
+    assert list(frame["row"]) == ["SGD", "SAM", "", "", ""]
+    assert list(frame["seeds"]) == [2, 2, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dataset_sha256": "1" * 64}, "runs of SGD differ in dataset_sha256"),
+        ({"precision": "fp32"}, r"runs of SGD differ in precision \(bf16, fp32\)"),
+        ({"m": 3}, "runs of SGD differ in m"),
+        ({"batchnorm": "both"}, "runs of SGD differ in batchnorm"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(changes, said):
+    study = OURS["noisy40"]
+    made = some("SGD")
+    made[1] |= changes
+    with pytest.raises(StateError, match=said):
+        study.rows_of(made, settings(study))
+
+
+def test_rows_on_other_data_are_refused_and_of_another_precision_or_version_said():
+    study = OURS["noisy40"]
+    with pytest.raises(StateError, match=r"rows of .* differ in dataset_sha256"):
+        study.rows_of([*some("SGD"), *some("SAM", dataset_sha256="1" * 64)], settings(study))
+    other = some("SAM", precision="fp32", versions={"torch": "3"}, device="there")
+    rows = study.rows_of([*some("SGD", "ASAM"), *other], settings(study))
+    assert remarks_on_mixtures(rows) == [
+        "Not alike in all rows: precision, bf16, but fp32 in SAM.",
+        "Not alike in all rows: PyTorch, 2, but 3 in SAM.",
+        "Not alike in all rows: machine, here, but there in SAM.",
+    ]
+    assert remarks_on_mixtures(study.rows_of(some("SGD", "ASAM"), settings(study))) == []
+
+
+def test_a_cost_is_the_benchmarks_or_the_passes():
+    def turns(*seconds: float, passes: float) -> list[dict]:
+        return [{"seconds": each, "passes": passes} for each in seconds]
+
+    def result(method: str | None, taken: list[dict]) -> dict:
+        return {"case": {"method": method}, "turns": taken}
+
+    measured = {
+        "question": "method",
+        "model": "resnet8",
+        "results": [
+            result(None, turns(9.0, 9.0, 9.0, passes=0)),
+            result("sgd", turns(1.0, 2.0, 1.0, passes=1)),
+            result("sam", turns(2.2, 4.4, 9.0, passes=2)),
+        ],
+    }
+    cost = Cost([{"comparisons": [measured, {"question": "lower bound"}]}])
+    study = OURS["noisy40"]
+    made = [
+        record([*study.overrides(title), "seed=0"], passes=passes) for title, passes in (("SGD", 100), ("SAM", 200))
+    ]
+    made.append(record([*study.overrides("ASAM"), "seed=0"], passes=200))
+    found = Findings.of_study(study, made, settings(study), cost)
+    assert [found.relative_cost(row) for row in found.rows] == pytest.approx([1.0, 2.2, 2.0])
+    assert [cost.is_measured(row) for row in found.rows] == [True, True, False]
+    assert "Cost from passes alone, as no benchmark here has it: ASAM." in found.remarks()
