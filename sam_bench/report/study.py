@@ -138,7 +138,7 @@ def _is_asked(asked: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     """Whether a record's settings are those that are asked for; m is a process's share of the batch where it is not."""
     asked = dict(asked)
     if "optimizer.m" in found:
-        together = asked["optimizer.sync_perturbation"]
+        together = asked.get("optimizer.sync_perturbation")
         share = asked["trainer.batch_size"] // (1 if together else found.get("trainer.processes", 1))
         asked["optimizer.m"] = share if together else asked.get("optimizer.m", share)
     left = WHERE | ({"optimizer.batchnorm"} if found["optimizer.batchnorm"] == "re-estimated" else set())
