@@ -69,7 +69,10 @@ class Findings:
         ]
         comparison = Comparison.of(rows, dict.fromkeys(rows, baselines), cost, by_title.get(study.reference), planned)
         shown = {(id(run), row.weights) for row in rows for run in row.runs}
-        others = [row for row in rows_of(records) if (id(row.runs[0]), row.weights) not in shown]
+        others = []
+        for row in rows_of(records):
+            if beside := tuple(run for run in row.runs if (id(run), row.weights) not in shown):
+                others.append(Row(row.title, beside, row.weights))
         return cls(tuple(rows), tuple(others), comparison, cost)
 
     @property
