@@ -14,7 +14,7 @@ ENVIRONMENT = $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(READY))
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint data reproduce-table table tune study smoke torture bench profile gpu-check clean
+.PHONY: help setup test lint data reproduce-table table report tune study smoke torture bench profile gpu-check clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ reproduce-table: $(READY) ## Train what is missing, then make the table (EXPERIM
 
 table: $(READY) ## Make the tables of all experiments from their records (or of one: EXPERIMENT=)
 	@$(PYTHON) scripts/make_table.py $(if $(EXPERIMENT),--experiment $(EXPERIMENT))
+
+report: $(READY) ## Make all committed tables, comparisons and figures anew from their records (or of one: EXPERIMENT=)
+	@$(PYTHON) scripts/report.py $(if $(EXPERIMENT),--experiment $(EXPERIMENT)) $(OPTIONS)
 
 tune: $(READY) ## Tune methods, each with as many trials (OPTIONS="--experiment noisy40 --methods sgd,sam --trials 12")
 	@$(PYTHON) scripts/tune.py $(OPTIONS)

@@ -11,9 +11,11 @@ from sam_bench.cli.compose import choices, compose, describe_preset
 from sam_bench.plugins import load_installed
 from sam_bench.report.comparison import write_comparison
 from sam_bench.report.cost import Cost
+from sam_bench.report.published import published_table
 from sam_bench.report.rows import Record
 from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, read_records, write_table
+from sam_bench.runs.files import write_atomically
 from scripts.arguments import errors_as_messages, parser
 
 BENCHMARKS = Path(__file__).parents[1] / "results" / "benchmark"
@@ -51,6 +53,9 @@ def make(experiment: str, folder: Path, split: str, study: Study | None = None, 
     if split == "test" and found.comparison.found:
         write_comparison(found.comparison, folder)
         print(f"Written: {folder}/comparison.csv and .md")
+    if table := published_table(found.rows, only_measured=True):
+        write_atomically(folder / "published.md", f"{table}\n".encode())
+        print(f"\nOf the same protocol as far as it is known:\n\n{table}\n\nWritten: {folder}/published.md")
     print()
     return True
 

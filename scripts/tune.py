@@ -28,9 +28,9 @@ from sam_bench.cli.search_space import Range, search_space
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.lookup import suggestion
 from sam_bench.optim.registry import METHODS
-from sam_bench.report.published import flat
 from sam_bench.report.tuning import Trial, at_ends, best, trials_as_frame, tuning_report, written
 from sam_bench.runs.files import write_atomically
+from sam_bench.runs.record import flat
 from sam_bench.runs.spec import RunSpec
 from scripts.arguments import at_least, errors_as_messages, jobs, method_names, parser
 from scripts.planned_runs import PlannedRun, train

@@ -1,5 +1,6 @@
 """The README: its loop works, its commands ask for what exists, its figures are those of the committed records."""
 
+import importlib
 import json
 import os
 import re
@@ -13,9 +14,8 @@ import torch
 from sam_bench.cli import compose, main
 from sam_bench.errors import ConfigError
 from sam_bench.report.comparison import write_comparison
-from sam_bench.report.markup import markdown
 from sam_bench.report.table import Findings, read_records, write_table
-from scripts import make_table
+from scripts import make_table, report
 from scripts.benchmark.report import summary
 from tests.conftest import ROOT, options
 
@@ -61,9 +61,35 @@ def findings(experiment: str, split: str = "test") -> Findings:
     return make_table.findings(experiment, read_records(MEASURED / experiment / "records", split))
 
 
-def test_the_first_table_is_that_of_the_committed_study():
-    headings, cells = findings("noisy40").for_reading()
-    assert markdown(headings, cells) in README
+def test_what_make_report_writes_into_other_files_is_what_it_would_write_today():
+    folders = sorted(path.parent for path in MEASURED.glob("*/records"))
+    made = {folder.name: findings(folder.name) for folder in folders if read_records(folder / "records")}
+    everywhere = [row for each in made.values() for row in (*each.rows, *each.others)]
+    assert (MEASURED / "published.md").read_text() == report.published(everywhere)
+    for path, content in (("README.md", report.opening(made)), ("results/README.md", report.what_was_run(folders))):
+        text = (ROOT / path).read_text()
+        assert report.inserted(text, content) == text, f"{path} is stale: make report"
+
+
+def test_the_differences_at_the_papers_settings_are_those_of_the_committed_records():
+    sgd, sam = (
+        next(row for row in findings("noisy40").others if row.method == method and row.mean > 65)
+        for method in ("sgd", "sam")
+    )
+    told = [f"{sam.errors[seed] - sgd.errors[seed]:+.1f}".replace("-", "−") for seed in (0, 1)]
+    assert f"{' and '.join(told)} points, at {sam.mean:.1f} and {sgd.mean:.1f} %" in " ".join(README.split())
+
+
+@pytest.mark.parametrize("experiment", sorted(path.parent.name for path in MEASURED.glob("*/figures")))
+def test_committed_figures_are_drawn_from_the_committed_records(experiment, tmp_path):
+    matplotlib = pytest.importorskip("matplotlib")
+    committed = {path.name: path.read_bytes() for path in (MEASURED / experiment / "figures").iterdir()}
+    if f"Matplotlib v{matplotlib.__version__}".encode() not in committed["errors.svg"]:
+        pytest.skip("they were drawn by another version of matplotlib")
+    figures = importlib.import_module("sam_bench.report.figures")
+    held_out = read_records(MEASURED / experiment / "records", "val")
+    figures.write_figures(figures.draw(findings(experiment), held_out), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == committed
 
 
 @pytest.mark.parametrize("split", ["test", "val"])

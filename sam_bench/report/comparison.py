@@ -95,7 +95,7 @@ class Comparison:
     def best(self) -> tuple[Row, Paired] | None:
         """The row of the least error of those that are compared with the reference, and its comparison with it.
 
-        It is chosen by the same errors, so that it is corrected for all of these rows, planned or not.
+        It is chosen by the same errors, so that it is corrected for all of these rows at least, planned or not.
         """
         pairs = {
             row: (row.errors, base.errors)
@@ -105,7 +105,8 @@ class Comparison:
         if not pairs:
             return None
         best = min(pairs, key=lambda row: row.mean)
-        return best, compare(pairs)[best]
+        told = self.found[best, self.reference]
+        return best, max(told, compare(pairs)[best], key=lambda each: each.level)
 
     @property
     def kinds(self) -> list[str]:

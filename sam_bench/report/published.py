@@ -1,8 +1,14 @@
 """Published test errors on CIFAR-10: facts to set a measurement beside, each with what must be known of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from sam_bench.report.markup import markdown
+from sam_bench.report.rows import Row, title_of
+from sam_bench.runs.record import flat
+
+TABLE = ["method", "network", "published %", "from", "what is to be known of it", "here %"]
 
 LEFT_OUT = {
     "data.padding": "zeros",
@@ -159,14 +165,6 @@ def _has_wrong_labels(config: Mapping[str, Any]) -> bool:
     return bool(config["data"].get("label_noise"))
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config with its keys as the command line has them."""
-    found = {}
-    for key, item in config.items():
-        found |= flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {prefix + key: item}
-    return found
-
-
 def differences(config: Mapping[str, Any]) -> list[str]:
     """Why a run of this config cannot be compared with its published figure, as far as that one's protocol is known.
 
@@ -182,3 +180,32 @@ def differences(config: Mapping[str, Any]) -> list[str]:
         for key, usual in {"model.name": figure.model, **figure.protocol}.items()
         if values.get(key) not in (None, usual)  # absent under another choice, which is itself a difference
     ]
+
+
+def published_table(rows: Sequence[Row], only_measured: bool = False) -> str:
+    """Return the table in Markdown; nothing where it would be empty.
+
+    Args:
+        rows: of any experiments; those of a figure's protocol stand beside it.
+        only_measured: leave out the figures for which there is no such row.
+    """
+    cells = []
+    for figure in PUBLISHED:
+        here = "; ".join(_here(row) for row in rows if is_of_protocol(row, figure))
+        if here or not only_measured:
+            error = f"{figure.error:.2f}"
+            cells.append(
+                [title_of(figure.method), figure.model, error, figure.source, figure.caveat, here or "not run"]
+            )
+    return markdown(TABLE, cells) if cells else ""
+
+
+def is_of_protocol(row: Row, figure: Published) -> bool:
+    """Whether a row's runs differ in nothing from what is known of a figure's protocol."""
+    return bool(row.errors) and not row.is_average and published(row.config) is figure and not differences(row.config)
+
+
+def _here(row: Row) -> str:
+    low, high = row.interval
+    half = "" if low != low else f" ± {(high - low) / 2:.2f}"
+    return f"{row.mean:.2f}{half} ({len(row.errors)} seed{'s' if len(row.errors) > 1 else ''})"

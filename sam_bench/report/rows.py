@@ -11,8 +11,8 @@ import pandas as pd
 
 from sam_bench.errors import StateError
 from sam_bench.optim.registry import METHODS
-from sam_bench.report.published import flat
 from sam_bench.report.stats import t_interval
+from sam_bench.runs.record import flat
 
 Record = Mapping[str, Any]
 

@@ -9,8 +9,8 @@ import yaml
 
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.lookup import lookup
-from sam_bench.report.published import flat
 from sam_bench.report.rows import LAST, Record, Row
+from sam_bench.runs.record import flat
 
 WHERE = {
     "seed", "protocol", "averaging.estimation", "optimizer.package", "optimizer.sync_perturbation",

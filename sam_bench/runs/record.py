@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,14 @@ def read_record(path: Path) -> Record:
     if version > SCHEMA_VERSION:
         raise StateError(f"{path} was written by a newer sam_bench (schema {version}, not {SCHEMA_VERSION}): update")
     return record
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config with its keys as the command line has them."""
+    found = {}
+    for key, item in config.items():
+        found |= flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {prefix + key: item}
+    return found
 
 
 def without_nan(value: Any) -> Any:

@@ -1,0 +1,266 @@
+"""Figures of a study, as wide as a column of a paper, for eyes that tell no red from green.
+
+Of the same records, and the same matplotlib, they are the same to the byte.
+"""
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE
+from sam_bench.report.rows import Record, Row, distinct, memorised, rows_of, title_of
+from sam_bench.report.stats import ranks
+from sam_bench.report.table import Findings
+from sam_bench.runs.files import write_atomically
+
+WIDTH = 3.4
+"""Inches; a column of a two-column page."""
+
+INK, FAINT = "#222222", "#999999"
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, which differ in lightness too; the first for a single series."""
+STYLES = ("-", "--", "-.", ":")
+
+LOOK = {
+    "figure.dpi": 100, "savefig.dpi": 300, "figure.constrained_layout.use": True, "font.family": "DejaVu Sans",
+    "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6.5, "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.linewidth": 1.0,
+    "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.prop_cycle": mpl.cycler(color=COLORS), "svg.hashsalt": "sam_bench", "svg.fonttype": "path",
+}  # fmt: skip
+
+
+def draw(findings: Findings, tuning: Sequence[Record] = ()) -> dict[str, Figure]:
+    """Return the figures for which there are enough runs, by name.
+
+    Args:
+        tuning: records of runs on held-out images, for the error against the radius.
+    """
+    drawers: dict[str, Callable[[], Figure | None]] = {
+        "errors": lambda: errors(findings),
+        "differences": lambda: differences(findings),
+        "curves": lambda: curves(findings),
+        "radius": lambda: radius(tuning),
+        "cost": lambda: cost(findings),
+        "ranks": lambda: ranking(findings),
+    }
+    with mpl.rc_context(LOOK):
+        return {name: figure for name, drawn in drawers.items() if (figure := drawn()) is not None}
+
+
+def write_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Write each figure to `folder` as SVG and as PNG, and return the files."""
+    written = []
+    for name, figure in figures.items():
+        for kind in ("svg", "png"):
+            path = folder / f"{name}.{kind}"
+            write_atomically(path, as_bytes(figure, kind))
+            written.append(path)
+    return written
+
+
+def as_bytes(figure: Figure, kind: str) -> bytes:
+    """Return a figure as the content of a file: an SVG without a background, or a PNG on white, without a date."""
+    content = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {}
+    with mpl.rc_context(LOOK):
+        figure.savefig(content, format=kind, metadata=metadata, transparent=kind == "svg")
+    return content.getvalue()
+
+
+def errors(findings: Findings) -> Figure:
+    """Each row's errors: every seed a point, the mean a line, Student's interval a bar."""
+    rows = findings.rows
+    figure, axes = _figure(_height(len(rows)))
+    for place, row in enumerate(rows):
+        low, high = row.interval
+        axes.plot([low, high], [place, place], color=FAINT, linewidth=3, solid_capstyle="butt", alpha=0.5)
+        axes.plot([row.mean, row.mean], [place - 0.3, place + 0.3], color=INK, linewidth=1)
+        points = list(row.errors.values())
+        axes.plot(points, [place] * len(points), "o", color=COLORS[0], markersize=2.5, alpha=0.8, markeredgewidth=0)
+    _titles(axes, [row.title for row in rows])
+    axes.set_xlabel("test error %")
+    return figure
+
+
+def differences(findings: Findings) -> Figure | None:
+    """Differences with their corrected intervals: filled where they exclude 0, hollow where they do not."""
+    comparison = findings.comparison
+    kinds = [kind for kind in (EPOCHS, PASSES, REFERENCE) if kind in comparison.kinds]
+    rows = [
+        row
+        for row in findings.rows
+        if any((each := comparison.at(kind, row)) and len(each.differences) > 1 for kind in kinds)
+    ]
+    if not rows:
+        return None
+    figure = Figure(figsize=(WIDTH * (1 if len(kinds) == 1 else 2), _height(len(rows))))
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for axes, kind in zip(panels, kinds, strict=True):
+        axes.axvline(0, color=FAINT, linewidth=0.6)
+        for place, row in enumerate(rows):
+            each = comparison.at(kind, row)
+            if each is None or len(each.differences) < 2:
+                continue
+            color = (COLORS[0] if each.mean < 0 else COLORS[1]) if each.separated else FAINT
+            axes.plot(each.corrected_interval, [place, place], color=color)
+            face = color if each.separated else "white"
+            axes.plot(each.mean, place, "o", color=color, markersize=3.5, markerfacecolor=face, markeredgewidth=0.8)
+        axes.set_xlabel(f"{comparison.heading(kind)} (points)")
+    _titles(panels[0], [row.title for row in rows])
+    return figure
+
+
+def curves(findings: Findings, most: int = 6) -> Figure | None:
+    """Test error over the epochs, and the memorised share where labels are wrong: means, and bands over the seeds."""
+    rows = _leading(findings, most)
+    noisy = any(memorised(run) is not None for row in rows for run in row.finished)
+    quantities: list[tuple[str, Callable[[Record], list[float | None]]]] = [("test error %", _test_errors)]
+    if noisy:
+        quantities.append(("wrong labels memorised %", _memorised))
+    figure = Figure(figsize=(WIDTH * len(quantities), 2.2))
+    panels = figure.subplots(1, len(quantities), squeeze=False)[0]
+    for axes, (name, values) in zip(panels, quantities, strict=True):
+        for number, row in enumerate(rows):
+            of_seeds = [values(run) for run in row.finished]
+            epochs = [e for e, at in enumerate(zip(*of_seeds, strict=True)) if None not in at]
+            if not epochs:
+                continue
+            at = [[of_seed[epoch] for of_seed in of_seeds] for epoch in epochs]
+            x = [epoch + 1 for epoch in epochs]
+            color = COLORS[number % len(COLORS)]
+            axes.fill_between(x, [min(each) for each in at], [max(each) for each in at], color=color, alpha=0.15, lw=0)
+            means = [sum(each) / len(each) for each in at]
+            style = STYLES[number // 2 % len(STYLES)]
+            axes.plot(x, means, style, color=color, label=row.title)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(name)
+        axes.set_xlim(left=0)
+    if not panels[0].lines:
+        return None
+    panels[0].legend(ncols=2, loc="best", handlelength=2.4)
+    return figure
+
+
+def radius(tuning: Sequence[Record]) -> Figure | None:
+    """Held-out error against the radius, of methods that were run with three or more, all else alike."""
+    series: dict[str, list[Row]] = {}
+    for row in rows_of(tuning):
+        if row.rho and row.errors and not row.is_average:
+            alike = {
+                key: value for key, value in row.settings.items() if key not in ("optimizer.rho", "dataset_sha256")
+            }
+            series.setdefault(f"{row.method} {sorted(alike.items())}", []).append(row)
+    series = {key: rows for key, rows in series.items() if len(rows) >= 3}
+    if not series:
+        return None
+    figure, axes = _figure(2.2)
+    for number, rows in enumerate(series.values()):
+        rows.sort(key=lambda row: row.rho)
+        style = STYLES[number // 2 % len(STYLES)]
+        label = title_of(rows[0].method)
+        axes.plot([row.rho for row in rows], [row.mean for row in rows], style, marker="o", markersize=3, label=label)
+    axes.set_xscale("log")
+    axes.set_xlabel("radius ρ")
+    axes.set_ylabel("held-out error %")
+    axes.legend()
+    return figure
+
+
+def cost(findings: Findings) -> Figure | None:
+    """Error against passes, and against training time; the line is the Pareto front, of the least error for a cost."""
+    rows = [row for row in findings.rows if row.errors]
+    if len(rows) < 2:
+        return None
+    measures: list[tuple[str, Callable[[Row], float]]] = [
+        ("forward-backward passes, thousands", lambda row: row.means["passes"] / 1000),
+        ("training time, SGD = 1", findings.relative_cost),
+    ]
+    figure = Figure(figsize=(2 * WIDTH, 2.4))
+    for axes, (name, measure) in zip(figure.subplots(1, 2, sharey=True), measures, strict=True):
+        places = {row: (measure(row), row.mean) for row in rows}
+        front = _front(places)
+        line = [places[row] for row in front]
+        axes.step([x for x, _ in line], [y for _, y in line], where="post", color=FAINT, linewidth=0.8)
+        for row, (x, y) in places.items():
+            on = row in front
+            axes.plot(x, y, "o", markersize=3.5, color=COLORS[0] if on else FAINT, markeredgewidth=0)
+            if on:
+                axes.annotate(row.title, (x, y), xytext=(3, -7), textcoords="offset points", fontsize=6)
+        axes.margins(x=0.12, y=0.12)
+        axes.set_xlabel(name)
+    figure.axes[0].set_ylabel("test error %")
+    return figure
+
+
+def ranking(findings: Findings) -> Figure | None:
+    """Ranks by the mean error, with the intervals of a bootstrap over the seeds that all rows have."""
+    rows = [row for row in findings.rows if row.errors]
+    common = set.intersection(*(set(row.errors) for row in rows)) if rows else set()
+    if len(rows) < 3 or len(common) < 2:
+        return None
+    found = ranks({row: row.errors for row in rows})
+    ordered = sorted(rows, key=lambda row: found[row][0])
+    figure, axes = _figure(_height(len(rows)))
+    for place, row in enumerate(ordered):
+        rank, low, high = found[row]
+        axes.plot([low, high], [place, place], color=FAINT)
+        axes.plot(rank, place, "o", color=COLORS[0], markersize=3.5)
+    _titles(axes, [row.title for row in ordered])
+    axes.set_xlabel("rank by mean test error, 1 the best")
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    return figure
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height))
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _height(rows: int) -> float:
+    return 0.6 + 0.17 * rows
+
+
+def _titles(axes: Axes, titles: Sequence[str]) -> None:
+    """Name the places of an axis that goes down."""
+    axes.set_yticks(range(len(titles)), titles)
+    axes.set_ylim(len(titles) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color=FAINT, alpha=0.25, linewidth=0.4)
+
+
+def _leading(findings: Findings, most: int) -> list[Row]:
+    """Those that the planned comparisons are of, and the best; else the first."""
+    named = distinct(row for pair in findings.comparison.planned for row in pair)
+    best = [findings.comparison.best[0]] if findings.comparison.best else []
+    wanted = distinct([*named, *best, *([] if named else findings.rows)])
+    return [row for row in findings.rows if row in wanted and row.finished][:most]
+
+
+def _test_errors(run: Record) -> list[float | None]:
+    return run["history"]["test_error"]
+
+
+def _memorised(run: Record) -> list[float | None]:
+    missed: list[Any] = run["history"].get("wrong_label_error") or [None] * run["epochs"]
+    return [None if each is None else 100 - each for each in missed]
+
+
+def _front(places: Mapping[Row, tuple[float, float]]) -> list[Row]:
+    """The rows of which no other has less error for as little cost, by cost."""
+    front: list[Row] = []
+    least = math.inf
+    for row in sorted(places, key=lambda each: places[each]):
+        if places[row][1] < least:
+            front.append(row)
+            least = places[row][1]
+    return front

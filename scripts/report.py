@@ -1,0 +1,129 @@
+"""Make every table, figure and page anew from the records that are committed; nothing is trained.
+
+python scripts/report.py --experiment noisy40
+
+Without --experiment all of results/measured, and the parts of README.md and results/README.md that are made from it.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sam_bench.cli.compose import choices, describe_preset
+from sam_bench.errors import StateError
+from sam_bench.plugins import load_installed
+from sam_bench.report.comparison import write_comparison
+from sam_bench.report.figures import draw, write_figures
+from sam_bench.report.markup import markdown
+from sam_bench.report.published import published_table
+from sam_bench.report.rows import Row, distinct
+from sam_bench.report.statements import statements
+from sam_bench.report.study import Study
+from sam_bench.report.table import Findings, protocol, read_records, write_table
+from sam_bench.runs.files import write_atomically
+from sam_bench.runs.record import read_record
+from scripts.arguments import errors_as_messages, parser
+from scripts.make_table import findings
+
+ROOT = Path(__file__).parents[1]
+MEASURED = ROOT / "results" / "measured"
+HEADLINE = "noisy40"
+"""The study with which the README opens."""
+
+BEGIN, END = "<!-- made by make report -->", "<!-- so far made by make report -->"
+"""What stands around the part of a file that is written here."""
+
+
+@errors_as_messages()
+def main(arguments: list[str]) -> None:
+    words = parser(__doc__)
+    words.add_argument("--experiment", help="one alone")
+    words.add_argument("--results", default=MEASURED, type=Path, help="folder with a folder for each experiment")
+    options = words.parse_args(arguments)
+    load_installed()
+    folders = sorted(path.parent for path in options.results.glob("*/records"))
+    if options.experiment:
+        folders = [folder for folder in folders if folder.name == options.experiment]
+    if not folders:
+        sys.exit(f"Error: there are no records in {options.results / (options.experiment or '')}; run something first")
+    made = {folder.name: make(folder) for folder in folders}
+    print(f"Made anew: tables, comparisons and figures of {', '.join(made)}")
+    if not options.experiment and options.results.resolve() == MEASURED:
+        found = {name: each for name, each in made.items() if each is not None}
+        everywhere = [row for each in found.values() for row in (*each.rows, *each.others)]
+        write_atomically(MEASURED / "published.md", published(everywhere).encode())
+        for path, content in (
+            (ROOT / "README.md", opening(found)),
+            (ROOT / "results" / "README.md", what_was_run(folders)),
+        ):
+            write_atomically(path, inserted(path.read_text(), content).encode())
+
+
+def make(folder: Path) -> Findings | None:
+    """Make the tables, the comparison and the figures of an experiment; return what its runs on the test set say."""
+    experiment = folder.name
+    about = describe_preset(experiment)
+    held_out, records = (read_records(folder / "records", split) for split in ("val", "test"))
+    if held_out:
+        write_table(findings(experiment, held_out), experiment, folder, "table-val", about)
+    if not records:
+        return None
+    found = findings(experiment, records)
+    write_table(found, experiment, folder, "table", about)
+    if found.comparison.found:
+        write_comparison(found.comparison, folder)
+    if experiment in choices("study"):
+        write_figures(draw(found, held_out), folder / "figures")
+    return found
+
+
+def opening(made: Mapping[str, Findings]) -> str:
+    """What the README opens with: what each study finds, and of the first of them the figure and the table."""
+    studies = {name: Study.read(path) for name, path in choices("study").items() if name in made}
+    parts = []
+    for name in sorted(studies, key=lambda each: (each != HEADLINE, each)):
+        found = made[name]
+        seeds = min(len(row.errors) for row in found.rows)
+        lines = [
+            f"**{studies[name].title}** (`{name}`, {len(found.rows)} rows of {seeds} seeds or more), points of error:"
+        ]
+        parts.append("\n".join([*lines, "", *(f"- {each.text}" for each in statements(found.comparison))]))
+    found = made[HEADLINE]
+    folder = f"results/measured/{HEADLINE}"
+    parts.append(f"![Differences to SGD and to SAM with their intervals]({folder}/figures/differences.png)")
+    parts.append(markdown(*found.for_reading()))
+    parts.append(protocol([record["config"] for record in found.records], HEADLINE))
+    return "\n\n".join(parts)
+
+
+def what_was_run(folders: Sequence[Path]) -> str:
+    """How many runs there are of each experiment, how long they took, and on what."""
+    cells = []
+    for folder in folders:
+        runs = [read_record(path) for path in sorted((folder / "records").glob("*.json"))]
+        held_out = sum(run["config"]["data"]["split"] == "val" for run in runs)
+        hours = sum((run["train_seconds"] or 0) + (run["eval_seconds"] or 0) for run in runs) / 3600
+        devices = "; ".join(distinct(run["device"] for run in runs))
+        cells.append([f"`{folder.name}`", str(len(runs) - held_out), str(held_out), f"{hours:.1f}", devices])
+    return markdown(["experiment", "runs", "runs on held-out images", "hours, added up", "on"], cells)
+
+
+def published(rows: Sequence[Row]) -> str:
+    """Return the page of published figures."""
+    return f"# Published figures\n\n{published_table(rows)}\n"
+
+
+def inserted(text: str, content: str) -> str:
+    """Return a text with this content between its two marks.
+
+    Raises:
+        StateError: it has not both of them, once.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise StateError(f"the text must have one line {BEGIN} and one line {END}")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{content}\n\n{END}{rest.split(END)[1]}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
