@@ -174,7 +174,8 @@ class Comparison:
                 "p": each.p,
                 "holm_p": each.adjusted_p,
                 "probability_better": each.better,
-                "verdict": each.verdict,
+                "verdict": each.verdict if len(each.differences) > 1 else None,
+                "seeds_needed": each.seeds_needed,
             }
             for (row, base), each in self.found.items()
         )
@@ -191,26 +192,37 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
 
 
 def in_words(each: Paired | None) -> str:
-    """A difference, its corrected interval and its verdict; of a single seed the difference alone."""
-    if each is None:
-        return "–"
-    if len(each.differences) < 2:
-        return f"{each.mean:+.2f}".replace("-", "−")
+    """A difference, its corrected interval, its verdict, and, if not separated, about how many seeds would separate it.
+
+    Of a single seed the difference alone.
+    """
+    if each is None or len(each.differences) < 2:
+        return difference(each)
     low, high = each.corrected_interval
-    return f"{each.mean:+.2f} ({low:+.2f} to {high:+.2f}): {each.verdict}".replace("-", "−")
+    needed = "" if each.separated or each.seeds_needed is None else f" (about {each.seeds_needed} seeds would)"
+    return f"{_signed(each.mean)} ({_signed(low)} to {_signed(high)}): {each.verdict}{needed}"
 
 
 def in_short(each: Paired | None) -> str:
     """The same for a narrow column: the interval's half width, and "n. s." for not separated."""
+    if each is None or len(each.differences) < 2:
+        return difference(each)
+    needed = "" if each.seeds_needed is None else f" ({each.seeds_needed})"
+    return f"{difference(each)} {each.verdict if each.separated else f'n. s.{needed}'}"
+
+
+def difference(each: Paired | None) -> str:
+    """A difference with half of its corrected interval; of a single seed by itself."""
     if each is None:
         return "–"
-    mean = f"{each.mean:+.2f}".replace("-", "−")
     if len(each.differences) < 2:
-        return mean
+        return _signed(each.mean)
     low, high = each.corrected_interval
-    needed = "" if each.seeds_needed is None else f" ({each.seeds_needed})"
-    verdict = each.verdict if each.separated else f"n. s.{needed}"
-    return f"{mean} ± {(high - low) / 2:.2f} {verdict}"
+    return f"{_signed(each.mean)} ± {(high - low) / 2:.2f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _ends(name: str, interval: tuple[float, float]) -> dict[str, float]:

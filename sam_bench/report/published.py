@@ -206,6 +206,4 @@ def is_of_protocol(row: Row, figure: Published) -> bool:
 
 
 def _here(row: Row) -> str:
-    low, high = row.interval
-    half = "" if low != low else f" ± {(high - low) / 2:.2f}"
-    return f"{row.mean:.2f}{half} ({len(row.errors)} seed{'s' if len(row.errors) > 1 else ''})"
+    return f"{row.error_in_words} ({len(row.errors)} seed{'s' if len(row.errors) > 1 else ''})"

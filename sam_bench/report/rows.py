@@ -121,6 +121,14 @@ class Row:
         """Student's, of the mean error, at 95 %; NaN, NaN for fewer than two seeds."""
         return t_interval(list(self.errors.values()))
 
+    @property
+    def error_in_words(self) -> str:
+        """The mean error, ± half of its interval."""
+        if not self.errors:
+            return "–"
+        low, high = self.interval
+        return f"{self.mean:.2f}" + ("" if math.isnan(low) else f" ± {(high - low) / 2:.2f}")
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What its runs are but for their seed, by key."""

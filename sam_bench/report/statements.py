@@ -36,5 +36,4 @@ def statements(comparison: Comparison) -> list[Statement]:
 
 
 def _statement(subject: str, each: Paired) -> Statement:
-    verdict = each.verdict.partition(" (")[0]
-    return Statement(f"{subject}: {in_words(each)}", verdict)
+    return Statement(f"{subject}: {in_words(each)}", each.verdict)

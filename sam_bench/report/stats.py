@@ -82,11 +82,10 @@ class Paired:
 
     @property
     def verdict(self) -> str:
-        """In words: better, worse, or not separated, and how many seeds would separate them."""
+        """In a word: "better", "worse", or "not separated"."""
         if self.separated:
             return "better" if self.mean < 0 else "worse"
-        needed = self.seeds_needed
-        return "not separated" if needed is None else f"not separated (about {needed} seeds would)"
+        return "not separated"
 
     def bootstrap_interval(self, level: float = 0.95, resamples: int = 9999, seed: int = 0) -> tuple[float, float]:
         """The percentile bootstrap's interval of the mean difference; NaN, NaN for fewer than two seeds.

@@ -122,7 +122,7 @@ class Findings:
             key = kind.replace(" ", "_")
             line[f"less_{key}"] = found and found.mean
             line[f"less_{key}_low"], line[f"less_{key}_high"] = found.corrected_interval if found else (None, None)
-            line[f"less_{key}_verdict"] = found and found.verdict
+            line[f"less_{key}_verdict"] = found.verdict if found and len(found.differences) > 1 else None
         return line
 
     def for_reading(self) -> tuple[list[str], list[list[str]]]:
@@ -135,7 +135,7 @@ class Findings:
             "method": [row.title for row in self.rows],
             "ρ": [_number(row.rho, "g") for row in self.rows],
             "seeds": [f"{len(row.errors)}{_diverged(row)}" for row in self.rows],
-            "test error %": [_with_half_width(row) for row in self.rows],
+            "test error %": [row.error_in_words for row in self.rows],
         }
         for kind in kinds:
             found = [in_short(self.comparison.at(kind, row)) for row in self.rows]
@@ -239,11 +239,6 @@ def _number(value: float | None, form: str) -> str:
 
 def _diverged(row: Row) -> str:
     return f" (+{row.diverged} diverged)" if row.diverged else ""
-
-
-def _with_half_width(row: Row) -> str:
-    low, high = row.interval
-    return _number(row.mean, ".2f") + ("" if pd.isna(low) else f" ± {(high - low) / 2:.2f}")
 
 
 def _protocol(config: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,177 @@
+"""What the results page shows, as plain data: JSON-able, and the same for the same records."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE, Comparison, difference
+from sam_bench.report.figures import INK, as_bytes, draw
+from sam_bench.report.rows import Record, Row, memorised, own_settings
+from sam_bench.report.statements import statements
+from sam_bench.report.stats import Paired
+from sam_bench.report.study import Study
+from sam_bench.report.table import Findings, protocol
+from sam_bench.runs.record import flat
+
+CAPTIONS = {
+    "errors": ("Test error of every seed", "the mean as a line, Student's 95 % interval as a bar"),
+    "differences": ("Differences, seed by seed", "with corrected intervals, filled where they exclude 0"),
+    "curves": ("Over the epochs", "means over the seeds, and bands from the least to the greatest"),
+    "radius": ("Error against the radius", "on held-out images, one run each"),
+    "cost": ("Error against cost", "the line is the Pareto front"),
+    "ranks": ("Ranks", "by the mean error, with the intervals of a bootstrap over the seeds"),
+}
+"""Of the figures: the title, and what it shows."""
+
+
+def page_payload(regimes: Sequence[Mapping[str, Any]], versions: Mapping[str, str]) -> dict[str, Any]:
+    """The whole page; the first regime's first statement is its finding."""
+    return {
+        "title": "Sharpness-aware optimizers, compared",
+        "finding": finding(regimes[0]),
+        "version": dict(versions),
+        "regimes": list(regimes),
+    }
+
+
+def finding(regime: Mapping[str, Any]) -> str:
+    """The first statements of a regime, as a sentence."""
+    told = "; ".join(each["text"] for each in regime["statements"][:2])
+    return f"{regime['title']}: {told}."
+
+
+def regime(study: Study, findings: Findings, tuning: Sequence[Record] = (), about: str = "") -> dict[str, Any]:
+    """A study as a part of the page.
+
+    Args:
+        tuning: records of runs on held-out images.
+        about: what is said of its preset.
+    """
+    rows = {row.title: row for row in findings.rows}
+    configs = [record["config"] for record in findings.records]
+    return {
+        "name": study.experiment,
+        "title": study.title,
+        "about": " ".join(filter(None, [about, protocol(configs, study.experiment)])),
+        "statements": [{"text": each.text, "verdict": each.verdict} for each in statements(findings.comparison)],
+        "notes": findings.remarks(),
+        "figures": [_figure(name, figure) for name, figure in draw(findings, tuning).items()],
+        "columns": _columns(findings),
+        "rows": [
+            _row(study, findings, rows[title]) if title in rows else _not_run(study, title) for title in study.rows
+        ],
+    }
+
+
+def _figure(name: str, figure: Any) -> dict[str, str]:
+    title, alt = CAPTIONS[name]
+    svg = as_bytes(figure, "svg").decode().replace(INK, "currentColor")
+    return {"name": name, "title": title, "alt": f"{title}: {alt}.", "svg": svg}
+
+
+def _columns(findings: Findings) -> list[dict[str, Any]]:
+    comparison = findings.comparison
+    kinds = {
+        EPOCHS: "Points of test error less SGD's of as many epochs, seed by seed, with the corrected interval.",
+        PASSES: "The same less that SGD which has the most of the passes that the row takes itself.",
+        REFERENCE: "The same less one method's.",
+    }
+    columns = [
+        {"key": "rho", "title": "ρ", "help": "The radius of the perturbation.", "digits": None},
+        {"key": "error", "title": "test error %", "help": "Mean over the seeds ± half its interval.", "digits": 2},
+        *(
+            {"key": kind, "title": comparison.heading(kind), "help": text, "digits": 2}
+            for kind, text in kinds.items()
+            if kind in comparison.kinds
+        ),
+        {"key": "memorised", "title": "memorised %", "help": "Wrong training labels predicted.", "digits": 1},
+        {"key": "test_ece", "title": "ECE %", "help": "Calibration error, 15 bins.", "digits": 2},
+        {"key": "test_loss", "title": "NLL", "help": "Negative log-likelihood in nats.", "digits": 3},
+        {"key": "passes", "title": "passes", "help": "Forward-backward passes of one run.", "digits": 0},
+        {"key": "cost", "title": "cost", "help": "Training time over that of the first row of SGD.", "digits": 2},
+        {"key": "seeds", "title": "seeds", "help": "Runs that finished.", "digits": 0},
+    ]
+    has = {key: any(row.means[key] == row.means[key] for row in findings.rows) for key in ("memorised", "test_ece")}
+    return [column for column in columns if has.get(column["key"], True)]
+
+
+def _row(study: Study, findings: Findings, row: Row) -> dict[str, Any]:
+    means = row.means
+    diverged = f" (+{row.diverged} diverged)" if row.diverged else ""
+    cells = {
+        "rho": _cell(row.rho, "g"),
+        "error": _cell(row.mean, ".2f") | {"text": row.error_in_words},
+        **{kind: _difference(findings.comparison, kind, row) for kind in findings.comparison.kinds},
+        "memorised": _cell(means["memorised"], ".1f"),
+        "test_ece": _cell(means["test_ece"], ".2f"),
+        "test_loss": _cell(means["test_loss"], ".3f"),
+        "passes": _cell(means["passes"], ",.0f"),
+        "cost": _cell(findings.relative_cost(row), ".2f"),
+        "seeds": _cell(len(row.errors), "d", diverged),
+    }
+    own = own_settings(row, findings.rows).split()
+    return {
+        **_named(study, row.title),
+        "optimizer": row.method,
+        "status": "measured",
+        "estimate": None,
+        "cells": cells,
+        "settings": dict(setting.split("=", 1) for setting in own),
+        "seeds": [_seed(study, row, run) for run in row.runs],
+    }
+
+
+def _not_run(study: Study, title: str) -> dict[str, Any]:
+    words = dict(word.split("=", 1) for word in study.rows[title] if "=" in word)
+    return {
+        **_named(study, title),
+        "optimizer": words.get("optimizer", ""),
+        "status": "not run",
+        "estimate": None,
+        "cells": {},
+        "settings": words,
+        "seeds": [],
+    }
+
+
+def _named(study: Study, title: str) -> dict[str, str]:
+    place = list(study.rows).index(title)
+    seeds = ",".join(map(str, study.seeds))
+    command = f"python -m sam_bench -m {' '.join(study.overrides(title))} seed={seeds}"
+    return {"id": f"{study.experiment}-{place}", "title": title, "method": title, "command": command}
+
+
+def _seed(study: Study, row: Row, run: Record) -> dict[str, Any]:
+    finished = run["status"] == "finished"
+    history = run["history"]
+    kept = {key: history[key] for key in ("test_error", "train_error", "train_loss") if key in history}
+    if memorised(run) is not None:
+        kept["memorised"] = [None if missed is None else 100 - missed for missed in history["wrong_label_error"]]
+    return {
+        "seed": run["seed"],
+        "status": run["status"],
+        "error": row.errors.get(run["seed"]) if finished else None,
+        "run_id": run["run_id"],
+        "command": f"python -m sam_bench {' '.join(study.overrides(row.title))} seed={run['seed']}",
+        "settings": {key: str(value) for key, value in flat(run["config"]).items()},
+        "versions": {key: str(value) for key, value in run["versions"].items() if value is not None},
+        "device": f"{run['device']}, {run['precision']}",
+        "commit": run["git_commit"] or "",
+        "history": {key: [_short(value) for value in values] for key, values in kept.items()},
+    }
+
+
+def _cell(value: float | None, form: str, after: str = "") -> dict[str, Any]:
+    known = value is not None and value == value
+    return {"value": value if known else None, "text": f"{value:{form}}{after}" if known else "–", "verdict": None}
+
+
+def _difference(comparison: Comparison, kind: str, row: Row) -> dict[str, Any]:
+    each: Paired | None = comparison.at(kind, row)
+    if each is None:
+        return _cell(None, "")
+    verdict = each.verdict if len(each.differences) > 1 else None
+    return {"value": each.mean, "text": difference(each), "verdict": verdict}
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
