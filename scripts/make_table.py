@@ -53,7 +53,7 @@ def make(experiment: str, folder: Path, split: str, study: Study | None = None, 
     if split == "test" and found.comparison.found:
         write_comparison(found.comparison, folder)
         print(f"Written: {folder}/comparison.csv and .md")
-    if table := published_table(found.rows, only_measured=True):
+    if table := published_table([row for row in found.rows if not row.is_average], only_measured=True):
         write_atomically(folder / "published.md", f"{table}\n".encode())
         print(f"\nOf the same protocol as far as it is known:\n\n{table}\n\nWritten: {folder}/published.md")
     print()

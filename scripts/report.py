@@ -110,7 +110,8 @@ def what_was_run(folders: Sequence[Path]) -> str:
 
 def published(rows: Sequence[Row]) -> str:
     """Return the page of published figures."""
-    return f"# Published figures\n\n{published_table(rows)}\n"
+    last = [row for row in rows if not row.is_average]
+    return f"# Published figures\n\n{published_table(last)}\n"
 
 
 def inserted(text: str, content: str) -> str:

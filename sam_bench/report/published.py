@@ -70,6 +70,7 @@ class Published:
     Args:
         caveat: what is not known of it, or cannot be had here.
         protocol: the settings that are known of it, by key.
+        overrides: what is told to a run of it.
     """
 
     method: str
@@ -78,6 +79,12 @@ class Published:
     source: str
     caveat: str
     protocol: Mapping[str, Any]
+    overrides: str
+
+    @property
+    def command(self) -> str:
+        """What trains a run of the same protocol, as far as it is known."""
+        return f"python -m sam_bench {self.overrides} optimizer={self.method}"
 
 
 def _radius(rho: float) -> dict[str, Any]:
@@ -88,11 +95,13 @@ def _example(
     method: str, error: float, own: Mapping[str, Any], *caveats: str, source: str = "the SAM example"
 ) -> Published:
     caveat = ", ".join(("one run, best or last epoch unknown", *caveats))
-    return Published(method, "wrn22_8", error, source, caveat, _SAM_EXAMPLE | own)
+    preset = "gsam_example" if method == "gsam" else "sam_example"
+    return Published(method, "wrn22_8", error, source, caveat, _SAM_EXAMPLE | own, f"experiment={preset}")
 
 
 def _logs(method: str, model: str, error: float, text: str) -> Published:
-    return Published(method, model, error, "public multi-seed logs", f"cutout, last epoch, {text}", _LOGS)
+    overrides = f"experiment=wrn16_8 model={model} trainer.label_smoothing=0"
+    return Published(method, model, error, "public multi-seed logs", f"cutout, last epoch, {text}", _LOGS, overrides)
 
 
 def _closure(method: str, model: str, error: float) -> Published:
@@ -100,7 +109,8 @@ def _closure(method: str, model: str, error: float) -> Published:
     caveat = "best epoch, pixels divided by 0.2023, 0.1994 and 0.2010"
     if model == "resnet20":
         caveat += ", shortcuts with parameters"
-    return Published(method, model, error, "a closure-style example", caveat, _CLOSURE | own)
+    overrides = f"experiment=closure_example model={model}"
+    return Published(method, model, error, "a closure-style example", caveat, _CLOSURE | own, overrides)
 
 
 _BOTH = "BatchNorm statistics changed in both passes"
@@ -187,22 +197,20 @@ def published_table(rows: Sequence[Row], only_measured: bool = False) -> str:
 
     Args:
         rows: of any experiments; those of a figure's protocol stand beside it.
-        only_measured: leave out the figures for which there is no such row.
+        only_measured: leave out the figures for which there is no such row, rather than say what would make one.
     """
     cells = []
     for figure in PUBLISHED:
-        here = "; ".join(_here(row) for row in rows if is_of_protocol(row, figure))
+        here = "; ".join(_here(row) for row in rows if is_of_protocol(row.config, figure) and row.errors)
         if here or not only_measured:
-            error = f"{figure.error:.2f}"
-            cells.append(
-                [title_of(figure.method), figure.model, error, figure.source, figure.caveat, here or "not run"]
-            )
+            known = [figure.model, f"{figure.error:.2f}", figure.source, figure.caveat]
+            cells.append([title_of(figure.method), *known, here or f"not run: `{figure.command}`"])
     return markdown(TABLE, cells) if cells else ""
 
 
-def is_of_protocol(row: Row, figure: Published) -> bool:
-    """Whether a row's runs differ in nothing from what is known of a figure's protocol."""
-    return bool(row.errors) and not row.is_average and published(row.config) is figure and not differences(row.config)
+def is_of_protocol(config: Mapping[str, Any], figure: Published) -> bool:
+    """Whether runs of a configuration differ in nothing from what is known of a figure's protocol."""
+    return published(config) is figure and not differences(config)
 
 
 def _here(row: Row) -> str:

@@ -13,7 +13,7 @@ from scipy import stats
 from sam_bench.cli import compose
 from sam_bench.config.schema import Config
 from sam_bench.errors import StateError
-from sam_bench.report.published import LEFT_OUT, PUBLISHED, differences, published
+from sam_bench.report.published import LEFT_OUT, PUBLISHED, differences, is_of_protocol, published
 from sam_bench.report.stats import t_interval
 from sam_bench.report.table import Findings, protocol, read_records, write_table
 from tests.conftest import ROOT
@@ -276,6 +276,13 @@ def test_the_protocol_says_where_a_method_begins_late(tmp_path):
     assert "of the run on" not in protocol([config, whole], "noisy40")
     rows = make_table([record("sam", 0, 3.0), record("sam", 1, 3.0, config=config | {"seed": 1})])
     assert any("start_at=0.8" in settings for settings in rows["settings"])
+
+
+@pytest.mark.parametrize("figure", PUBLISHED, ids=lambda figure: f"{figure.method}-{figure.model}")
+def test_the_command_of_a_published_figure_is_of_its_protocol(figure):
+    config = compose.compose([*figure.overrides.split(), f"optimizer={figure.method}"]).identity()
+    assert is_of_protocol(config, figure)
+    assert figure.command.endswith(f"optimizer={figure.method}")
 
 
 def test_published_figures_are_found_by_network_else_the_sam_examples():
