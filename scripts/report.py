@@ -5,14 +5,17 @@ python scripts/report.py --experiment noisy40
 Without --experiment all of results/measured, and the parts of README.md and results/README.md that are made from it.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
 from sam_bench.cli.compose import choices, describe_preset
 from sam_bench.errors import StateError
 from sam_bench.plugins import load_installed
 from sam_bench.report.comparison import write_comparison
+from sam_bench.report.estimate import SEEDS, SHARE, Estimate, not_run
 from sam_bench.report.figures import draw, write_figures
 from sam_bench.report.markup import markdown
 from sam_bench.report.published import published_table
@@ -27,6 +30,9 @@ from scripts.make_table import findings
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "results" / "measured"
+BENCHMARK = ROOT / "results" / "benchmark" / "amd-epyc-2-threads.json"
+"""That from which costs are estimated."""
+
 HEADLINE = "noisy40"
 """The study with which the README opens."""
 
@@ -97,15 +103,27 @@ def opening(made: Mapping[str, Findings]) -> str:
 
 
 def what_was_run(folders: Sequence[Path]) -> str:
-    """How many runs there are of each experiment, how long they took, and on what."""
+    """How many runs there are of each experiment, how long they took, and on what; and what was not run."""
     cells = []
+    everything = []
     for folder in folders:
         runs = [read_record(path) for path in sorted((folder / "records").glob("*.json"))]
         held_out = sum(run["config"]["data"]["split"] == "val" for run in runs)
         hours = sum((run["train_seconds"] or 0) + (run["eval_seconds"] or 0) for run in runs) / 3600
         devices = "; ".join(distinct(run["device"] for run in runs))
         cells.append([f"`{folder.name}`", str(len(runs) - held_out), str(held_out), f"{hours:.1f}", devices])
-    return markdown(["experiment", "runs", "runs on held-out images", "hours, added up", "on"], cells)
+        everything += runs
+    table = markdown(["experiment", "runs", "runs on held-out images", "hours, added up", "on"], cells)
+    estimate = Estimate(json.loads(BENCHMARK.read_text()))
+    ratios = estimate.over_measured(everything)
+    told = (
+        f"Estimated, for {SEEDS} seeds. For {estimate.device} from its benchmark: of the {len(ratios)} runs above that "
+        f"were made on it the estimate is {median(ratios):.2f} times the measured seconds in the median, and from "
+        f"{ratios[0]:.2f} to {ratios[-1]:.2f}; the least are of runs beside other work. For the GPUs from "
+        f"{SHARE[0]:.0%} to {SHARE[1]:.0%} of what they can do at most, and a millisecond a pass at least: "
+        "assumptions, as nothing was measured on one."
+    )
+    return f"{table}\n\n{not_run(estimate)}\n\n{told}"
 
 
 def published(rows: Sequence[Row]) -> str:

@@ -197,14 +197,14 @@ def published_table(rows: Sequence[Row], only_measured: bool = False) -> str:
 
     Args:
         rows: of any experiments; those of a figure's protocol stand beside it.
-        only_measured: leave out the figures for which there is no such row, rather than say what would make one.
+        only_measured: leave out the figures for which there is no such row.
     """
     cells = []
     for figure in PUBLISHED:
         here = "; ".join(_here(row) for row in rows if is_of_protocol(row.config, figure) and row.errors)
         if here or not only_measured:
             known = [figure.model, f"{figure.error:.2f}", figure.source, figure.caveat]
-            cells.append([title_of(figure.method), *known, here or f"not run: `{figure.command}`"])
+            cells.append([title_of(figure.method), *known, here or "not run"])
     return markdown(TABLE, cells) if cells else ""
 
 
