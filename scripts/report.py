@@ -18,7 +18,7 @@ from sam_bench.report.comparison import write_comparison
 from sam_bench.report.estimate import SEEDS, SHARE, Estimate, not_run
 from sam_bench.report.figures import draw, write_figures
 from sam_bench.report.markup import markdown
-from sam_bench.report.published import published_table
+from sam_bench.report.published import PUBLISHED, is_of_protocol, published_table
 from sam_bench.report.rows import Row, distinct
 from sam_bench.report.statements import statements
 from sam_bench.report.study import Study
@@ -123,7 +123,12 @@ def what_was_run(folders: Sequence[Path]) -> str:
         f"{SHARE[0]:.0%} to {SHARE[1]:.0%} of what they can do at most, and a millisecond a pass at least: "
         "assumptions, as nothing was measured on one."
     )
-    return f"{table}\n\n{not_run(estimate)}\n\n{told}"
+    measured = [
+        (figure.method, figure.model)
+        for figure in PUBLISHED
+        if any(is_of_protocol(run["config"], figure) for run in everything)
+    ]
+    return f"{table}\n\n{not_run(estimate, measured)}\n\n{told}"
 
 
 def published(rows: Sequence[Row]) -> str:
