@@ -28,6 +28,9 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 """Okabe and Ito's, which differ in lightness too; the first for a single series."""
 STYLES = ("-", "--", "-.", ":")
 
+RADIUS = ("optimizer.rho", "optimizer.rho_min", "dataset_sha256")
+"""Settings that may differ along a line of errors against radii; GSAM's least radius goes with its greatest."""
+
 LOOK = {
     "figure.dpi": 100, "savefig.dpi": 300, "figure.constrained_layout.use": True, "font.family": "DejaVu Sans",
     "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6.5, "ytick.labelsize": 6.5,
@@ -155,9 +158,7 @@ def radius(tuning: Sequence[Record]) -> Figure | None:
     series: dict[str, list[Row]] = {}
     for row in rows_of(tuning):
         if row.rho and row.errors and not row.is_average:
-            alike = {
-                key: value for key, value in row.settings.items() if key not in ("optimizer.rho", "dataset_sha256")
-            }
+            alike = {key: value for key, value in row.settings.items() if key not in RADIUS}
             series.setdefault(f"{row.method} {sorted(alike.items())}", []).append(row)
     series = {key: rows for key, rows in series.items() if len(rows) >= 3}
     if not series:

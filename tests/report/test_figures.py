@@ -86,6 +86,6 @@ def test_on_the_pareto_front_are_those_that_no_other_beats():
 def test_methods_tuned_otherwise_are_other_lines():
     other = trials([0.05, 0.1, 0.2])
     for each in other:
-        each["config"]["optimizer"]["base"] = {"lr": 0.3}
+        each["config"]["optimizer"] |= {"base": {"lr": 0.3}, "rho_min": each["config"]["optimizer"]["rho"]}
     figure = radius([*trials([0.2, 0.05, 0.1]), *other])
     assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[0.05, 0.1, 0.2]] * 2
