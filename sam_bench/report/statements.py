@@ -25,7 +25,7 @@ def statements(comparison: Comparison) -> list[Statement]:
     for row, base in comparison.planned:
         if (row, base) in comparison.found:
             how = [kind for kind in (EPOCHS, PASSES, SECONDS) if comparison.baselines[kind].get(row) is base]
-            at = f" (at {' and '.join(how)})" if how else ""
+            at = f" (at equal {' and '.join(kind.removeprefix('equal ') for kind in how)})" if how else ""
             found.append(_statement(f"{row.title} less {base.title}{at}", comparison.found[row, base]))
     if comparison.best is not None:
         best, against = comparison.best
