@@ -28,7 +28,8 @@ from sam_bench.runs.lock import RunLock
 from sam_bench.runs.record import Record, read_record, summary_of
 from scripts.arguments import errors_as_messages, parser
 
-OF_THIS_PROCESS = {
+OF_A_SYNC = {
+    "init_timeout": 90.0,
     "console": "off",
     "disable_code": True,
     "disable_git": True,
@@ -37,7 +38,7 @@ OF_THIS_PROCESS = {
     "x_disable_stats": True,
     "x_save_requirements": False,
 }
-"""Settings of W&B that keep machine, code and output of the sync out of a run that has others."""
+"""Settings of W&B: no run waits for it, and machine, code and output are not those that the run had."""
 
 TEXTS = (".csv", ".html", ".md", ".tex")
 """What is kept of an experiment's folder beside its figures."""
@@ -209,7 +210,7 @@ class Sync:
         self.folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("WANDB_DATA_DIR", str(self.folder.absolute() / "data"))  # which an upload needs too
         arguments = run_arguments(self.settings, task.experiment, task.name, task.config, self.out)
-        run = begin(arguments | {"job_type": task.job_type}, **OF_THIS_PROCESS)
+        run = begin(arguments | {"job_type": task.job_type}, **OF_A_SYNC)
         file = Path(run.settings.sync_file)
         task.tell(run)
         if self.settings.mode == "offline":

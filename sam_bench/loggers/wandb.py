@@ -71,11 +71,12 @@ def begin(arguments: Mapping[str, Any], **settings: Any) -> Any:
 
     Args:
         arguments: of `wandb.init`.
-        settings: of W&B itself, beside those that every run has.
+        settings: of W&B itself, beside those that every run has, or in their place.
     """
     import wandb
 
-    return wandb.init(**arguments, settings=wandb.Settings(init_timeout=PATIENCE, silent=True, **settings))
+    of_all = {"init_timeout": PATIENCE, "silent": True}
+    return wandb.init(**arguments, settings=wandb.Settings(**of_all | settings))
 
 
 def draw_against_epoch(run: Any) -> None:
