@@ -6,6 +6,7 @@ that process: it reads a JSON object a line, first the arguments of `wandb.init`
 
 import json
 import logging
+import math
 import os
 import queue
 import subprocess
@@ -25,7 +26,6 @@ MESSAGES = logging.getLogger("sam_bench")
 PATIENCE = 10.0
 """Seconds that a run waits, at its end, for the mirror."""
 
-
 FAILED = "W&B failed and is left out; the run's own files are complete"
 
 SAID = 3
@@ -42,6 +42,61 @@ class Settings(fields.Settings):
     def model_post_init(self, context: Any) -> None:
         if not self.project:
             raise ConfigError("logger.wandb.project is empty; give the project a name")
+
+
+def run_arguments(
+    settings: Settings, experiment: str, name: str, config: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Return the arguments of `wandb.init` for a run: the same whether it is told of as it goes on or afterwards."""
+    return {
+        "project": settings.project,
+        "entity": settings.entity,
+        "mode": settings.mode,
+        "group": experiment,
+        "name": name,
+        "id": run_id(experiment, name),
+        "resume": "allow",
+        "config": dict(config),
+        "dir": str(folder),
+    }
+
+
+def run_id(experiment: str, name: str) -> str:
+    """Return the id of an experiment's run in a project of W&B's."""
+    return f"{experiment}-{name}".replace("/", "-")
+
+
+def begin(arguments: Mapping[str, Any], **settings: Any) -> Any:
+    """Return W&B's run.
+
+    Args:
+        arguments: of `wandb.init`.
+        settings: of W&B itself, beside those that every run has, or in their place.
+    """
+    import wandb
+
+    of_all = {"init_timeout": PATIENCE, "silent": True}
+    return wandb.init(**arguments, settings=wandb.Settings(**of_all | settings))
+
+
+def draw_against_epoch(run: Any) -> None:
+    """Have all curves of W&B's run drawn against the epoch."""
+    run.define_metric("epoch", hidden=True)
+    run.define_metric("*", step_metric="epoch")
+
+
+def log_epoch(run: Any, epoch: int, values: Values) -> None:
+    """Tell W&B's run what was measured in an epoch, unless it was told so before it was resumed."""
+    if epoch >= run.starting_step:
+        measured = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+        run.log({"epoch": epoch, **measured}, step=epoch)
+
+
+def end(run: Any, summary: Mapping[str, object] | None) -> None:
+    """End W&B's run; without a summary it has failed."""
+    if summary:
+        run.summary.update(summary)
+    run.finish(exit_code=0 if summary else 1)
 
 
 class Logger:
@@ -62,20 +117,10 @@ class Logger:
         )
         self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._write, daemon=True).start()
-        self._tell(
-            project=self.settings.project,
-            entity=self.settings.entity,
-            mode=self.settings.mode,
-            group=run.experiment,
-            name=run.name,
-            id=f"{run.experiment}-{run.name}".replace("/", "-"),
-            resume="allow",
-            config=run.settings,
-            dir=str(run.folder),
-        )
+        self._tell(**run_arguments(self.settings, run.experiment, run.name, run.settings, run.folder))
 
     def log(self, epoch: int, values: Values) -> None:
-        self._tell(log={"epoch": epoch, **values})
+        self._tell(epoch=epoch, values=values)
 
     def finish(self, summary: Mapping[str, object] | None) -> None:
         until = time.monotonic() + PATIENCE
@@ -118,18 +163,15 @@ def main() -> None:
     """Mirror what comes from the standard input; where that ends without a summary, the run has failed."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=receive, args=(lines,), daemon=True).start()
-    import wandb
-
-    run = wandb.init(**json.loads(lines.get()), settings=wandb.Settings(init_timeout=PATIENCE, silent=True))
+    run = begin(json.loads(lines.get()))
+    draw_against_epoch(run)
     summary = None
     for line in map(json.loads, iter(lines.get, None)):
-        if "log" in line:
-            run.log(line["log"])
+        if "epoch" in line:
+            log_epoch(run, **line)
         else:
             summary = line["finish"]
-    if summary:
-        run.summary.update(summary)
-    run.finish(exit_code=0 if summary else 1)
+    end(run, summary)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ Record = dict[str, Any]
 MEASURED = ("train_seconds", "eval_seconds", "seconds", "images_per_second", "peak_memory", "peak_memory_bytes")
 """Entries of records and checkpoints that differ between two runs that are otherwise equal."""
 
+SUMMARY = ("test_error", "best_test_error", "status")
+"""Entries of a record that a logger is told when the run has ended."""
+
 
 class RunFiles:
     """Where a run keeps what it has.
@@ -95,6 +98,11 @@ class RunFiles:
 def as_json(record: Record) -> bytes:
     """Return the content of a record's file."""
     return (json.dumps(without_nan(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def summary_of(record: Record) -> Record:
+    """Return what a logger is told of a run that has ended."""
+    return {name: record[name] for name in SUMMARY}
 
 
 def read_record(path: Path) -> Record:

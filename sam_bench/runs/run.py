@@ -19,7 +19,7 @@ from sam_bench.optim.registry import BASES
 from sam_bench.runs.checkpoint import Checkpoints
 from sam_bench.runs.lock import RunLock
 from sam_bench.runs.provenance import code_versions
-from sam_bench.runs.record import SCHEMA_VERSION, Record
+from sam_bench.runs.record import SCHEMA_VERSION, Record, summary_of
 from sam_bench.runs.spec import RunSpec, check_shares
 from sam_bench.runtime.device import is_out_of_memory
 from sam_bench.runtime.distributed import Processes
@@ -156,7 +156,7 @@ class _Work:
                 record = make_record(self.spec, self.dataset, self.training, self.origin["code"])
                 record = self.processes.on_main_process(lambda: self.spec.files.finish(record))
                 self.report()
-                summary = {name: record[name] for name in ("test_error", "best_test_error", "status")}
+                summary = summary_of(record)
                 (late,) = self.processes.any(self.interruption.signal is not None)
                 if late:  # nothing was left to train, but the program is to end
                     reason = self.interruption.reason or ELSEWHERE
@@ -213,7 +213,7 @@ class _Work:
             spec.run_id,
             spec.config.experiment,
             spec.describe() + self.wrong_labels() + whence,
-            spec.config.identity(),
+            spec.identity,
             spec.files.folder,
             spec.config.trainer.epochs,
             training.steps,
