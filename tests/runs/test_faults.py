@@ -25,7 +25,7 @@ from sam_bench.data.batches import Batches
 from sam_bench.errors import Interrupted, StateError
 from sam_bench.loggers import wandb as wandb_logger
 from sam_bench.optim.engine import SharpnessAware
-from sam_bench.report.table import make_table
+from sam_bench.report.table import Findings
 from sam_bench.runs import checkpoint, files, run
 from sam_bench.runs.checkpoint import Checkpoints
 from sam_bench.runs.lock import Busy, RunLock
@@ -362,7 +362,7 @@ def test_a_gradient_that_is_no_number_skips_the_step_and_too_many_end_the_run(ti
     assert (ended["steps"], ended["passes"]) == (8, 16)
     assert (ended["skipped_steps"], record["diverged_epoch"]) == (3, None)
     assert "diverged in epoch 2" in capsys.readouterr().err
-    row = make_table([ended | {"config": record["config"], "seed": 1}, record]).iloc[0]
+    row = Findings.of([ended | {"config": record["config"], "seed": 1}, record]).as_frame().iloc[0]
     assert (row["seeds"], row["diverged"], row["test_error_mean"]) == (1, 1, record["test_error"])
 
 

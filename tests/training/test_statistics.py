@@ -7,7 +7,7 @@ from torch import nn
 from sam_bench.cli.compose import compose
 from sam_bench.optim.registry import METHODS
 from sam_bench.optim.running_stats import reestimate_statistics
-from sam_bench.report.table import notes
+from sam_bench.report.table import Findings
 from sam_bench.runs.spec import RunSpec
 from sam_bench.runtime.distributed import Processes
 from sam_bench.training.build import load_data, prepare
@@ -76,7 +76,7 @@ def test_the_record_says_where_the_statistics_come_from(tiny_run, name, batchnor
     record = tiny_run(*RUN, f"optimizer={name}", f"optimizer.batchnorm={batchnorm}")
     expected = "re-estimated" if METHODS[name].perturbs_first else batchnorm
     assert record["batchnorm"] == record["config"]["optimizer"]["batchnorm"] == expected
-    assert any("BatchNorm re-estimated" in line for line in notes([record])) == (name == "msam")
+    assert any("BatchNorm re-estimated" in line for line in Findings.of([record]).remarks()) == (name == "msam")
 
 
 def test_an_average_is_evaluated_with_statistics_of_batches_counted_by_their_size(tiny_run, folder, monkeypatch):
