@@ -60,7 +60,7 @@ def page(payload: Mapping[str, Any]) -> str:
     return Template(_asset("page.html")).substitute(
         policy=_policy([hashed for _, hashed in scripts]),
         title=escape(payload["title"]),
-        finding=escape(payload["finding"]),
+        finding=_prose(payload["finding"]),
         styles=_asset("uplot.min.css") + "\n" + _asset("page.css"),
         tabs="\n".join(_tab(regime) for regime in regimes) if len(regimes) > 1 else "",
         regimes="\n".join(_regime(regime) for regime in regimes),
@@ -95,6 +95,11 @@ def inlined(svg: str, name: str, alt: str) -> str:
     return (svg[: root.start()] + opened + svg[root.end() :]).strip()
 
 
+def _prose(text: str) -> str:
+    """A text in which no line begins with the percent sign."""
+    return escape(text.replace(" %", "\N{NO-BREAK SPACE}%"))
+
+
 def _asset(name: str) -> str:
     return (resources.files("sam_bench.report") / "assets" / name).read_text(encoding="utf-8").rstrip()
 
@@ -117,11 +122,11 @@ def _tab(regime: Mapping[str, Any]) -> str:
 
 def _regime(regime: Mapping[str, Any]) -> str:
     name = _identifier(regime["name"])
-    notes = "".join(f"<li>{escape(note)}</li>" for note in regime["notes"])
+    notes = "".join(f"<li>{_prose(note)}</li>" for note in regime["notes"])
     parts = [
         f'<section class="regime" id="{name}" aria-labelledby="{name}-title">',
         f'<h2 id="{name}-title">{escape(regime["title"])}</h2>',
-        f'<p class="about">{escape(regime["about"])}</p>',
+        f'<p class="about">{_prose(regime["about"])}</p>',
         _statements(regime["statements"]),
         _table(regime),
         f'<ol class="notes">{notes}</ol>' if notes else "",
@@ -136,7 +141,7 @@ def _regime(regime: Mapping[str, Any]) -> str:
 
 def _statements(statements: Sequence[Mapping[str, str]]) -> str:
     items = "\n".join(
-        f"<li>{_verdict(each['verdict'], shown=True)} <span>{escape(each['text'])}</span></li>" for each in statements
+        f"<li>{_verdict(each['verdict'], shown=True)} <span>{_prose(each['text'])}</span></li>" for each in statements
     )
     return f'<ul class="statements">\n{items}\n</ul>' if items else ""
 
@@ -154,7 +159,7 @@ def _table(regime: Mapping[str, Any]) -> str:
     """Rows that were measured, then those that were not, which no sorting moves up."""
     columns = regime["columns"]
     headings = "".join(
-        f'<th scope="col" title="{escape(column["help"])}">{escape(column["title"])}</th>' for column in columns
+        f'<th scope="col" title="{escape(column["help"])}">{_prose(column["title"])}</th>' for column in columns
     )
     measured, others = [], []
     for i, row in enumerate(regime["rows"]):
@@ -166,7 +171,7 @@ def _table(regime: Mapping[str, Any]) -> str:
             others.append(f'<tr data-row="{i}">{name}{_not_run(row, len(columns))}</tr>')
     return "\n".join(
         [
-            f'<p class="key">{", ".join(_verdict(verdict, shown=True) for verdict in SYMBOLS)} than, or from, what the '
+            f'<p class="key">{" ".join(_verdict(verdict, shown=True) for verdict in SYMBOLS)}, each against what the '
             "column compares with.</p>",
             f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(regime["title"])}: table">',
             '<table class="sortable asc n-last results">',

@@ -68,7 +68,7 @@ function draw(holder, lines, { title, height, from = 1, moved = () => {} }) {
         data.push(pick(edge));
         series.push({ stroke: "transparent", width: 0, spanGaps: true, points: { show: false } });
       }
-      bands.push({ series: [data.length - 2, data.length - 1], fill: stroke.replace(/rgb\((.*)\)/, "rgba($1, 0.14)") });
+      bands.push({ series: [data.length - 2, data.length - 1], fill: stroke.replace(/rgb\((.*)\)/, "rgba($1, 0.2)") });
     }
     data.push(pick(values));
     series.push({ stroke, dash, width: 2, spanGaps: true, points: { show: epochs.length < 3 } });
@@ -76,7 +76,7 @@ function draw(holder, lines, { title, height, from = 1, moved = () => {} }) {
   const ink = resolved("--muted");
   const line = { stroke: resolved("--line"), width: 1 };
   const font = "12px system-ui, sans-serif";
-  const axis = { stroke: ink, grid: line, ticks: line, font, labelFont: font, labelSize: 20 };
+  const axis = { stroke: ink, grid: line, ticks: { ...line, size: 5 }, font, labelFont: font, labelSize: 18, labelGap: 0 };
   return new uPlot(
     {
       width: holder.clientWidth,
@@ -86,7 +86,7 @@ function draw(holder, lines, { title, height, from = 1, moved = () => {} }) {
       legend: { show: false },
       scales: { x: { time: false } },
       cursor: { y: false, points: { show: false }, drag: { x: true, y: false } },
-      axes: [{ ...axis, label: "epoch", incrs: [1, 2, 5, 10, 20, 50, 100] }, { ...axis, label: title, size: 48 }],
+      axes: [{ ...axis, label: "epoch", size: 28, incrs: [1, 2, 5, 10, 20, 50, 100] }, { ...axis, label: title, size: 48 }],
       hooks: { setCursor: [(plot) => moved(plot.cursor.idx == null ? null : epochs[plot.cursor.idx])] },
     },
     data,
@@ -112,10 +112,16 @@ class Curves {
     return this.quantities.some((quantity) => hasValues(spread(this.regime.rows[index], quantity).mean));
   }
 
+  /** The first sixth of the longest run is left out: its errors are so great that later ones all look alike. */
+  start() {
+    const lengths = this.regime.rows.flatMap((row) => row.seeds.flatMap(({ history }) => history.test_error?.length ?? 1));
+    return Math.max(1, Math.round(Math.max(...lengths) / 6));
+  }
+
   makeParts() {
     const options = this.quantities.map((quantity) => make("option", { value: quantity }, QUANTITIES[quantity]));
     this.quantity = make("select", { onchange: () => this.draw() }, options);
-    this.from = make("input", { type: "number", min: 1, value: 1, step: 1, oninput: () => this.draw() });
+    this.from = make("input", { type: "number", min: 1, value: this.start(), step: 1, oninput: () => this.draw() });
     const set = (text, indices) => button(text, () => this.show(indices), { class: "quiet" });
     return [
       make("h3", {}, "Curves"),

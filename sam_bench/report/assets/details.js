@@ -57,16 +57,16 @@ class Details {
   }
 
   seeds() {
-    const headings = ["seed", "test error %", "status", "run", "command"].map((text) => make("th", { scope: "col" }, text));
+    const headings = ["seed", "test error %", "status", "command", "run"].map((text) => make("th", { scope: "col" }, text));
     const rows = this.row.seeds.map((seed) =>
       make(
         "tr",
         {},
         make("th", { scope: "row" }, String(seed.seed)),
         make("td", {}, seed.error === null ? "–" : seed.error.toFixed(2)),
-        make("td", {}, seed.status),
-        make("td", {}, make("code", {}, seed.run_id)),
+        make("td", { class: seed.status }, seed.status),
         make("td", {}, copyButton(seed.command, `the command of seed ${seed.seed}`)),
+        make("td", {}, make("code", {}, seed.run_id)),
       ),
     );
     const table = make("table", { class: "seeds" }, make("thead", {}, make("tr", {}, headings)), make("tbody", {}, rows));
