@@ -76,7 +76,9 @@ function draw(holder, lines, { title, height, from = 1, moved = () => {} }) {
   const ink = resolved("--muted");
   const line = { stroke: resolved("--line"), width: 1 };
   const font = "12px system-ui, sans-serif";
-  const axis = { stroke: ink, grid: line, ticks: { ...line, size: 5 }, font, labelFont: font, labelSize: 18, labelGap: 0 };
+  const ticks = { ...line, size: 5 };
+  const axis = { stroke: ink, grid: line, ticks, font, labelFont: font, labelSize: 18, labelGap: 0 };
+  const incrs = [1, 2, 5, 10, 20, 50, 100];
   return new uPlot(
     {
       width: holder.clientWidth,
@@ -86,7 +88,10 @@ function draw(holder, lines, { title, height, from = 1, moved = () => {} }) {
       legend: { show: false },
       scales: { x: { time: false } },
       cursor: { y: false, points: { show: false }, drag: { x: true, y: false } },
-      axes: [{ ...axis, label: "epoch", size: 28, incrs: [1, 2, 5, 10, 20, 50, 100] }, { ...axis, label: title, size: 48 }],
+      axes: [
+        { ...axis, label: "epoch", size: 28, incrs },
+        { ...axis, label: title, size: 48 },
+      ],
       hooks: { setCursor: [(plot) => moved(plot.cursor.idx == null ? null : epochs[plot.cursor.idx])] },
     },
     data,
@@ -114,8 +119,9 @@ class Curves {
 
   /** The first sixth of the longest run is left out: its errors are so great that later ones all look alike. */
   start() {
-    const lengths = this.regime.rows.flatMap((row) => row.seeds.flatMap(({ history }) => history.test_error?.length ?? 1));
-    return Math.max(1, Math.round(Math.max(...lengths) / 6));
+    const histories = this.regime.rows.flatMap((row) => row.seeds.map((seed) => seed.history));
+    const longest = Math.max(...histories.map((history) => history.test_error?.length ?? 1));
+    return Math.max(1, Math.round(longest / 6));
   }
 
   makeParts() {
@@ -140,8 +146,8 @@ class Curves {
         "p",
         { class: "small" },
         "Lines are means over a row’s finished seeds, bands reach from the least seed to the greatest (for up to " +
-          `${MOST_BANDS} rows). Numbers are the last epoch’s, or those at the pointer. Drag across the curves to look ` +
-          "closer; a double click shows all again.",
+          `${MOST_BANDS} rows). Numbers are the last epoch’s, or those at the pointer. Drag across the curves to ` +
+          "look closer; a double click shows all again.",
       ),
     ];
   }

@@ -18,11 +18,11 @@ class Details {
     const { row } = this;
     const own = Object.keys(row.settings).length ? [make("h3", {}, "Of its own"), definitions(row.settings)] : [];
     const title = make("h2", { id: "details-title", tabindex: "-1" }, row.title);
-    const content = make("div", {}, this.bar(), title, this.about(), this.command(), own);
+    const said = make("p", { class: "heard", role: "status" });
+    const content = make("div", {}, said, title, this.about(), this.command(), own);
     if (row.seeds.length) content.append(...this.seeds(), ...this.curves(), ...this.evidence());
-    this.dialog.replaceChildren(content);
+    this.dialog.replaceChildren(this.bar(), content);
     if (!this.dialog.open) this.dialog.showModal();
-    this.dialog.scrollTop = 0;
     title.focus();
     place.moved(place.index);
     this.draw();
@@ -30,6 +30,7 @@ class Details {
 
   step(by) {
     const order = this.place.order();
+    if (!order.length) return;
     const next = (order.indexOf(this.place.index) + by + order.length) % order.length;
     this.open({ ...this.place, index: order[next] });
   }
@@ -37,8 +38,8 @@ class Details {
   bar() {
     const quiet = { class: "quiet" };
     return make(
-      "div",
-      { class: "bar" },
+      "nav",
+      { class: "bar", "aria-label": "Rows" },
       button("Previous row", () => this.step(-1), quiet),
       button("Next row", () => this.step(1), quiet),
       button("Close", () => this.dialog.close(), quiet),
@@ -48,16 +49,19 @@ class Details {
   about() {
     const { method, optimizer, status, estimate } = this.row;
     const notRun = status === "measured" ? "" : ` Not run${estimate ? `; it would take ${estimate}` : ""}.`;
-    return make("p", { class: "small" }, `${this.place.regime.title}. ${method}, base optimizer ${optimizer}.${notRun}`);
+    const text = `${this.place.regime.title}. ${method}, base optimizer ${optimizer}.${notRun}`;
+    return make("p", { class: "small" }, text);
   }
 
   command() {
     const code = make("code", { class: "command" }, this.row.command);
-    return [make("h3", {}, "To run it"), make("div", { class: "copied" }, code, copyButton(this.row.command, "the command"))];
+    const copy = copyButton(this.row.command, "the command");
+    return [make("h3", {}, "To run it"), make("div", { class: "copied" }, code, copy)];
   }
 
   seeds() {
-    const headings = ["seed", "test error %", "status", "command", "run"].map((text) => make("th", { scope: "col" }, text));
+    const titles = ["seed", "test error %", "status", "command", "run"];
+    const headings = titles.map((text) => make("th", { scope: "col" }, text));
     const rows = this.row.seeds.map((seed) =>
       make(
         "tr",
@@ -69,7 +73,8 @@ class Details {
         make("td", {}, make("code", {}, seed.run_id)),
       ),
     );
-    const table = make("table", { class: "seeds" }, make("thead", {}, make("tr", {}, headings)), make("tbody", {}, rows));
+    const head = make("thead", {}, make("tr", {}, headings));
+    const table = make("table", { class: "seeds" }, head, make("tbody", {}, rows));
     return [make("h3", {}, "Seeds"), make("div", { class: "scroll", tabindex: "0" }, table)];
   }
 
@@ -102,16 +107,19 @@ class Details {
     const settings = this.merged("settings");
     const keys = Object.keys(settings).sort();
     const sorted = Object.fromEntries(keys.map((key) => [key, settings[key]]));
-    const made = { device: distinct(this.row.seeds.map((seed) => seed.device)), commit: distinct(this.row.seeds.map((seed) => seed.commit)) };
+    const of = (key) => distinct(this.row.seeds.map((seed) => seed[key]));
+    const made = { device: of("device"), commit: of("commit") };
+    const summary = make("summary", {}, `The whole configuration (${keys.length} settings)`);
     return [
       make("h3", {}, "Made on"),
       definitions({ ...made, ...this.merged("versions") }),
-      make("details", {}, make("summary", {}, `The whole configuration (${keys.length} settings)`), definitions(sorted)),
+      make("details", {}, summary, definitions(sorted)),
     ];
   }
 
   merged(kind) {
-    const ofSeeds = this.row.seeds.map((seed) => ({ ...this.place.regime[kind], ...this.row.common[kind], ...seed[kind] }));
+    const shared = { ...this.place.regime[kind], ...this.row.common[kind] };
+    const ofSeeds = this.row.seeds.map((seed) => ({ ...shared, ...seed[kind] }));
     const keys = [...new Set(ofSeeds.flatMap(Object.keys))];
     return Object.fromEntries(keys.map((key) => [key, distinct(ofSeeds.map((of) => of[key] ?? "–"))]));
   }

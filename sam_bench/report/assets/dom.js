@@ -14,9 +14,9 @@ function button(text, onclick, attributes = {}) {
   return make("button", { type: "button", onclick, ...attributes }, text);
 }
 
-/** Say something to those who hear the page. */
+/** Say something to those who hear the page: within the dialog if one is open, for nothing else is heard then. */
 function say(text) {
-  document.getElementById("said").textContent = text;
+  document.querySelector("dialog[open] [role=status], body > [role=status]").textContent = text;
 }
 
 /** Make a button that puts a text on the clipboard; `what` tells it from the other such buttons. */

@@ -9,7 +9,8 @@ const tabs = [...document.querySelectorAll("#tabs a")];
 root.classList.add("scripted");
 for (const code of document.querySelectorAll("main code.command")) {
   const row = code.closest("dd, td").previousElementSibling;
-  code.replaceWith(make("div", { class: "copied" }, code.cloneNode(true), copyButton(code.textContent, `the command of ${row.textContent}`)));
+  const copy = copyButton(code.textContent, `the command of ${row.textContent}`);
+  code.replaceWith(make("div", { class: "copied" }, code.cloneNode(true), copy));
 }
 startTabs();
 startTheme();
@@ -50,11 +51,19 @@ function openRow(regime, index) {
 
 /** Show what the address names: `#regime` or `#regime/row`. */
 function follow() {
-  const [wanted, row] = location.hash.slice(1).split("/").map(decodeURIComponent);
+  const [wanted, row] = location.hash.slice(1).split("/").map(decoded);
   const { regime } = views.get(wanted) ?? views.get(regimes[0].id);
   select(regime.id);
   const index = regime.rows.findIndex((each) => each.id === row);
   if (index >= 0) openRow(regime, index);
+}
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // an address that somebody wrote
+  }
 }
 
 function select(id) {
