@@ -39,7 +39,10 @@ xmlns="http://www.w3.org/2000/svg" version="1.1">
 
 
 def payload(rows: int = 27, seeds: int = 5) -> dict[str, Any]:
-    """Two regimes of as many rows and seeds; the first has a row with a name of markup, and a run that diverged."""
+    """Two regimes, the second of fewer rows.
+
+    The first has a row with a name of markup, a run that diverged, and a row that was evaluated in every epoch.
+    """
     return {
         "title": "Sharpness-aware optimizers on CIFAR-10",
         "finding": "With 40 % wrong labels, SAM's test error is 3.1 points below that of SGD with as many passes "
@@ -60,6 +63,9 @@ def _regime(name: str, title: str, rows: int, seeds: int) -> dict[str, Any]:
         lost |= {"status": "diverged", "error": None}
         lost["history"] = {key: [*values[:11], math.nan] for key, values in lost["history"].items()}
         made[2]["title"] = NASTY
+        for seed in made[4]["seeds"]:
+            history = seed["history"]
+            history["test_error"] = [value - 25 for value in history["train_error"]]
     made += [_not_run(name, "bSAM"), _not_run(name, "SAMPa with AdamW")]
     return {
         "name": name,

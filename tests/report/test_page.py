@@ -112,7 +112,7 @@ def test_every_field_is_escaped():
             return [marked(each) for each in value]
         return f'{value}<i x="\'">&amp;' if isinstance(value, str) else value
 
-    read = Reader(page(marked(payload(3, 2))))
+    read = Reader(page(marked(payload(5, 2))))
     assert read.open == []
     assert "i" not in {tag for tag, _ in read.tags}
 

@@ -154,12 +154,13 @@ def test_it_starts_without_a_word_on_the_console(opened):
 
 
 def test_columns_are_sorted_by_number_both_ways(opened):
-    assert opened.sort(3) == "ascending"
-    errors = [float(value) for value in opened.column(3)]
-    assert len(errors) == 27
-    assert errors == sorted(errors)
-    assert opened.sort(3) == "descending"
-    assert [float(value) for value in opened.column(3)] == errors[::-1]
+    assert opened.sort(5) == "ascending"
+    differences = [float(value) for value in opened.column(5)]
+    assert len(differences) == 27
+    assert differences[0] < -1 < 1 < differences[-1]
+    assert differences == sorted(differences)
+    assert opened.sort(5) == "descending"
+    assert [float(value) for value in opened.column(5)] == differences[::-1]
     assert opened.column(1, "tbody:last-of-type") == ["bSAM", "SAMPa with AdamW"]
 
 
@@ -272,6 +273,7 @@ def paste(opened) -> str:
 def test_curves_are_drawn_and_switched_off_by_legend_and_table(opened):
     drawn = [opened.js(PIXELS, "noisy40", f"--series-{i}") for i in range(5)]
     assert min(drawn) > 100
+    assert opened.one("tr[data-row='0'] input").is_selected()
     opened.one("#noisy40 .chip:nth-child(1)").click()
     assert opened.js(PIXELS, "noisy40", "--series-0") == 0
     assert opened.js(PIXELS, "noisy40", "--series-1") > 100
@@ -300,9 +302,10 @@ def test_curves_show_all_none_and_other_quantities(opened):
 
 
 def test_a_curve_spans_the_epochs_that_were_not_evaluated(opened):
-    """A line of six points that were not joined would be nothing at all."""
+    """Beside a row that was evaluated in every epoch: points that were not joined would be nothing at all."""
     opened.one("#noisy40 .controls button:last-of-type").click()
-    opened.one("tr[data-row='1'] input").click()
+    for row in (1, 4):
+        opened.one(f"tr[data-row='{row}'] input").click()
     assert opened.js(PIXELS, "noisy40", "--series-1") > 300
 
 
