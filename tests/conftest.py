@@ -67,7 +67,9 @@ def found(*modules: str) -> bool:
         return False
 
 
+BROWSER = all(map(shutil.which, ("chromium", "chromedriver"))) and found("selenium")
 ABSENT = {
+    "browser": "" if BROWSER else "there is no Chromium with its driver, or no selenium",
     "cuda": "" if torch.cuda.is_available() else "there is no CUDA device",
     "ray": "" if found("ray", "hydra_plugins.hydra_ray_launcher") else "Ray's launcher is not installed",
     "slurm": "" if shutil.which("sbatch") and found("submitit") else "there is no SLURM",

@@ -24,6 +24,7 @@ def installed(tmp_path_factory) -> dict[str, str]:
     site = folder / "site"
     call(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(site), str(wheel))
     assert (site / "sam_bench" / "conf" / "optimizer" / "gsam.yaml").is_file()
+    assert (site / "sam_bench" / "report" / "assets" / "uplot.min.js").is_file()
     assert (site / "bin" / "sam-bench").is_file()
     return os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
 

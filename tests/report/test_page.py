@@ -1,0 +1,207 @@
+"""The results page as a text: what is in it, what cannot get into it, and that it needs nothing else."""
+
+import base64
+import hashlib
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from sam_bench.report.page import LIBRARIES, SCRIPTS, _asset, embedded, inlined, page
+from tests.report.page_payload import FIGURE, NASTY, payload
+
+VOID = {"meta", "input", "br", "img", "link"}
+FETCHING = {"src", "srcset", "href", "xlink:href", "data", "poster", "action", "formaction", "ping"}
+
+
+class Reader(HTMLParser):
+    """Reads a page into its start tags, the texts of its scripts, and the cells of its tables' rows."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.scripts: list[str] = []
+        self.styles: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in ("tr", "script", "style"):
+            {"tr": self.rows, "script": self.scripts, "style": self.styles}[tag].append([] if tag == "tr" else "")
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+        for tag, texts in (("script", self.scripts), ("style", self.styles)):
+            if tag in self.open:
+                texts[-1] += data
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return page(payload())
+
+
+@pytest.fixture(scope="module")
+def read(text) -> Reader:
+    return Reader(text)
+
+
+def data(read: Reader) -> dict:
+    (found,) = (script for script in read.scripts if script.startswith("{"))
+    return json.loads(found)
+
+
+def test_the_same_payload_makes_the_same_page(text):
+    assert page(payload()) == text
+
+
+def test_every_element_is_closed(read):
+    assert read.open == []
+
+
+def test_it_fetches_nothing(read):
+    for tag, attributes in read.tags:
+        for name in FETCHING & attributes.keys():
+            assert tag == "a" or attributes[name].startswith("#"), (tag, attributes)
+    assert not {tag for tag, _ in read.tags} & {"link", "img", "iframe", "object", "embed", "base", "form"}
+    for style in [*read.styles, *(attributes.get("style", "") for _, attributes in read.tags)]:
+        assert "@import" not in style
+        assert all(target.startswith("#") for target in re.findall(r"url\(\s*['\"]?([^)]*)", style))
+    ours = "\n".join(map(_asset, SCRIPTS))
+    assert not re.search(r"\b(import|fetch|XMLHttpRequest|WebSocket|EventSource|sendBeacon)\b\s*[({\"']", ours)
+
+
+def test_its_policy_forbids_every_access_and_every_other_script(read):
+    (policy,) = (a["content"] for _, a in read.tags if a.get("http-equiv") == "Content-Security-Policy")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    assert set(rules) == {"default-src", "script-src", "style-src", "base-uri", "form-action"}
+    assert rules["style-src"] == "'unsafe-inline'"
+    hashes = [hashlib.sha256(script.encode()).digest() for script in read.scripts if not script.startswith("{")]
+    assert rules["script-src"].split() == [f"'sha256-{base64.b64encode(each).decode()}'" for each in hashes]
+
+
+def test_names_of_markup_are_texts(text, read):
+    assert "<b>" not in text
+    assert "alert(1)" not in "".join(script for script in read.scripts if not script.startswith("{"))
+    assert sum(row[0] == NASTY for row in read.rows) == 1
+    assert sum(row["title"] == NASTY for row in data(read)["regimes"][0]["rows"]) == 1
+
+
+def test_every_field_is_escaped():
+    def marked(value):
+        if isinstance(value, dict):
+            same = ("svg", "verdict", "status")
+            return {key: each if key in same else marked(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [marked(each) for each in value]
+        return f'{value}<i x="\'">&amp;' if isinstance(value, str) else value
+
+    read = Reader(page(marked(payload(5, 2))))
+    assert read.open == []
+    assert "i" not in {tag for tag, _ in read.tags}
+
+
+def test_embedded_data_cannot_end_its_element():
+    written = embedded({"</script>": "<!-- <script>"})
+    assert "<" not in written
+    assert json.loads(written) == {"</script>": "<!-- <script>"}
+
+
+def test_every_row_stands_in_the_static_table(read):
+    written = iter([row for row in read.rows if row[0] != "method"])
+    for regime in payload()["regimes"]:
+        for row, cells in zip(regime["rows"], written, strict=False):
+            assert cells[0] == row["title"]
+            if row["status"] == "measured":
+                assert len(cells) == 1 + len(regime["columns"])
+            else:
+                assert row["command"] in cells[1]
+                assert row["estimate"] in cells[1]
+    assert list(written) == []
+
+
+def test_verdicts_are_words_too(read):
+    better, worse, neither = (
+        next(cell for row in read.rows for cell in row if cell.endswith(f" {word}"))
+        for word in ("better", "worse", "not separated")
+    )
+    assert "▼" in better
+    assert "▲" in worse
+    assert "○" in neither
+
+
+def test_cells_are_sorted_by_number_and_unknown_ones_are_left_blank(text):
+    assert '<td data-sort="-5.' in text
+    assert '<td data-sort="">–</td>' in text
+    assert '<td data-sort="3.2">3.20</td>' in text  # a value without a text, to its column's decimals
+
+
+def test_settings_that_runs_share_are_said_once_and_none_is_lost(read):
+    for regime, given in zip(data(read)["regimes"], payload()["regimes"], strict=True):
+        for row, of_row in zip(regime["rows"], given["rows"], strict=True):
+            for seed, of_seed in zip(row["seeds"], of_row["seeds"], strict=True):
+                for kind in ("settings", "versions"):
+                    assert regime[kind] | row["common"][kind] | seed[kind] == of_seed[kind]
+
+
+def test_a_run_that_diverged_has_no_numbers_that_are_none(read):
+    lost = data(read)["regimes"][0]["rows"][1]["seeds"][-1]
+    assert (lost["status"], lost["error"], lost["history"]["train_loss"][-1]) == ("diverged", None, None)
+    assert math.isnan(payload()["regimes"][0]["rows"][1]["seeds"][-1]["history"]["train_loss"][-1])
+
+
+def test_figures_do_not_get_in_each_others_way(text, read):
+    identifiers = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
+    assert len(set(identifiers)) == len(identifiers)
+    referred = re.findall(r'xlink:href="#([^"]+)"|clip-path="url\(#([^)]+)\)"', text)
+    assert len(referred) == 8
+    assert {a or b for a, b in referred} <= set(identifiers)
+    assert "<metadata" not in text
+
+
+def test_a_figure_takes_the_size_of_its_place_and_says_what_it_shows():
+    svg = inlined(FIGURE, "noisy40-forest", 'A "forest"')
+    opened = svg[: svg.index(">") + 1]
+    assert opened.startswith("<svg")
+    assert "pt" not in opened
+    assert 'aria-label="A &quot;forest&quot;"' in opened
+    assert "#figure-noisy40-forest *{stroke-linejoin" in svg
+    with pytest.raises(ValueError, match="forest is no SVG"):
+        inlined("<p>", "forest", "")
+
+
+def test_licences_are_in_it(text):
+    assert "Copyright (c) 2022 Leon Sorokin" in text
+    assert "This is free and unencumbered software released into the public domain." in text
+    for library in LIBRARIES:
+        assert f"{library.name}</a> {library.version} ({library.licence})" in text
+    assert f"uPlot (v{LIBRARIES[0].version})" in _asset("uplot.min.js")
+
+
+def test_it_stays_small():
+    many = payload(rows=80)
+    assert sum(len(row["seeds"]) for regime in many["regimes"] for row in regime["rows"]) >= 500
+    assert len(page(many).encode()) < 3_000_000
+
+
+def test_a_page_of_little_is_a_page():
+    empty = {"name": "one", "title": "One", "about": "", "statements": [], "notes": [], "figures": [], "columns": []}
+    read = Reader(page({"title": "T", "finding": "F", "version": {}, "regimes": [empty | {"rows": []}]}))
+    assert read.open == []
+    assert read.rows == [["method"]]
