@@ -18,6 +18,8 @@ from sam_bench.report.comparison import write_comparison
 from sam_bench.report.estimate import SEEDS, SHARE, Estimate, not_run
 from sam_bench.report.figures import draw, write_figures
 from sam_bench.report.markup import markdown
+from sam_bench.report.page import page
+from sam_bench.report.payload import page_payload, regime
 from sam_bench.report.published import PUBLISHED, is_of_protocol, published_table
 from sam_bench.report.rows import Row, distinct
 from sam_bench.report.statements import statements
@@ -58,6 +60,7 @@ def main(arguments: list[str]) -> None:
         found = {name: each for name, each in made.items() if each is not None}
         everywhere = [row for each in found.values() for row in (*each.rows, *each.others)]
         write_atomically(MEASURED / "published.md", published(everywhere).encode())
+        write_atomically(MEASURED / "index.html", index(found).encode())
         for path, content in (
             (ROOT / "README.md", opening(found)),
             (ROOT / "results" / "README.md", what_was_run(folders)),
@@ -83,17 +86,37 @@ def make(folder: Path) -> Findings | None:
     return found
 
 
+def index(made: Mapping[str, Findings]) -> str:
+    """Return the page of all studies that have runs."""
+    regimes = []
+    for study in studies(made):
+        folder = MEASURED / study.experiment
+        held_out = read_records(folder / "records", "val")
+        regimes.append(regime(study, made[study.experiment], held_out, describe_preset(study.experiment)))
+    records = [record for study in studies(made) for record in made[study.experiment].records]
+    versions = {
+        name: ", ".join(distinct(record["versions"][name] for record in records)) for name in ("sam_bench", "torch")
+    }
+    data = distinct(f"{record['dataset']} {record['dataset_sha256'][:8]}" for record in records)
+    versions |= {"data": ", ".join(data), "runs": str(len(records))}
+    return page(page_payload(regimes, versions))
+
+
+def studies(made: Mapping[str, Findings]) -> list[Study]:
+    """Return our studies that have runs, the one of the headline first."""
+    found = [Study.read(path) for name, path in choices("study").items() if name in made]
+    return sorted(found, key=lambda study: (study.experiment != HEADLINE, study.experiment))
+
+
 def opening(made: Mapping[str, Findings]) -> str:
     """What the README opens with: what each study finds, and of the first of them the figure and the table."""
-    studies = {name: Study.read(path) for name, path in choices("study").items() if name in made}
     parts = []
-    for name in sorted(studies, key=lambda each: (each != HEADLINE, each)):
-        found = made[name]
+    for study in studies(made):
+        found = made[study.experiment]
         seeds = min(len(row.errors) for row in found.rows)
-        lines = [
-            f"**{studies[name].title}** (`{name}`, {len(found.rows)} rows of {seeds} seeds or more), points of error:"
-        ]
-        parts.append("\n".join([*lines, "", *(f"- {each.text}" for each in statements(found.comparison))]))
+        about = f"`{study.experiment}`, {len(found.rows)} rows of {seeds} seeds; differences with their intervals"
+        lines = [f"- {each.text}" for each in statements(found.comparison)]
+        parts.append("\n".join([f"**{study.title}** ({about}):", "", *lines]))
     found = made[HEADLINE]
     folder = f"results/measured/{HEADLINE}"
     parts.append(f"![Differences to SGD and to SAM with their intervals]({folder}/figures/differences.png)")

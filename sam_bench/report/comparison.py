@@ -200,7 +200,7 @@ def in_words(each: Paired | None) -> str:
         return difference(each)
     low, high = each.corrected_interval
     needed = "" if each.separated or each.seeds_needed is None else f" (about {each.seeds_needed} seeds would)"
-    return f"{_signed(each.mean)} ({_signed(low)} to {_signed(high)}): {each.verdict}{needed}"
+    return f"{signed(each.mean)} ({signed(low)} to {signed(high)}): {each.verdict}{needed}"
 
 
 def in_short(each: Paired | None) -> str:
@@ -216,12 +216,13 @@ def difference(each: Paired | None) -> str:
     if each is None:
         return "–"
     if len(each.differences) < 2:
-        return _signed(each.mean)
+        return signed(each.mean)
     low, high = each.corrected_interval
-    return f"{_signed(each.mean)} ± {(high - low) / 2:.2f}"
+    return f"{signed(each.mean)} ± {(high - low) / 2:.2f}"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """A difference in points, with its sign."""
     return f"{value:+.2f}".replace("-", "−")
 
 

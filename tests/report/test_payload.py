@@ -5,8 +5,6 @@ import shlex
 
 import pytest
 
-pytest.importorskip("matplotlib")
-
 from sam_bench.cli.compose import compose
 from sam_bench.report.payload import page_payload, regime
 from sam_bench.report.table import Findings
@@ -29,7 +27,7 @@ def made():
 def test_it_is_plain_data_and_the_finding_is_the_first_statements(made):
     page = page_payload([made], {"sam_bench": "1"})
     assert json.loads(json.dumps(page, allow_nan=False)) == page
-    assert page["finding"].startswith(f"{STUDY.title}: SAM less SGD (at equal epochs and passes and seconds): +0.00")
+    assert page["finding"].startswith(f"{STUDY.title}: SAM has 0.00 points more error than SGD, at equal epochs")
     assert made["about"].startswith("A preset. The noisy40 protocol: ")
     assert {figure["name"] for figure in made["figures"]} == {"errors", "curves", "cost"}
     assert all("currentColor" in figure["svg"] and figure["alt"] for figure in made["figures"])
