@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 
-import matplotlib
+import matplotlib as mpl
 import pytest
 import torch
 
@@ -86,7 +86,7 @@ def test_the_differences_at_the_papers_settings_are_those_of_the_committed_recor
 def same_matplotlib() -> bool:
     """Whether the committed figures were drawn by the version that is installed."""
     drawn = MEASURED / report.HEADLINE / "figures" / "errors.svg"
-    return f"Matplotlib v{matplotlib.__version__}" in drawn.read_text()
+    return f"Matplotlib v{mpl.__version__}" in drawn.read_text()
 
 
 @pytest.mark.parametrize("experiment", sorted(path.parent.name for path in MEASURED.glob("*/figures")))
