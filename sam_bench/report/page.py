@@ -90,7 +90,7 @@ def inlined(svg: str, name: str, alt: str) -> str:
     root = re.search(r"<svg\b[^>]*>", svg)
     if root is None:
         raise ValueError(f"the figure {name} is no SVG document")
-    attributes = re.sub(r'\s(width|height|role|aria-label)="[^"]*"', "", root[0].removesuffix(">"))
+    attributes = re.sub(r'\s(id|width|height|role|aria-label)="[^"]*"', "", root[0].removesuffix(">"))
     opened = f'{attributes} id="figure-{name}" role="img" aria-label="{escape(alt)}">'
     return (svg[: root.start()] + opened + svg[root.end() :]).strip()
 
@@ -171,8 +171,8 @@ def _table(regime: Mapping[str, Any]) -> str:
             others.append(f'<tr data-row="{i}">{name}{_not_run(row, len(columns))}</tr>')
     return "\n".join(
         [
-            f'<p class="key">{" ".join(_verdict(verdict, shown=True) for verdict in SYMBOLS)}, each against what the '
-            "column compares with.</p>",
+            '<p class="key">Against what the column compares with: '
+            f"{' '.join(_verdict(verdict, shown=True) for verdict in SYMBOLS)}</p>",
             f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(regime["title"])}: table">',
             '<table class="sortable asc n-last results">',
             f'<thead><tr><th scope="col">method</th>{headings}</tr></thead>',

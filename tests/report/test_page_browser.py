@@ -301,6 +301,16 @@ def test_curves_show_all_none_and_other_quantities(opened):
     assert opened.js(PIXELS, "noisy40", "--series-0") > 100
 
 
+def test_curves_begin_at_an_epoch_of_choice_be_it_one_that_no_run_has(opened):
+    field = opened.one("#noisy40 input[type=number]")
+    assert field.get_property("value") == "10"
+    for epoch, drawn in {"999": False, "31": True}.items():
+        field.clear()
+        field.send_keys(epoch)
+        assert (opened.js(PIXELS, "noisy40", "--series-0") > 100) == drawn
+    assert opened.js(PIXELS, "noisy40", "--series-1") == 0  # it ends with epoch 30
+
+
 def test_a_curve_spans_the_epochs_that_were_not_evaluated(opened):
     """Beside a row that was evaluated in every epoch: points that were not joined would be nothing at all."""
     opened.one("#noisy40 .controls button:last-of-type").click()

@@ -60,7 +60,7 @@ class Details {
   }
 
   seeds() {
-    const titles = ["seed", "test error %", "status", "command", "run"];
+    const titles = ["seed", "error\u00a0%", "status", "command", "run"];
     const headings = titles.map((text) => make("th", { scope: "col" }, text));
     const rows = this.row.seeds.map((seed) =>
       make(
