@@ -222,9 +222,16 @@ def _definitions(entries: Mapping[str, str]) -> str:
     return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in entries.items())}</dl>"
 
 
+def _width(svg: str) -> float:
+    """How wide a figure is, in rem, so that letters of 7 points in it are nearly as large as the page's."""
+    width = re.search(r'<svg\b[^>]*\swidth="([\d.]+)', svg)
+    return float(width[1]) * 0.105 if width else 34
+
+
 def _figures(regime: Mapping[str, Any]) -> str:
     figures = "\n".join(
-        f'<figure><figcaption>{escape(figure["title"])}</figcaption><div class="drawing">'
+        f'<figure style="--width: {_width(figure["svg"]):.1f}rem"><figcaption>{escape(figure["title"])}</figcaption>'
+        f'<div class="drawing">'
         f"{inlined(figure['svg'], _identifier(regime['name'], figure['name']), figure['alt'])}</div></figure>"
         for figure in regime["figures"]
     )
