@@ -30,7 +30,7 @@ from sam_bench.runs.record import read_record
 from scripts.arguments import errors_as_messages, parser
 from scripts.make_table import findings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "results" / "measured"
 BENCHMARK = ROOT / "results" / "benchmark" / "amd-epyc-2-threads.json"
 """That from which costs are estimated."""
@@ -113,8 +113,9 @@ def opening(made: Mapping[str, Findings]) -> str:
     parts = []
     for study in studies(made):
         found = made[study.experiment]
-        seeds = min(len(row.errors) for row in found.rows)
-        about = f"`{study.experiment}`, {len(found.rows)} rows of {seeds} seeds; differences with their intervals"
+        runs = f"{len(found.records)} of {len(study.rows) * len(study.seeds)} runs"
+        lost = sum(row.diverged for row in found.rows)
+        about = f"`{study.experiment}`, {runs}{f', {lost} of them diverged' if lost else ''}"
         lines = [f"- {each.text}" for each in statements(found.comparison)]
         parts.append("\n".join([f"**{study.title}** ({about}):", "", *lines]))
     found = made[HEADLINE]

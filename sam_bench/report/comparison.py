@@ -1,6 +1,6 @@
 """Rows less their baselines, seed by seed, and what can be said of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pandas as pd
 
 from sam_bench.report.markup import markdown
 from sam_bench.report.rows import Row, distinct
-from sam_bench.report.stats import Paired, compare
+from sam_bench.report.stats import FEWEST_SEEDS, Paired, compare
 from sam_bench.runs.files import write_atomically
 
 Pair = tuple[Row, Row]
@@ -17,17 +17,19 @@ Pair = tuple[Row, Row]
 EPOCHS, PASSES, SECONDS, REFERENCE = "equal epochs", "equal passes", "equal seconds", "reference"
 """With what a row is compared: SGD of as many epochs, or passes, or seconds, as it has itself; one method for all."""
 
-SAME_PASSES = 1.01
-SAME_SECONDS = 1.05
-"""How much more a baseline may cost and still count as having the same."""
+SAME = (0.9, 1.05)
+"""Of a row's passes, or seconds, what a baseline may have that counts as having as many."""
+
+ALPHA = 0.05
+"""The probability that a table claims any difference where there is none: half of it for what was planned."""
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """What is found of rows and their baselines.
 
-    A comparison that was planned is corrected for the number of those that were; any other for the number of the others
-    that have the same baseline.
+    All together claim a difference where there is none with a probability of at most 5 %: a half of it is shared by the
+    comparisons that were planned, a half by the others (weighted Bonferroni; all of it where there is one kind only).
 
     Args:
         rows: in their order.
@@ -49,6 +51,7 @@ class Comparison:
         seconds: Callable[[Row], float],
         reference: Row | None = None,
         planned: Sequence[Pair] = (),
+        of_planned: int = 0,
     ) -> "Comparison":
         """Compare the test errors of finished runs.
 
@@ -57,33 +60,30 @@ class Comparison:
             seconds: what a run of a row costs, in any unit.
             reference: a method with which all others are compared too.
             planned: further pairs, and those of the others that are corrected apart.
+            of_planned: how many comparisons were planned, where some of them have no runs yet.
         """
-        costs: dict[str, tuple[Callable[[Row], float], float]] = {
-            PASSES: (lambda row: row.means["passes"], SAME_PASSES),
-            SECONDS: (seconds, SAME_SECONDS),
-        }
+        costs: dict[str, Callable[[Row], float]] = {PASSES: lambda row: row.means["passes"], SECONDS: seconds}
         baselines: dict[str, dict[Row, Row]] = {kind: {} for kind in (EPOCHS, PASSES, SECONDS, REFERENCE)}
         for row in rows:
             of_sgd = candidates.get(row, ())
             for each in of_sgd:
                 if each.epochs == row.epochs:
                     baselines[EPOCHS][row] = each
-            for kind, (cost, tolerance) in costs.items():
-                if paid := [each for each in of_sgd if cost(each) <= tolerance * cost(row)]:
-                    baselines[kind][row] = max(paid, key=cost)
+            for kind, cost in costs.items():
+                alike = [each for each in of_sgd if SAME[0] * cost(row) <= cost(each) <= SAME[1] * cost(row)]
+                if alike:
+                    baselines[kind][row] = min(alike, key=lambda each: abs(cost(each) - cost(row)))
             if reference is not None and row not in candidates.get(reference, ()):  # SAM less SGD is said in SAM's row
                 baselines[REFERENCE][row] = reference
         baselines = {
             kind: {row: base for row, base in of_kind.items() if row is not base} for kind, of_kind in baselines.items()
         }
         pairs = distinct([*planned, *(pair for of_kind in baselines.values() for pair in of_kind.items())])
-        pairs = [pair for pair in pairs if pair[0].errors.keys() & pair[1].errors.keys()]
-        families: dict[Row | None, list[Pair]] = {}
-        for pair in pairs:
-            families.setdefault(None if pair in planned else pair[1], []).append(pair)
-        found: dict[Pair, Paired] = {}
-        for family in families.values():
-            found |= compare({pair: (pair[0].errors, pair[1].errors) for pair in family})
+        others = [pair for pair in pairs if pair not in planned]
+        count = max(len(planned), of_planned)
+        alpha = ALPHA / 2 if count and others else ALPHA
+        found = compare(_errors(planned), count, alpha) | compare(_errors(others), len(others), alpha)
+        found = {pair: found[pair] for pair in pairs if pair in found}
         return cls(tuple(rows), baselines, found, tuple(planned))
 
     def at(self, kind: str, row: Row) -> Paired | None:
@@ -95,16 +95,16 @@ class Comparison:
     def best(self) -> tuple[Row, Paired] | None:
         """The row of the least error of those that are compared with the reference, and its comparison with it.
 
-        It is chosen by the same errors, so that it is corrected for all of these rows at least, planned or not.
+        Of rows that have all seeds which the reference has, by their mean over these. It is chosen by the same errors,
+        so that it is corrected for all of these rows at least, planned or not.
         """
-        pairs = {
-            row: (row.errors, base.errors)
-            for row, base in self.baselines[REFERENCE].items()
-            if (row, base) in self.found
-        }
-        if not pairs:
+        if self.reference is None:
             return None
-        best = min(pairs, key=lambda row: row.mean)
+        seeds = self.reference.errors
+        pairs = {row: (row.errors, seeds) for row in self.baselines[REFERENCE] if row.errors.keys() >= seeds.keys()}
+        if not pairs or not seeds:
+            return None
+        best = min(pairs, key=lambda row: sum(row.errors[seed] for seed in seeds))
         told = self.found[best, self.reference]
         return best, max(told, compare(pairs)[best], key=lambda each: each.level)
 
@@ -138,21 +138,21 @@ class Comparison:
         """What must be known to read differences."""
         counts = sorted({len(each.differences) for each in self.found.values()})
         lines = [
-            f"Points of test error less the baseline's, seed by seed ({' or '.join(map(str, counts))} seeds): below 0 "
-            "is better. With ±, or in brackets, Student's interval, corrected (Bonferroni, 95 % for all together) for "
-            "the number of comparisons with that baseline. Better or worse is said where it excludes 0; else it is not "
-            "separated (n. s.), with about how many seeds would separate the two with a probability of 80 %, if "
-            "difference and spread are these."
+            f"Points of test error less the baseline's, seed by seed ({_seeds(counts)}): below 0 is better. With ±, or "
+            "in brackets, Student's interval, corrected for the number of comparisons: all of a table hold together "
+            f"with 95 % (Bonferroni). From {FEWEST_SEEDS} seeds on better or worse is said where it excludes 0; else "
+            "the two are not separated (n. s.), with about how many seeds would separate them with a probability of "
+            "80 %, if difference and spread are these. Over seeds alone: images, wrong labels and tuning are one draw."
         ]
         if self.planned:
             pairs = "; ".join(f"{row.title} less {base.title}" for row, base in self.planned)
-            lines.append(f"Planned, and corrected for their own number instead: {pairs}.")
-        for kind, unit in ((PASSES, "passes"), (SECONDS, "seconds of training, as the benchmark has them")):
-            used = distinct(base.title for row, base in self.baselines[kind].items() if (row, base) in self.found)
-            if len(used) > 1:
-                lines.append(
-                    f"At {kind}: of {' and '.join(used)}, that with the most {unit} which are not more than a row's."
-                )
+            lines.append(f"Planned, and half of the 5 % are theirs, the other half all others': {pairs}.")
+        if PASSES in self.kinds:
+            low, high = SAME
+            lines.append(
+                f"At equal passes, or seconds: from {1 - low:.0%} less to {high - 1:.0%} more than the row's; a row "
+                "without such a run of SGD has no entry."
+            )
         if lost := {row.title: row.diverged for row in self.rows if row.diverged}:
             listed = ", ".join(f"{title} {count}" for title, count in lost.items())
             lines.append(f"Runs that diverged, and are left out: {listed}.")
@@ -174,7 +174,7 @@ class Comparison:
                 "p": each.p,
                 "holm_p": each.adjusted_p,
                 "probability_better": each.better,
-                "verdict": each.verdict if len(each.differences) > 1 else None,
+                "verdict": each.verdict,
                 "seeds_needed": each.seeds_needed,
             }
             for (row, base), each in self.found.items()
@@ -198,17 +198,17 @@ def in_words(each: Paired | None) -> str:
     """
     if each is None or len(each.differences) < 2:
         return difference(each)
-    low, high = each.corrected_interval
-    needed = "" if each.separated or each.seeds_needed is None else f" (about {each.seeds_needed} seeds would)"
-    return f"{signed(each.mean)} ({signed(low)} to {signed(high)}): {each.verdict}{needed}"
+    verdict = f": {each.verdict}" if each.verdict else ""
+    return f"{signed(each.mean)} {interval(each)}{verdict}{more_seeds(each)}"
 
 
 def in_short(each: Paired | None) -> str:
     """The same for a narrow column: the interval's half width, and "n. s." for not separated."""
     if each is None or len(each.differences) < 2:
         return difference(each)
-    needed = "" if each.seeds_needed is None else f" ({each.seeds_needed})"
-    return f"{difference(each)} {each.verdict if each.separated else f'n. s.{needed}'}"
+    if each.verdict != "not separated":
+        return f"{difference(each)} {each.verdict or ''}".rstrip()
+    return f"{difference(each)} n. s." + (f" ({each.seeds_needed})" if each.seeds_needed else "")
 
 
 def difference(each: Paired | None) -> str:
@@ -221,9 +221,29 @@ def difference(each: Paired | None) -> str:
     return f"{signed(each.mean)} ± {(high - low) / 2:.2f}"
 
 
+def interval(each: Paired) -> str:
+    """The corrected interval."""
+    low, high = each.corrected_interval
+    return f"({signed(low)} to {signed(high)})"
+
+
+def more_seeds(each: Paired) -> str:
+    """About how many seeds would separate what these do not."""
+    return f", about {each.seeds_needed} seeds would" if not each.separated and each.seeds_needed else ""
+
+
 def signed(value: float) -> str:
     """A difference in points, with its sign."""
     return f"{value:+.2f}".replace("-", "−")
+
+
+def _errors(pairs: Iterable[Pair]) -> dict[Pair, tuple[dict[int, float], dict[int, float]]]:
+    """Those that have a seed in common."""
+    return {(row, base): (row.errors, base.errors) for row, base in pairs if row.errors.keys() & base.errors.keys()}
+
+
+def _seeds(counts: Sequence[int]) -> str:
+    return f"{' or '.join(map(str, counts))} seed{'' if counts == [1] else 's'}"
 
 
 def _ends(name: str, interval: tuple[float, float]) -> dict[str, float]:

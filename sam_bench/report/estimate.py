@@ -83,7 +83,7 @@ def not_run(estimate: Estimate, measured: Sequence[tuple[str, str]] = ()) -> str
                 line.append(" – ".join(distinct(map(_hours, ends))))
             cells.append(line)
     gpus = [f"{name}, hours" for name in PEAK]
-    return markdown(["not run", f"command, with seeds 0 to {SEEDS - 1}", f"{estimate.device}, hours", *gpus], cells)
+    return markdown(["not run", f"command, with seed=0 to {SEEDS - 1}", f"{estimate.device}, hours", *gpus], cells)
 
 
 def _hours(seconds: float) -> str:

@@ -60,8 +60,11 @@ def draw(findings: Findings, tuning: Sequence[Record] = ()) -> dict[str, Figure]
 
 
 def write_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write each figure to `folder` as SVG and as PNG, and return the files."""
+    """Write each figure to `folder` as SVG and as PNG, and return the files; other such files there are removed."""
     written = []
+    for old in (*folder.glob("*.svg"), *folder.glob("*.png")):
+        if old.stem not in figures:
+            old.unlink()
     for name, figure in figures.items():
         for kind in ("svg", "png"):
             path = folder / f"{name}.{kind}"
@@ -98,11 +101,7 @@ def differences(findings: Findings) -> Figure | None:
     """Differences with their corrected intervals: filled where they exclude 0, hollow where they do not."""
     comparison = findings.comparison
     kinds = [kind for kind in (EPOCHS, PASSES, REFERENCE) if kind in comparison.kinds]
-    rows = [
-        row
-        for row in findings.rows
-        if any((each := comparison.at(kind, row)) and len(each.differences) > 1 for kind in kinds)
-    ]
+    rows = [row for row in findings.rows if any((each := comparison.at(kind, row)) and each.verdict for kind in kinds)]
     if not rows:
         return None
     figure = Figure(figsize=(WIDTH * (1 if len(kinds) == 1 else 2), _height(len(rows))))
@@ -111,7 +110,7 @@ def differences(findings: Findings) -> Figure | None:
         axes.axvline(0, color=FAINT, linewidth=0.6)
         for place, row in enumerate(rows):
             each = comparison.at(kind, row)
-            if each is None or len(each.differences) < 2:
+            if each is None or each.verdict is None:
                 continue
             color = (COLORS[0] if each.mean < 0 else COLORS[1]) if each.separated else FAINT
             axes.plot(each.corrected_interval, [place, place], color=color)
@@ -122,7 +121,7 @@ def differences(findings: Findings) -> Figure | None:
     return figure
 
 
-def curves(findings: Findings, most: int = 6) -> Figure | None:
+def curves(findings: Findings, most: int = 7) -> Figure | None:
     """Test error over the epochs, and the memorised share where labels are wrong: means, and bands over the seeds."""
     rows = _leading(findings, most)
     noisy = any(memorised(run) is not None for row in rows for run in row.finished)
@@ -203,10 +202,10 @@ def cost(findings: Findings) -> Figure | None:
 
 
 def ranking(findings: Findings) -> Figure | None:
-    """Ranks by the mean error, with the intervals of a bootstrap over the seeds that all rows have."""
-    rows = [row for row in findings.rows if row.errors]
-    common = set.intersection(*(set(row.errors) for row in rows)) if rows else set()
-    if len(rows) < 3 or len(common) < 2:
+    """Ranks by the mean error, with the intervals of a bootstrap over the seeds, of rows that have all of them."""
+    most = max((row.errors.keys() for row in findings.rows), key=len, default=())
+    rows = [row for row in findings.rows if row.errors.keys() >= set(most)]
+    if len(rows) < 3 or len(most) < 2:
         return None
     found = ranks({row: row.errors for row in rows})
     ordered = sorted(rows, key=lambda row: found[row][0])
@@ -243,8 +242,9 @@ def _leading(findings: Findings, most: int) -> list[Row]:
     """Those that the planned comparisons are of, and the best; else the first."""
     named = distinct(row for pair in findings.comparison.planned for row in pair)
     best = [findings.comparison.best[0]] if findings.comparison.best else []
-    wanted = distinct([*named, *best, *([] if named else findings.rows)])
-    return [row for row in findings.rows if row in wanted and row.finished][:most]
+    wanted = [row for row in distinct([*best, *named, *([] if named else findings.rows)]) if row.finished]
+    wanted = [row for row in wanted if not row.is_average][:most]  # histories are of the last weights
+    return [row for row in findings.rows if row in wanted]
 
 
 def _test_errors(run: Record) -> list[float | None]:

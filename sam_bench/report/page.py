@@ -193,7 +193,7 @@ def _cell(cell: Mapping[str, Any] | None, digits: int | None) -> str:
     number, bracket, rest = text.partition(" (")
     shown = escape(number) + (f' <span class="interval">({escape(rest)}</span>' if bracket else "")
     verdict = f" {_verdict(cell['verdict'])}" if cell.get("verdict") else ""
-    return f'<td data-sort="{"" if value is None else repr(value)}">{shown}{verdict}</td>'
+    return f'<td data-sort="{"" if value is None else repr(float(value))}">{shown}{verdict}</td>'
 
 
 def _not_run(row: Mapping[str, Any], width: int) -> str:

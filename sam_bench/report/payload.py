@@ -16,7 +16,7 @@ CAPTIONS = {
     "errors": ("Test error of every seed", "the mean as a line, Student's 95 % interval as a bar"),
     "differences": ("Differences, seed by seed", "with corrected intervals, filled where they exclude 0"),
     "curves": ("Over the epochs", "means over the seeds, and bands from the least to the greatest"),
-    "radius": ("Error against the radius", "on held-out images, one run each"),
+    "radius": ("Error against the radius", "on held-out images"),
     "cost": ("Error against cost", "the line is the Pareto front"),
     "ranks": ("Ranks", "by the mean error, with the intervals of a bootstrap over the seeds"),
 }
@@ -52,7 +52,9 @@ def regime(study: Study, findings: Findings, tuning: Sequence[Record] = (), abou
         "name": study.experiment,
         "title": study.title,
         "about": " ".join(filter(None, [about, protocol(configs, study.experiment)])),
-        "statements": [{"text": each.text, "verdict": each.verdict} for each in statements(findings.comparison)],
+        "statements": [
+            {"text": each.text, "verdict": each.verdict or "not separated"} for each in statements(findings.comparison)
+        ],
         "notes": findings.remarks(),
         "figures": [_figure(name, figure) for name, figure in draw(findings, tuning).items()],
         "columns": _columns(findings),
@@ -72,8 +74,8 @@ def _columns(findings: Findings) -> list[dict[str, Any]]:
     comparison = findings.comparison
     kinds = {
         EPOCHS: "Points of test error less SGD's of as many epochs, seed by seed, with the corrected interval.",
-        PASSES: "The same less that SGD which has the most of the passes that the row takes itself.",
-        REFERENCE: "The same less one method's.",
+        PASSES: "The same less SGD's of as many passes.",
+        REFERENCE: f"The same less {comparison.reference.title}'s." if comparison.reference else "",
     }
     columns = [
         {"key": "rho", "title": "ρ", "help": "The radius of the perturbation.", "digits": None},
@@ -108,14 +110,13 @@ def _row(study: Study, findings: Findings, row: Row) -> dict[str, Any]:
         "cost": _cell(findings.relative_cost(row), ".2f"),
         "seeds": _cell(len(row.errors), "d", diverged),
     }
-    own = own_settings(row, findings.rows).split()
     return {
         **_named(study, row.title),
         "optimizer": row.method,
         "status": "measured",
         "estimate": None,
         "cells": cells,
-        "settings": dict(setting.split("=", 1) for setting in own),
+        "settings": {key: str(value) for key, value in own_settings(row, findings.rows).items()},
         "seeds": [_seed(study, row, run) for run in row.runs],
     }
 
@@ -144,6 +145,8 @@ def _seed(study: Study, row: Row, run: Record) -> dict[str, Any]:
     finished = run["status"] == "finished"
     history = run["history"]
     kept = {key: history[key] for key in ("test_error", "train_error", "train_loss") if key in history}
+    if row.is_average:  # the history is that of the last weights
+        kept.pop("test_error", None)
     if memorised(run) is not None:
         kept["memorised"] = [None if missed is None else 100 - missed for missed in history["wrong_label_error"]]
     return {
@@ -162,15 +165,18 @@ def _seed(study: Study, row: Row, run: Record) -> dict[str, Any]:
 
 def _cell(value: float | None, form: str, after: str = "") -> dict[str, Any]:
     known = value is not None and value == value
-    return {"value": value if known else None, "text": f"{value:{form}}{after}" if known else "–", "verdict": None}
+    return {
+        "value": float(value) if known else None,
+        "text": f"{value:{form}}{after}" if known else "–",
+        "verdict": None,
+    }
 
 
 def _difference(comparison: Comparison, kind: str, row: Row) -> dict[str, Any]:
     each: Paired | None = comparison.at(kind, row)
     if each is None:
         return _cell(None, "")
-    verdict = each.verdict if len(each.differences) > 1 else None
-    return {"value": each.mean, "text": difference(each), "verdict": verdict}
+    return {"value": each.mean, "text": difference(each), "verdict": each.verdict}
 
 
 def _short(value: float | None) -> float | None:

@@ -151,7 +151,7 @@ def rows_of(records: Iterable[Record]) -> list[Row]:
     rows = [
         Row(runs[0]["method"], tuple(runs), weights) for runs in groups.values() for weights in (LAST, *_averages(runs))
     ]
-    named = [(row, own_settings(row, rows)) for row in rows]
+    named = [(row, in_words(own_settings(row, rows))) for row in rows]
     named.sort(key=lambda each: (rank(each[0].method), each[0].rho or 0, each[1], each[0].weights))
     return [
         Row(
@@ -169,15 +169,20 @@ def settings_of(record: Record) -> dict[str, Any]:
     return flat(config | {"dataset_sha256": record["dataset_sha256"]})
 
 
-def own_settings(row: Row, rows: Sequence[Row]) -> str:
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Settings as a command line has them."""
+    return " ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def own_settings(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     """The settings that tell a row from those that it is compared with; the radius is not among them."""
     keys = distinct(key for each in rows for key in each.settings if key != "optimizer.rho")
     shown = row.settings | {"dataset_sha256": row.settings["dataset_sha256"][:8]}
-    return " ".join(
-        f"{key.removeprefix('optimizer.')}={shown[key]}"
+    return {
+        key.removeprefix("optimizer."): shown[key]
         for key in keys
         if key in shown and len({json.dumps(peer.get(key)) for peer in _peers(row, key, rows)}) > 1
-    )
+    }
 
 
 def memorised(record: Record) -> float | None:

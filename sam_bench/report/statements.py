@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE, SECONDS, Comparison, signed
+from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE, SECONDS, Comparison, interval, more_seeds, signed
 from sam_bench.report.stats import Paired
 
 
@@ -12,11 +12,11 @@ class Statement:
 
     Args:
         text: a sentence without its full stop.
-        verdict: "better", "worse", or "not separated".
+        verdict: "better", "worse", or "not separated"; None where there are too few seeds to tell.
     """
 
     text: str
-    verdict: str
+    verdict: str | None
 
 
 def statements(comparison: Comparison) -> list[Statement]:
@@ -25,28 +25,21 @@ def statements(comparison: Comparison) -> list[Statement]:
     for row, base in comparison.planned:
         if (row, base) in comparison.found:
             how = [kind for kind in (EPOCHS, PASSES, SECONDS) if comparison.baselines[kind].get(row) is base]
-            at = f", at equal {' and '.join(kind.removeprefix('equal ') for kind in how)}" if how else ""
+            at = f" at equal {' and '.join(kind.removeprefix('equal ') for kind in how)}" if how else ""
             each = comparison.found[row, base]
-            found.append(
-                Statement(f"{row.title} has {points(each)} error than {base.title}{at} {why(each)}", each.verdict)
-            )
+            found.append(Statement(_sentence(row.title, base.title, each, at), each.verdict))
     if comparison.best is not None:
         best, each = comparison.best
         count = sum(pair in comparison.found for pair in comparison.baselines[REFERENCE].items())
-        subject = f"{best.title} has the least error of the {count} rows compared with {comparison.reference.title}"
-        found.append(Statement(f"{subject}, {points(each)} than it {why(each)}", each.verdict))
+        among = f"{best.title}, of the least error of {count} compared with {comparison.reference.title}"
+        lost = f" ({best.diverged} of {len(best.runs)} runs diverged)" if best.diverged else ""
+        found.append(Statement(_sentence(f"{among}{lost},", comparison.reference.title, each), each.verdict))
     return found
 
 
-def points(each: Paired) -> str:
-    """How much less or more error it is."""
-    return f"{abs(each.mean):.2f} points {'less' if each.mean < 0 else 'more'}"
-
-
-def why(each: Paired) -> str:
-    """The corrected interval of the difference, and the verdict; of a single seed, that there is none."""
-    if len(each.differences) < 2:
-        return "(one seed)"
-    low, high = each.corrected_interval
-    needed = "" if each.separated or each.seeds_needed is None else f", about {each.seeds_needed} seeds would"
-    return f"({signed(low)} to {signed(high)}): {each.verdict}{needed}"
+def _sentence(one: str, other: str, each: Paired, at: str = "") -> str:
+    if each.separated:
+        return f"{one} is {each.verdict} than {other}{at}, by {abs(each.mean):.2f} points {interval(each)}"
+    if each.verdict is None:
+        return f"{one} less {other}{at}: {signed(each.mean)} points, of too few seeds to tell"
+    return f"{one} and {other} are not separated{at}: {signed(each.mean)} points {interval(each)}{more_seeds(each)}"

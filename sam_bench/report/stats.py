@@ -16,6 +16,9 @@ Errors = Mapping[int, float]
 POWER = 0.8
 """With what probability `seeds_needed` seeds would separate two rows whose difference is the one that was found."""
 
+FEWEST_SEEDS = 3
+"""With fewer no verdict is given: of two seeds the differences may be equal by chance, as errors have two decimals."""
+
 MOST_SEEDS = 10_000
 """More than anybody runs."""
 
@@ -39,7 +42,7 @@ class Paired:
         better: the probability that a run of the row has less error than one of the baseline, a draw counting as half:
             the share of such pairs, of any seeds (Agarwal et al., 2021, arXiv:2108.13264).
         p: of a paired two-sided t-test; NaN for fewer than two seeds.
-        adjusted_p: Holm's, over all comparisons of its family.
+        adjusted_p: Holm's, over all comparisons of its family; to be held against 0.05.
         level: of the corrected interval.
     """
 
@@ -65,24 +68,26 @@ class Paired:
 
     @property
     def separated(self) -> bool:
-        """Whether the corrected interval excludes 0."""
+        """Whether the corrected interval of `FEWEST_SEEDS` or more excludes 0."""
         low, high = self.corrected_interval
-        return low > 0 or high < 0
+        return len(self.differences) >= FEWEST_SEEDS and (low > 0 or high < 0)
 
     @property
     def seeds_needed(self) -> int | None:
         """About how many seeds would separate the two, with probability `POWER`, if difference and spread are these.
 
-        None where no number up to `MOST_SEEDS` would, or there are not two seeds to tell a spread.
+        None where no number up to `MOST_SEEDS` would, or there are too few seeds to tell a spread.
         """
-        if len(self.differences) < 2 or self.mean == 0:
+        if len(self.differences) < FEWEST_SEEDS or self.mean == 0:
             return None
         spread = float(np.std(self.differences, ddof=1))
         return 2 if spread == 0 else _seeds_for(abs(self.mean) / spread, 1 - self.level)
 
     @property
-    def verdict(self) -> str:
-        """In a word: "better", "worse", or "not separated"."""
+    def verdict(self) -> str | None:
+        """In a word: "better", "worse", or "not separated"; None for fewer than `FEWEST_SEEDS`."""
+        if len(self.differences) < FEWEST_SEEDS:
+            return None
         if self.separated:
             return "better" if self.mean < 0 else "worse"
         return "not separated"
@@ -99,11 +104,13 @@ class Paired:
         return float(low), float(high)
 
 
-def compare(pairs: Mapping[K, tuple[Errors, Errors]]) -> dict[K, Paired]:
+def compare(pairs: Mapping[K, tuple[Errors, Errors]], count: int | None = None, alpha: float = 0.05) -> dict[K, Paired]:
     """Compare rows with their baselines on the seeds that both have; intervals and p are corrected for all together.
 
     Args:
         pairs: a row's errors and its baseline's, by any name.
+        count: of how many comparisons these are those that could be made; None for all.
+        alpha: the probability that any of them claims a difference where there is none.
 
     Raises:
         ValueError: the two have no seed in common, or an error is not finite.
@@ -116,8 +123,11 @@ def compare(pairs: Mapping[K, tuple[Errors, Errors]]) -> dict[K, Paired]:
             raise ValueError(f"{name} has no seed in common with its baseline")
         differences[name] = tuple(errors[seed] - base[seed] for seed in sorted(errors.keys() & base.keys()))
     p = {name: _paired_p(each) for name, each in differences.items()}
-    adjusted = dict(zip(p, holm(list(p.values())), strict=True))
-    level = 1 - 0.05 / max(len(pairs), 1)
+    count = max(len(pairs), count or 0, 1)
+    level = 1 - alpha / count
+    missing = [math.nan] * (count - len(pairs))
+    of_five_percent = [min(0.05 / alpha * each, 1.0) for each in holm([*p.values(), *missing])]
+    adjusted = dict(zip(p, of_five_percent, strict=False))
     return {
         name: Paired(differences[name], _better(errors, base), p[name], adjusted[name], level)
         for name, (errors, base) in pairs.items()

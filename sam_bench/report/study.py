@@ -32,6 +32,7 @@ class Study:
         reference: the row with which all are compared too.
         planned: further pairs of a row and its baseline; these, and those of the others that are among them, were
             named before there were runs, and are corrected for their own number.
+        note: what must be known beside.
         rows: by title, what its runs are told beside the preset and the seed.
     """
 
@@ -41,6 +42,7 @@ class Study:
     baselines: tuple[str, ...]
     reference: str
     planned: tuple[tuple[str, str], ...]
+    note: str
     rows: dict[str, list[str]]
 
     @classmethod
@@ -56,7 +58,7 @@ class Study:
             raise ConfigError(f"{path} is not valid YAML: {error}") from error
         expected = {
             "title": str, "experiment": str, "seeds": list, "baselines": list, "reference": str, "planned": list,
-            "rows": dict,
+            "note": str, "rows": dict,
         }  # fmt: skip
         if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != expected:
             words = {str: "text", list: "a list", dict: "a mapping"}
@@ -117,7 +119,6 @@ def remarks_on_mixtures(rows: Sequence[Row]) -> list[str]:
         "PyTorch": lambda run: run.get("versions", {}).get("torch"),
         "machine": lambda run: run["device"],
         "m": lambda run: run.get("m"),
-        "BatchNorm's statistics": lambda run: run.get("batchnorm"),
         "compiled": lambda run: run.get("compiled"),
     }
     lines = []
@@ -147,8 +148,10 @@ def _is_asked(asked: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
 
 
 def _row(title: str, runs: Sequence[Record]) -> Row:
-    averages = {name for run in runs for name in run.get("averaged", {})}
-    return Row(title, tuple(sorted(runs, key=lambda run: run["seed"])), averages.pop() if averages else LAST)
+    averages = sorted({name for run in runs for name in run.get("averaged", {})})
+    if len(averages) > 1:
+        raise StateError(f"runs of {title} have several averages of the weights: {', '.join(averages)}; keep one")
+    return Row(title, tuple(sorted(runs, key=lambda run: run["seed"])), averages[0] if averages else LAST)
 
 
 def _check_alike(which: str, runs: Sequence[Record], keys: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """The error-rate table of an experiment, from its records alone: nothing is trained here, and torch is not needed."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE, Comparison, in_short
 from sam_bench.report.cost import Cost
 from sam_bench.report.markup import latex, markdown
-from sam_bench.report.rows import Record, Row, distinct, own_settings, rows_of, title_of
+from sam_bench.report.rows import Record, Row, distinct, in_words, own_settings, rows_of, title_of
 from sam_bench.report.study import Study, remarks_on_mixtures
 from sam_bench.runs.files import write_atomically
 from sam_bench.runs.record import read_record
@@ -28,12 +29,16 @@ class Findings:
     Args:
         rows: those of the table, in their order.
         others: rows of further records, which stand in the CSV file only.
+        unit: the row of SGD whose training time is 1.
+        about: what the study has to say of itself.
     """
 
     rows: tuple[Row, ...]
     others: tuple[Row, ...]
     comparison: Comparison
     cost: Cost
+    unit: Row | None = None
+    about: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, records: Iterable[Record], cost: Cost | None = None) -> "Findings":
@@ -42,7 +47,7 @@ class Findings:
         cost = cost or Cost()
         sgd = [row for row in rows if row.method == "sgd" and not row.is_average]
         candidates = {row: [each for each in sgd if _own_base(each) == _own_base(row)] for row in rows}
-        return cls(tuple(rows), (), Comparison.of(rows, candidates, cost), cost)
+        return cls(tuple(rows), (), Comparison.of(rows, candidates, cost), cost, sgd[0] if sgd else None)
 
     @classmethod
     def of_study(
@@ -67,13 +72,15 @@ class Findings:
         planned = [
             (by_title[row], by_title[base]) for row, base in study.planned if row in by_title and base in by_title
         ]
-        comparison = Comparison.of(rows, dict.fromkeys(rows, baselines), cost, by_title.get(study.reference), planned)
+        comparison = Comparison.of(
+            rows, dict.fromkeys(rows, baselines), cost, by_title.get(study.reference), planned, len(study.planned)
+        )
         shown = {(id(run), row.weights) for row in rows for run in row.runs}
         others = []
         for row in rows_of(records):
             if beside := tuple(run for run in row.runs if (id(run), row.weights) not in shown):
                 others.append(Row(row.title, beside, row.weights))
-        return cls(tuple(rows), tuple(others), comparison, cost)
+        return cls(tuple(rows), tuple(others), comparison, cost, by_title.get(study.baselines[0]), _about(study, rows))
 
     @property
     def records(self) -> list[Record]:
@@ -81,9 +88,8 @@ class Findings:
         return [run for row in self.rows for run in row.runs]
 
     def relative_cost(self, row: Row) -> float:
-        """Return the seconds of a row's training in those of the table's first row of SGD; NaN where there is none."""
-        sgd = next((each for each in self.rows if each.method == "sgd"), None)
-        return float("nan") if sgd is None else self.cost(row) / self.cost(sgd)
+        """Return the seconds of a row's training in those of `unit`; NaN where there is none."""
+        return float("nan") if self.unit is None else self.cost(row) / self.cost(self.unit)
 
     def as_frame(self) -> pd.DataFrame:
         """A line for each row, those of the table first: errors in percent, of the last epoch.
@@ -102,7 +108,7 @@ class Findings:
             "method": row.method,
             "rho": row.rho,
             "weights": row.weights,
-            "settings": own_settings(row, everything),
+            "settings": in_words(own_settings(row, everything)),
             "seeds": len(row.errors),
             "diverged": row.diverged,
             "test_error_mean": row.mean,
@@ -122,7 +128,7 @@ class Findings:
             key = kind.replace(" ", "_")
             line[f"less_{key}"] = found and found.mean
             line[f"less_{key}_low"], line[f"less_{key}_high"] = found.corrected_interval if found else (None, None)
-            line[f"less_{key}_verdict"] = found.verdict if found and len(found.differences) > 1 else None
+            line[f"less_{key}_verdict"] = found and found.verdict
         return line
 
     def for_reading(self) -> tuple[list[str], list[list[str]]]:
@@ -156,8 +162,7 @@ class Findings:
         lines = [
             "Test error of the last epoch, mean over the seeds ± half of Student's 95 % interval. "
             + ("ECE: calibration error, 15 bins. " if self._has("test_ece") else "")
-            + "Passes: forward-backward passes of one run. Cost: seconds of training over those of the first row of "
-            "SGD."
+            + "Passes: forward-backward passes of one run. Cost: seconds of training over those of SGD."
         ]
         if guessed := distinct(title_of(row.method) for row in self.rows if not self.cost.is_measured(row)):
             lines.append(f"Cost from passes alone, as no benchmark here has it: {', '.join(guessed)}.")
@@ -182,7 +187,7 @@ class Findings:
                 "bSAM's passes are all at perturbed weights, a schedule-free base is evaluated at an average), so the "
                 "statistics are those of a pass over the training images before the evaluation, forward only."
             )
-        lines += remarks_on_mixtures(self.rows)
+        lines += [*self.about, *remarks_on_mixtures(self.rows)]
         for device in distinct(f"{record['device']}, {record['precision']}" for record in records):
             lines.append(f"Measured on: {device}.")
         return lines
@@ -219,10 +224,15 @@ def write_table(findings: Findings, experiment: str, folder: Path, name: str = "
 
 
 def protocol(configs: Sequence[Mapping[str, Any]], experiment: str) -> str:
-    """What all runs have in common."""
+    """What all runs have in common; where some differ, what most have."""
     parts = [_protocol(config) for config in configs]
-    common = [part for part in parts[0] if all(part in others for others in parts)]
-    return f"The {experiment} protocol: {', '.join(common)}."
+    told = []
+    for key in distinct(key for part in parts for key in part):
+        values = Counter(part.get(key) for part in parts)
+        value, count = values.most_common(1)[0]
+        if value is not None:
+            told.append(value if count == len(parts) else f"{value} (not in all rows)")
+    return f"The {experiment} protocol: {', '.join(told)}."
 
 
 def _own_base(row: Row) -> dict[str, Any]:
@@ -237,11 +247,22 @@ def _number(value: float | None, form: str) -> str:
     return "–" if pd.isna(value) else format(value, form)
 
 
+def _about(study: Study, rows: Sequence[Row]) -> tuple[str, ...]:
+    """What is missing of a study, and what it says of itself."""
+    lines = []
+    count, expected = sum(len(row.runs) for row in rows), len(study.rows) * len(study.seeds)
+    if count < expected:
+        lines.append(f"So far: {count} of the {expected} runs of this study.")
+    if missing := [title for title in study.rows if title not in {row.title for row in rows}]:
+        lines.append(f"Not run: {', '.join(missing)}.")
+    return (*lines, *([study.note] if study.note else []))
+
+
 def _diverged(row: Row) -> str:
     return f" (+{row.diverged} diverged)" if row.diverged else ""
 
 
-def _protocol(config: Mapping[str, Any]) -> list[str]:
+def _protocol(config: Mapping[str, Any]) -> dict[str, str]:
     model = config["model"]
     data = config["data"]
     trainer = config["trainer"]
@@ -253,21 +274,24 @@ def _protocol(config: Mapping[str, Any]) -> list[str]:
     augmentation += [f"mixup {data['mixup']:g}"] if "mixup" in data else []
     start = config["schedule"].get("warmup_start", 0)
     late = config["optimizer"].get("start_at", 0)
-    return [
-        model.get("arch") or model["name"],
-        data["name"],
-        images,
-        *([f"label noise {data['label_noise']:g} over {data['noise_over']}"] if "label_noise" in data else []),
-        f"{data['split']} split",
-        f"augmentation {' + '.join(augmentation) or 'none'}",
-        "normalised" if data["normalise"] else "not normalised",
-        f"{trainer['epochs']} epoch{'s' if trainer['epochs'] > 1 else ''}",
-        f"batch {trainer['batch_size']}",
-        f"{config['schedule']['name']} schedule by the {config['schedule']['every']}",
-        f"warm-up {config['schedule']['warmup_epochs']:g}" + (f" from {start:g} of the rate" if start else ""),
-        *([f"the method from {late:g} of the run on"] if late else []),
-        f"base optimizer {base['name']}",
-        *(f"{key} {value}" for key, value in base.items() if key != "name"),
-        f"label smoothing {trainer['label_smoothing']:g} over {trainer['smoothing_over']}",
-        f"BatchNorm {config['optimizer']['batchnorm']}",
-    ]
+    return {
+        "model": model.get("arch") or model["name"],
+        "data": data["name"],
+        "images": images,
+        **(
+            {"noise": f"label noise {data['label_noise']:g} over {data['noise_over']}"} if "label_noise" in data else {}
+        ),
+        "split": f"{data['split']} split",
+        "augmentation": f"augmentation {' + '.join(augmentation) or 'none'}",
+        "normalise": "normalised" if data["normalise"] else "not normalised",
+        "epochs": f"{trainer['epochs']} epoch{'s' if trainer['epochs'] > 1 else ''}",
+        "batch": f"batch {trainer['batch_size']}",
+        "schedule": f"{config['schedule']['name']} schedule by the {config['schedule']['every']}",
+        "warm-up": f"warm-up {config['schedule']['warmup_epochs']:g}"
+        + (f" from {start:g} of the rate" if start else ""),
+        **({"start": f"the method from {late:g} of the run on"} if late else {}),
+        "base": f"base optimizer {base['name']}",
+        **{f"base.{key}": f"{key} {value}" for key, value in base.items() if key != "name"},
+        "smoothing": f"label smoothing {trainer['label_smoothing']:g} over {trainer['smoothing_over']}",
+        "batchnorm": f"BatchNorm {config['optimizer']['batchnorm']}",
+    }

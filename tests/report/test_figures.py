@@ -33,7 +33,7 @@ def found(titles=tuple(ERRORS), seeds: int = 3, **changes) -> Findings:
     )
     sgd, sam = rows[0], rows[1] if len(rows) > 1 else None
     comparison = Comparison.of(rows, dict.fromkeys(rows, (sgd,)), Cost(), sam, [(sam, sgd)] if sam else [])
-    return Findings(rows, (), comparison, Cost())
+    return Findings(rows, (), comparison, Cost(), sgd)
 
 
 def trials(rhos) -> list[dict]:

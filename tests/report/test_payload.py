@@ -1,11 +1,14 @@
 """What the page shows: every row of a study with its seeds, and those that were not run with their command."""
 
 import json
+import math
+import re
 import shlex
 
 import pytest
 
 from sam_bench.cli.compose import compose
+from sam_bench.report.page import page
 from sam_bench.report.payload import page_payload, regime
 from sam_bench.report.table import Findings
 from tests.report.test_study import OURS, settings, some
@@ -25,12 +28,19 @@ def made():
 
 
 def test_it_is_plain_data_and_the_finding_is_the_first_statements(made):
-    page = page_payload([made], {"sam_bench": "1"})
-    assert json.loads(json.dumps(page, allow_nan=False)) == page
-    assert page["finding"].startswith(f"{STUDY.title}: SAM has 0.00 points more error than SGD, at equal epochs")
+    whole = page_payload([made], {"sam_bench": "1"})
+    assert json.loads(json.dumps(whole, allow_nan=False)) == whole
+    finding = "SAM less SGD at equal epochs and passes and seconds: +0.00 points, of too few seeds to tell."
+    assert whole["finding"] == f"{STUDY.title}: {finding}"
     assert made["about"].startswith("A preset. The noisy40 protocol: ")
     assert {figure["name"] for figure in made["figures"]} == {"errors", "curves", "cost"}
     assert all("currentColor" in figure["svg"] and figure["alt"] for figure in made["figures"])
+
+
+def test_the_page_sorts_by_numbers(made):
+    shown = page(page_payload([made], {}))
+    values = re.findall(r'<td data-sort="([^"]*)"', shown)
+    assert any(values) and all(value == "" or math.isfinite(float(value)) for value in values)
 
 
 def test_every_row_of_the_study_is_there_run_or_not(made):

@@ -122,4 +122,7 @@ def test_a_cost_is_the_benchmarks_or_the_passes():
     found = Findings.of_study(study, made, settings(study), cost)
     assert [found.relative_cost(row) for row in found.rows] == pytest.approx([1.0, 2.2, 2.0])
     assert [cost.is_measured(row) for row in found.rows] == [True, True, False]
-    assert "Cost from passes alone, as no benchmark here has it: ASAM." in found.remarks()
+    remarks = found.remarks()
+    assert "Cost from passes alone, as no benchmark here has it: ASAM." in remarks
+    assert "So far: 3 of the 25 runs of this study." in remarks
+    assert "Not run: SGD, 60 epochs, GSAM." in remarks and study.note in remarks

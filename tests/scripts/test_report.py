@@ -16,7 +16,7 @@ def results(tmp_path):
     folder = tmp_path / "noisy40" / "records"
     folder.mkdir(parents=True)
     for title in ("SGD", "SAM"):
-        for seed in (0, 1):
+        for seed in (0, 1, 2):
             for split in ("test", "val"):
                 made = record([*study.overrides(title), f"seed={seed}", f"data.split={split}"], 50 + seed, epochs=1)
                 made |= {"schema_version": 1, "train_seconds": 1.0, "eval_seconds": 1.0, "test_ece": 1.0}

@@ -24,6 +24,7 @@ baselines: [SGD]
 reference: SAM
 planned:
   - [SAM, SGD]
+note: ""
 rows:
   SGD: optimizer=sgd
   SGD, smoothed: optimizer=sgd trainer.label_smoothing=0.2
