@@ -7,9 +7,12 @@ import shlex
 import subprocess
 import sys
 
-import matplotlib as mpl
 import pytest
 import torch
+
+pytest.importorskip("matplotlib")
+
+import matplotlib as mpl
 
 from sam_bench.cli import compose, main
 from sam_bench.errors import ConfigError

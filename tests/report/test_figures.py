@@ -2,6 +2,10 @@
 
 import math
 
+import pytest
+
+pytest.importorskip("matplotlib")
+
 from sam_bench.report.comparison import Comparison
 from sam_bench.report.cost import Cost
 from sam_bench.report.figures import COLORS, as_bytes, cost, draw, errors, radius, write_figures

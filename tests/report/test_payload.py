@@ -7,6 +7,8 @@ import shlex
 
 import pytest
 
+pytest.importorskip("matplotlib")
+
 from sam_bench.cli.compose import compose
 from sam_bench.report.page import page
 from sam_bench.report.payload import page_payload, regime

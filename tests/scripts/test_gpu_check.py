@@ -21,6 +21,7 @@ WITHOUT = """
 import sys
 
 ABSENT = {"wandb", "joblib", "hydra_plugins", "pytorch_optimizer", "ray", "submitit", "ruff", "build", "hatchling"}
+ABSENT |= {"matplotlib", "selenium", "torchmetrics"}
 
 
 class Finder:

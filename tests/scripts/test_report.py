@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytest.importorskip("matplotlib")
+
 from sam_bench.errors import StateError
 from scripts import report
 from tests.report.test_study import OURS, record

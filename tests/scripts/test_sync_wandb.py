@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+pytest.importorskip("wandb")
+
 from sam_bench.loggers import wandb as wandb_logger
 from sam_bench.runs.record import summary_of
 from scripts import sync_wandb

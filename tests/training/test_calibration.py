@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("torchmetrics")
+
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from sam_bench.training.calibration import BINS, CalibrationError
