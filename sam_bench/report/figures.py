@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -15,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE
-from sam_bench.report.rows import Record, Row, distinct, memorised, rows_of, title_of
+from sam_bench.report.rows import Record, Row, distinct, memorised, memorised_by_epoch, rows_of, title_of
 from sam_bench.report.stats import ranks
 from sam_bench.report.table import Findings
 from sam_bench.runs.files import write_atomically
@@ -252,8 +251,7 @@ def _test_errors(run: Record) -> list[float | None]:
 
 
 def _memorised(run: Record) -> list[float | None]:
-    missed: list[Any] = run["history"].get("wrong_label_error") or [None] * run["epochs"]
-    return [None if each is None else 100 - each for each in missed]
+    return memorised_by_epoch(run) or [None] * run["epochs"]
 
 
 def _front(places: Mapping[Row, tuple[float, float]]) -> list[Row]:

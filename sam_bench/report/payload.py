@@ -5,7 +5,7 @@ from typing import Any
 
 from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE, Comparison, difference
 from sam_bench.report.figures import INK, as_bytes, draw
-from sam_bench.report.rows import Record, Row, memorised, own_settings
+from sam_bench.report.rows import Record, Row, memorised, memorised_by_epoch, own_settings
 from sam_bench.report.statements import statements
 from sam_bench.report.stats import Paired
 from sam_bench.report.study import Study
@@ -92,13 +92,13 @@ def _columns(findings: Findings) -> list[dict[str, Any]]:
         {"key": "cost", "title": "cost", "help": "Training time over that of the first row of SGD.", "digits": 2},
         {"key": "seeds", "title": "seeds", "help": "Runs that finished.", "digits": 0},
     ]
-    has = {key: any(row.means[key] == row.means[key] for row in findings.rows) for key in ("memorised", "test_ece")}
-    return [column for column in columns if has.get(column["key"], True)]
+    return [
+        column for column in columns if column["key"] not in ("memorised", "test_ece") or findings.has(column["key"])
+    ]
 
 
 def _row(study: Study, findings: Findings, row: Row) -> dict[str, Any]:
     means = row.means
-    diverged = f" (+{row.diverged} diverged)" if row.diverged else ""
     cells = {
         "rho": _cell(row.rho, "g"),
         "error": _cell(row.mean, ".2f") | {"text": row.error_in_words},
@@ -108,7 +108,7 @@ def _row(study: Study, findings: Findings, row: Row) -> dict[str, Any]:
         "test_loss": _cell(means["test_loss"], ".3f"),
         "passes": _cell(means["passes"], ",.0f"),
         "cost": _cell(findings.relative_cost(row), ".2f"),
-        "seeds": _cell(len(row.errors), "d", diverged),
+        "seeds": _cell(len(row.errors), "d", row.diverged_in_words),
     }
     return {
         **_named(study, row.title),
@@ -148,7 +148,7 @@ def _seed(study: Study, row: Row, run: Record) -> dict[str, Any]:
     if row.is_average:  # the history is that of the last weights
         kept.pop("test_error", None)
     if memorised(run) is not None:
-        kept["memorised"] = [None if missed is None else 100 - missed for missed in history["wrong_label_error"]]
+        kept["memorised"] = memorised_by_epoch(run)
     return {
         "seed": run["seed"],
         "status": run["status"],

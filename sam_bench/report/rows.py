@@ -19,7 +19,7 @@ Record = Mapping[str, Any]
 LAST = "last"
 """What the weights after the last step are called, beside averages."""
 
-MEANS = ["steps", "passes", "skipped_steps", "train_seconds", "images_per_second"]
+MEANS = ["passes", "skipped_steps", "train_seconds", "images_per_second"]
 """Entries of records that are averaged over the seeds."""
 COSTS = ["train_seconds", "images_per_second", "peak_memory_bytes"]
 """Entries that are averaged on one device only."""
@@ -129,6 +129,11 @@ class Row:
         low, high = self.interval
         return f"{self.mean:.2f}" + ("" if math.isnan(low) else f" ± {(high - low) / 2:.2f}")
 
+    @property
+    def diverged_in_words(self) -> str:
+        """What is said behind the number of its seeds; nothing where all runs finished."""
+        return f" (+{self.diverged} diverged)" if self.diverged else ""
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What its runs are but for their seed, by key."""
@@ -149,7 +154,9 @@ def rows_of(records: Iterable[Record]) -> list[Row]:
     for record in records:
         groups.setdefault(json.dumps(settings_of(record), sort_keys=True), []).append(record)
     rows = [
-        Row(runs[0]["method"], tuple(runs), weights) for runs in groups.values() for weights in (LAST, *_averages(runs))
+        Row(runs[0]["method"], tuple(runs), weights)
+        for runs in groups.values()
+        for weights in (LAST, *averages_of(runs))
     ]
     named = [(row, in_words(own_settings(row, rows))) for row in rows]
     named.sort(key=lambda each: (rank(each[0].method), each[0].rho or 0, each[1], each[0].weights))
@@ -187,8 +194,13 @@ def own_settings(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
 
 def memorised(record: Record) -> float | None:
     """The percentage of the wrong training labels that a run's last epoch predicts; None without wrong labels."""
-    missed = record["history"].get("wrong_label_error", [None])[-1]
-    return None if missed is None else 100 - missed
+    return (memorised_by_epoch(record) or [None])[-1]
+
+
+def memorised_by_epoch(record: Record) -> list[float | None]:
+    """The same of each epoch; empty without wrong labels."""
+    missed = record["history"].get("wrong_label_error", [])
+    return [None if each is None else 100 - each for each in missed]
 
 
 def title_of(method: str) -> str:
@@ -206,7 +218,8 @@ def distinct(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
-def _averages(runs: Sequence[Record]) -> list[str]:
+def averages_of(runs: Sequence[Record]) -> list[str]:
+    """The names of the averages of the weights that runs have."""
     return distinct(name for run in runs for name in run.get("averaged", {}))
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.lookup import lookup
-from sam_bench.report.rows import LAST, Record, Row
+from sam_bench.report.rows import LAST, Record, Row, averages_of
 from sam_bench.runs.record import flat
 
 WHERE = {
@@ -27,8 +27,8 @@ class Study:
         title: what it is of, in a few words.
         experiment: the preset.
         seeds: of every row.
-        baselines: the rows of SGD: each row is compared with the one of as many epochs, and with the one that has the
-            most of the passes, and seconds, that it takes itself.
+        baselines: the rows of SGD: each row is compared with the one of as many epochs, and with the one of as many
+            passes, and seconds.
         reference: the row with which all are compared too.
         planned: further pairs of a row and its baseline; these, and those of the others that are among them, were
             named before there were runs, and are corrected for their own number.
@@ -148,7 +148,7 @@ def _is_asked(asked: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
 
 
 def _row(title: str, runs: Sequence[Record]) -> Row:
-    averages = sorted({name for run in runs for name in run.get("averaged", {})})
+    averages = averages_of(runs)
     if len(averages) > 1:
         raise StateError(f"runs of {title} have several averages of the weights: {', '.join(averages)}; keep one")
     return Row(title, tuple(sorted(runs, key=lambda run: run["seed"])), averages[0] if averages else LAST)

@@ -140,7 +140,7 @@ class Findings:
         columns = {
             "method": [row.title for row in self.rows],
             "ρ": [_number(row.rho, "g") for row in self.rows],
-            "seeds": [f"{len(row.errors)}{_diverged(row)}" for row in self.rows],
+            "seeds": [f"{len(row.errors)}{row.diverged_in_words}" for row in self.rows],
             "test error %": [row.error_in_words for row in self.rows],
         }
         for kind in kinds:
@@ -149,7 +149,7 @@ class Findings:
         for name, key, form in (
             ("memorised %", "memorised", ".1f"), ("ECE %", "test_ece", ".2f"), ("passes", "passes", ",.0f")
         ):  # fmt: skip
-            if self._has(key):
+            if self.has(key):
                 columns[name] = [_number(row.means[key], form) for row in self.rows]
         if any(row.means["skipped_steps"] > 0 for row in self.rows):
             columns["skipped steps"] = [_number(row.means["skipped_steps"], ".2f") for row in self.rows]
@@ -161,14 +161,14 @@ class Findings:
         records = self.records
         lines = [
             "Test error of the last epoch, mean over the seeds ± half of Student's 95 % interval. "
-            + ("ECE: calibration error, 15 bins. " if self._has("test_ece") else "")
+            + ("ECE: calibration error, 15 bins. " if self.has("test_ece") else "")
             + "Passes: forward-backward passes of one run. Cost: seconds of training over those of SGD."
         ]
         if guessed := distinct(title_of(row.method) for row in self.rows if not self.cost.is_measured(row)):
             lines.append(f"Cost from passes alone, as no benchmark here has it: {', '.join(guessed)}.")
         if self.comparison.found:
             lines += self.comparison.remarks()
-        if self._has("memorised"):
+        if self.has("memorised"):
             lines.append(
                 "Memorised: of the training images whose labels are wrong, those that are predicted as labelled, in "
                 "the last epoch: with mixup from the mixed images, for MSAM, SAMPa and bSAM at perturbed weights. The "
@@ -192,7 +192,8 @@ class Findings:
             lines.append(f"Measured on: {device}.")
         return lines
 
-    def _has(self, key: str) -> bool:
+    def has(self, key: str) -> bool:
+        """Whether any row of the table has this mean."""
         return any(not pd.isna(row.means[key]) for row in self.rows)
 
 
@@ -256,10 +257,6 @@ def _about(study: Study, rows: Sequence[Row]) -> tuple[str, ...]:
     if missing := [title for title in study.rows if title not in {row.title for row in rows}]:
         lines.append(f"Not run: {', '.join(missing)}.")
     return (*lines, *([study.note] if study.note else []))
-
-
-def _diverged(row: Row) -> str:
-    return f" (+{row.diverged} diverged)" if row.diverged else ""
 
 
 def _protocol(config: Mapping[str, Any]) -> dict[str, str]:
