@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,15 @@ from sam_bench.optim.registry import METHODS, method
 from tests.conftest import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+FRAMEWORKS = {
+    "accelerate_loop": "accelerate",
+    "ddp": "torch",
+    "fsdp": "torch",
+    "huggingface_trainer": "transformers",
+    "lightning_automatic": "pytorch_lightning",
+    "lightning_manual": "pytorch_lightning",
+}
+"""Examples in examples/frameworks, and the packages that they are of."""
 
 
 def test_every_method_is_a_class_of_the_package():
@@ -67,11 +77,8 @@ def test_importing_the_package_does_not_import_torch():
 def test_an_example_is_short_and_learns(path):
     assert len(path.read_text().splitlines()) < 60
     if path.stem == "several_gpus":
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(path)]
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-                              capture_output=True, text=True)  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        runs = [[float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("epoch")]]
+        lines = printed_by(path, processes=2)
+        runs = [[float(line.split()[-1]) for line in lines if line.startswith("epoch")]]
     else:
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
@@ -80,3 +87,30 @@ def test_an_example_is_short_and_learns(path):
     for losses in runs:
         assert len(losses) == 3
         assert losses[-1] < 0.35 < 1.5 < losses[0]
+
+
+def printed_by(path: Path, processes: int = 1) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *(launcher if processes > 1 else []), str(path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_every_framework_has_its_example_in_the_readme():
+    files = {path.stem for path in (ROOT / "examples" / "frameworks").glob("*.py")} - {"task"}
+    assert files == set(FRAMEWORKS)
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"(examples/frameworks/{name}.py)" in readme for name in FRAMEWORKS)
+
+
+@pytest.mark.parametrize(("name", "package"), FRAMEWORKS.items(), ids=FRAMEWORKS)
+def test_a_framework_ends_in_the_weights_of_the_plain_loop(name, package):
+    pytest.importorskip(package)
+    path = ROOT / "examples" / "frameworks" / f"{name}.py"
+    assert len(path.read_text().splitlines()) < 60
+    lines = [line for line in printed_by(path, processes=2 if "dp" in name else 1) if "plain loop" in line]
+    assert [line.split(":")[0] for line in lines] == ["SAM", "GSAM"]
+    rounding = 1e-6 if name == "fsdp" else 0.0  # whose norms are sums of shards' norms
+    assert all(float(line.split()[-1]) <= rounding for line in lines), lines

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -27,11 +26,6 @@ def base_of(params: Iterable[Any], base: type[Optimizer] | Optimizer, options: d
         raise TypeError(f"the base optimizer is made already: {', '.join(options)} must be given to its constructor")
     elif {id(p) for p in _tensors(params)} != {id(p) for group in base.param_groups for p in group["params"]}:
         raise ValueError("the base optimizer was made with other parameters than these")
-    if dist.is_available() and dist.is_initialized():
-        from torch.distributed.tensor import DTensor  # takes a second to import, and nobody else has any
-
-        if any(isinstance(p, DTensor) for group in base.param_groups for p in group["params"]):
-            raise ValueError("parameters are sharded (DTensor), as FSDP leaves them: use DistributedDataParallel")
     if isinstance(base, torch.optim.LBFGS):
         raise ValueError("LBFGS takes a closure of its own, so it cannot be a base: choose another optimizer")
     if any(group.get("maximize") for group in base.param_groups):

@@ -1,10 +1,11 @@
-"""Averages over the processes of a group, each process holding its own share of the batch."""
+"""What the processes of a group know together: averages over their shares of a batch, sums over their shards."""
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from sam_bench.optim.flat import FlatCopy
+from sam_bench.optim.gradients import is_sharded
 
 
 def average(tensors: list[Tensor], parameters: list[Tensor], group: dist.ProcessGroup) -> None:
@@ -32,6 +33,43 @@ def mean(value: Tensor, group: dist.ProcessGroup) -> Tensor:
     total = value.clone()
     dist.all_reduce(total, group=group)
     return total / dist.get_world_size(group)
+
+
+class Shards:
+    """The processes over which parameters are sharded, as FSDP2's `fully_shard` does.
+
+    Args:
+        parameters: all sharded in the same way, over one mesh.
+
+    Raises:
+        ValueError: some are whole, or sharded in another way.
+    """
+
+    def __init__(self, parameters: list[Tensor]):
+        layouts = {(p.device_mesh, p.placements) if is_sharded(p) else None for p in parameters}
+        if None in layouts or len({mesh for mesh, _ in layouts}) > 1:
+            raise ValueError(
+                "some parameters are sharded over other processes than the rest, or not at all: fully_shard() the "
+                "whole model on one mesh, before the optimizer is made"
+            )
+        mesh, _ = next(iter(layouts))
+        kinds = {tuple(placement.is_shard() for placement in placements) for _, placements in layouts}
+        if len(kinds) > 1 or any(placement.is_partial() for _, placements in layouts for placement in placements):
+            raise ValueError("parameters are sharded in different ways: fully_shard() them all alike")
+        (sharded,) = kinds
+        self.groups = [mesh.get_group(dimension) for dimension, over in enumerate(sharded) if over]
+
+    @classmethod
+    def of(cls, parameters: list[Tensor]) -> "Shards | None":
+        """Those of the parameters; None where all are whole."""
+        return cls(parameters) if any(map(is_sharded, parameters)) else None
+
+    def sum(self, value: Tensor) -> Tensor:
+        """A scalar's sum over all shards."""
+        total = value.clone()
+        for group in self.groups:
+            dist.all_reduce(total, group=group)
+        return total
 
 
 def rank(group: dist.ProcessGroup) -> int:

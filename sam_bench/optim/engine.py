@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from sam_bench.optim.base import base_of, exchanges_weights, is_training, load_in_place
-from sam_bench.optim.distributed import average, everywhere, mean, rank
+from sam_bench.optim.distributed import Shards, average, everywhere, mean, rank
 from sam_bench.optim.flat import FlatCopy
-from sam_bench.optim.gradients import Gradients, add, like, loss_scale, real
+from sam_bench.optim.gradients import Gradients, add, is_sharded, like, local, loss_scale, real, sharded_like
 from sam_bench.optim.guard import guarded_step
 from sam_bench.optim.method import Closure, Method
-from sam_bench.optim.norms import Direction, global_norm, scale_to_norm
+from sam_bench.optim.norms import Direction, global_norm, over, scale_to_norm
 from sam_bench.optim.options import Option
-from sam_bench.optim.progress import Between, Progress, Shared
+from sam_bench.optim.progress import Between, Left, Progress, Shared
 from sam_bench.optim.running_stats import RunningStatistics
 
 _RHO = Option("rho", float, "the radius", ge=0)
@@ -78,6 +78,7 @@ class SharpnessAware(Method):
     _between = Shared("between")
     _single = Shared("single")
     _resting = Shared("resting")
+    _left = Shared("left")
     _opt_called = Shared("stepped")  # what torch's schedulers set, and look for
 
     def __init__(
@@ -106,6 +107,12 @@ class SharpnessAware(Method):
         base = base_of(params, base_optimizer, base_options)
         super().__init__(base.param_groups, dict(base.defaults, rho=rho))
         self.base_optimizer = base
+        self.shards = Shards.of([p for group in base.param_groups for p in group["params"]])
+        if self.shards is not None and self.whole_tensors:
+            raise ValueError(
+                f"{type(self).__name__} works on whole tensors, and these are sharded (fully_shard): use "
+                "DistributedDataParallel, or another method"
+            )
         self.batchnorm = batchnorm
         self.clip_norm = clip_norm
         self.sync_perturbation = sync_perturbation
@@ -144,14 +151,28 @@ class SharpnessAware(Method):
         this one has."""
         return not self._single and self.steps >= self.start and self.has_second_pass(self.steps - self.start)
 
+    @overload  # type: ignore[override]
+    def step(
+        self,
+        closure: Closure | Sequence[Closure],
+        weights: Sequence[float] | None = None,
+        scaler: GradScaler | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
     @torch.no_grad()
     def step(
         self,
         closure: Closure | Sequence[Closure] | None = None,
         weights: Sequence[float] | None = None,
         scaler: GradScaler | None = None,
-    ) -> Tensor:
+    ) -> Tensor | None:
         """One step; returns the loss of the first pass, on the device.
+
+        Without a closure, after `first_step`, it is `second_step`: for frameworks that call `step()` themselves. Hooks
+        before a step are then called in both halves.
 
         Args:
             closure: clears the gradients, computes the loss and its gradients, returns the loss; called once a pass.
@@ -162,14 +183,19 @@ class SharpnessAware(Method):
             scaler: the loss scaling with which the closure computes gradients. The caller calls `scaler.update()`.
 
         Raises:
-            ValueError: there is no closure, no parameter has a gradient after it, or the weights do not fit.
+            ValueError: there is no closure, no parameter has a gradient after it, or the weights do not fit; or there
+                are gradients before it is called, which it would clear (an accumulation outside the closure).
             TypeError: the closure returns no tensor.
             RuntimeError: `first_step` was called, and `second_step` was not; or a GradScaler's `step` called this.
             Exception: whatever the closure raises; weights and running statistics are then as before the step.
         """
         self._refuse_scalers_step()
+        if closure is None and self._between is not None:
+            self._end_by_hand(self._between.scaler)
+            return None
         self._be_at_rest("step()")
         parts = _parts(closure, weights)
+        self._refuse_lost_gradients()
         together = callable(closure)
         if not together and self.sync_perturbation:
             raise ValueError("sync_perturbation is one perturbation for all: it does not go with several closures")
@@ -182,19 +208,21 @@ class SharpnessAware(Method):
         loss = 0.0
         finite = None
         try:
-            for number, (part, weight) in enumerate(parts, start=self._first_part(len(parts))):
-                value, g_part, h_part, ok = self._passes_of(number, part, weight, scaler, together)
-                loss = loss + weight * value
-                finite = ok if finite is None else finite & ok
-                g = add(g, g_part, weight)
-                h = add(h, h_part, weight) if self.next_has_second_pass else g
-                del g_part, h_part
-            if not together:
-                h = self._averaged(h)
-                g = g if self.next_has_second_pass else h
-            self._update(g, h, finite, before, scaler)
+            with over(self.shards):
+                for number, (part, weight) in enumerate(parts, start=self._first_part(len(parts))):
+                    value, g_part, h_part, ok = self._passes_of(number, part, weight, scaler, together)
+                    loss = loss + weight * value
+                    finite = ok if finite is None else finite & ok
+                    g = add(g, g_part, weight)
+                    h = add(h, h_part, weight) if self.next_has_second_pass else g
+                    del g_part, h_part
+                if not together:
+                    h = self._averaged(h)
+                    g = g if self.next_has_second_pass else h
+                self._update(g, h, finite, before, scaler)
         except BaseException:
             self._give_up(before)
+            self.zero_grad()  # they are of a part of the step
             raise
         return loss
 
@@ -225,19 +253,20 @@ class SharpnessAware(Method):
                 raise RuntimeError("a step's pre-hook cannot replace its arguments when it is taken by hand")
         clean = self.statistics.read()
         try:
-            if self.perturbs_first:
-                if zero_grad:
-                    self.zero_grad()
-                self._move(self._perturbation_ahead(0))
-                self._between = Between(self.next_has_second_pass, {}, self._yes(), clean, scaler)
-                return True
-            g = self._take(keep=not zero_grad)
-            finite = self._unscaled(g, scaler)
-            two = self.next_has_second_pass and self._goes_on(g)
-            if two:
-                self._move(self._perturbation(g, finite))
-            else:
-                self._scale(g, scaler)
+            with over(self.shards):
+                if self.perturbs_first:
+                    if zero_grad:
+                        self.zero_grad()
+                    self._move(self._perturbation_ahead(0))
+                    self._between = Between(self.next_has_second_pass, {}, self._yes(), clean, scaler)
+                    return True
+                g = self._take(keep=not zero_grad)
+                finite = self._unscaled(g, scaler)
+                two = self.next_has_second_pass and self._goes_on(g)
+                if two:
+                    self._move(self._perturbation(g, finite))
+                else:
+                    self._scale(g, scaler)
         except BaseException:
             self._give_up(clean)
             raise
@@ -259,6 +288,13 @@ class SharpnessAware(Method):
             ValueError: no parameter has a gradient, or `first_step` was given another scaler; the step is given up.
             RuntimeError: the scaler has unscaled the gradients already; the step is given up.
         """
+        self._end_by_hand(scaler)
+        if zero_grad:
+            self.zero_grad()
+        for hook in self._optimizer_step_post_hooks.values():
+            hook(self, (), {})
+
+    def _end_by_hand(self, scaler: GradScaler | None) -> None:
         if self._between is None:
             raise RuntimeError("second_step() came first: it ends what first_step() begins")
         held = self._between
@@ -280,15 +316,12 @@ class SharpnessAware(Method):
             h = self._averaged(h)  # whether this step had a second pass was not known when its gradients were computed
         before = self._before(held)
         try:
-            self._update(held.g if held.two else h, h, held.finite, before, scaler)
+            with over(self.shards):
+                self._update(held.g if held.two else h, h, held.finite, before, scaler)
         except BaseException:
             self._give_up(before)
             raise
         self._opt_called = True
-        if zero_grad:
-            self.zero_grad()
-        for hook in self._optimizer_step_post_hooks.values():
-            hook(self, (), {})
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -362,10 +395,18 @@ class SharpnessAware(Method):
             hook(self)
 
     def _collect_state(self) -> dict[str, Any]:
-        memory = {i: dict(self.memory[p]) for i, p in enumerate(self._parameters()) if p in self.memory}
+        memory = {
+            i: {name: self._as_saved(p, value) for name, value in self.memory[p].items()}
+            for i, p in enumerate(self._parameters())
+            if p in self.memory
+        }
         own = {"steps": self.steps, "passes": self.passes, "skipped": self.skipped.clone(), "memory": memory}
         own["method"] = self.method_name
         return self.base_optimizer.state_dict() | {"sharpness_aware": own}
+
+    def _as_saved(self, p: Tensor, value: Tensor) -> Tensor:
+        """What is remembered of a sharded parameter is saved as a sharded tensor, if it is one for each element."""
+        return sharded_like(p, value) if is_sharded(p) and value.shape == real(p).shape else value
 
     def _apply_state(self, state_dict: dict[str, Any]) -> None:
         if "sharpness_aware" not in state_dict:
@@ -389,9 +430,36 @@ class SharpnessAware(Method):
         self.passes = own["passes"]
         self.skipped.copy_(own["skipped"])
         self.memory = {
-            parameters[i]: {name: value.to(parameters[i].device, copy=True) for name, value in of_one.items()}
+            parameters[i]: {name: local(value).to(parameters[i].device, copy=True) for name, value in of_one.items()}
             for i, of_one in own["memory"].items()
         }
+
+    @torch.no_grad()
+    def create_state(self) -> None:
+        """Create all state that the first step would, for a checkpoint to be loaded into; the weights stay.
+
+        `torch.distributed.checkpoint` loads into tensors that are there, which a new optimizer's are not::
+
+            state = {"model": model, "optimizer": optimizer}
+            torch.distributed.checkpoint.save(state, checkpoint_id=folder)
+
+            optimizer.create_state()  # a new one, of a new model
+            torch.distributed.checkpoint.load({"model": model, "optimizer": optimizer}, checkpoint_id=folder)
+
+        Raises:
+            RuntimeError: a step was taken, or between `first_step` and `second_step`.
+        """
+        self._be_at_rest("create_state()")
+        if self.steps:
+            raise RuntimeError(f"create_state() after {self.steps} steps: it is for a new optimizer")
+        parameters = [p for p in self._parameters() if p.requires_grad]
+        weights = [real(p).clone() for p in parameters]
+        for p in parameters:
+            p.grad = torch.zeros_like(p)
+        self.base_optimizer.step()
+        torch._foreach_copy_([real(p) for p in parameters], weights)
+        self.zero_grad()
+        self._recall(parameters)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "step"}  # a scheduler's wrapper stays
@@ -519,18 +587,19 @@ class SharpnessAware(Method):
         """From `w` to `w + e`."""
         if not e:
             return
-        for p in e:
+        w = [real(p) for p in e]
+        for p, x in zip(e, w, strict=True):
             kept = self._saved.get(p)
-            if kept is None or (kept.dtype, kept.device) != (p.dtype, p.device):  # a model may be moved or widened
-                self._saved[p] = torch.empty_like(p)
-        torch._foreach_copy_([self._saved[p] for p in e], list(e))
+            if kept is None or (kept.dtype, kept.device) != (x.dtype, x.device):  # a model may be moved or widened
+                self._saved[p] = torch.empty_like(x)
+        torch._foreach_copy_([self._saved[p] for p in e], w)
         self._away = list(e)
-        torch._foreach_add_([real(p) for p in e], list(e.values()))
+        torch._foreach_add_(w, list(e.values()))
         torch.clear_autocast_cache()  # an autocast around the step must not use the weights of before
 
     def _return(self) -> None:
         if self._away:
-            torch._foreach_copy_(self._away, [self._saved[p] for p in self._away])
+            torch._foreach_copy_([real(p) for p in self._away], [self._saved[p] for p in self._away])
             torch.clear_autocast_cache()
             self._away = []
 
@@ -569,6 +638,9 @@ class SharpnessAware(Method):
             if v is not whole_h or p in h:  # where v is h, what has no h is left alone
                 p.grad = like(p, x)
         self.settled = not guarded_step(self.base_optimizer, finite)
+        if left := [p for p in used if p.grad is not None]:
+            p = min(left, key=Tensor.numel)  # which takes least memory, should its gradient be replaced
+            self._left = Left(p)
         if added is not None:
             torch._foreach_add_(w, self._times(used, added, lambda group: group["lr"], finite))
         self._learn(used, learnt, finite)
@@ -640,6 +712,23 @@ class SharpnessAware(Method):
             raise RuntimeError(
                 "scaler.step(optimizer) cannot take a step of several passes: call optimizer.step(closure, "
                 "scaler=scaler), or first_step(scaler=scaler) and second_step(scaler=scaler), then scaler.update()"
+            )
+
+    def _refuse_lost_gradients(self) -> None:
+        """A closure clears gradients: there must be none but those that the previous step has left.
+
+        Raises:
+            ValueError: there are others, as after an accumulation outside the closure.
+        """
+        present = [p for p in self._parameters() if p.grad is not None]
+        if not present or (self._left is not None and self._left.unchanged()):
+            return
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()  # values cannot be read then
+        if not capturing and any(real(p.grad).any() for p in present):
+            raise ValueError(
+                "gradients were computed before step(closure), which would lose them: the closure computes those of "
+                "every pass. Accumulate inside the closure (not by a framework's accumulate_grad_batches), or step by "
+                "hand, with first_step() and second_step(); what is not needed, zero_grad() clears"
             )
 
     def _be_at_rest(self, caller: str) -> None:

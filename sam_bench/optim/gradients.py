@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 Gradients = dict[Tensor, Tensor]
-"""By parameter; of a complex parameter the real view, so that methods see real tensors only."""
+"""By parameter; each as `real` gives it, so that methods see real tensors of this process only."""
 
 
 def add(total: Gradients, part: Gradients, weight: float) -> Gradients:
@@ -24,10 +24,29 @@ def loss_scale(scaler: GradScaler, device: torch.device) -> Tensor:
 
 
 def real(x: Tensor) -> Tensor:
-    """The tensor, or the real view of a complex one."""
+    """The same storage as methods see it: of a sharded tensor this process's shard, of a complex one the real view."""
+    x = local(x)
     return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
+def local(x: Tensor) -> Tensor:
+    """The tensor, or this process's shard of it; where gradients are disabled, always the same object."""
+    return x.to_local() if is_sharded(x) else x
 
 
 def like(p: Tensor, x: Tensor) -> Tensor:
     """What `real` gave, as the gradient of its parameter: of its type, which scalars of another may have changed."""
-    return torch.view_as_complex(x) if p.is_complex() else x.to(p.dtype)
+    x = torch.view_as_complex(x) if p.is_complex() else x.to(p.dtype)
+    return sharded_like(p, x) if is_sharded(p) else x
+
+
+def is_sharded(x: Tensor) -> bool:
+    """Whether it is a `DTensor`, as FSDP2 makes parameters; known without that class, whose import takes a second."""
+    return hasattr(x, "to_local")
+
+
+def sharded_like(p: Tensor, shard: Tensor) -> Tensor:
+    """A `DTensor` laid out like `p`, of which this process has this shard, of any dtype."""
+    return type(p.detach()).from_local(
+        shard, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+    )

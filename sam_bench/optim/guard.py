@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sam_bench.optim.flat import FlatCopy
+from sam_bench.optim.gradients import local
 
 
 def guarded_step(base: Optimizer, finite: Tensor) -> bool:
@@ -32,11 +33,11 @@ def guarded_step(base: Optimizer, finite: Tensor) -> bool:
     else:
         w = [p for group in base.param_groups for p in group["params"] if p.grad is not None]
         state = _state(base)
-        before = FlatCopy([p.detach() for p in w] + list(state.values()))
+        before = FlatCopy([local(p.detach()) for p in w] + list(state.values()))
         numbers = [dict(group) for group in base.param_groups]
         base.step()
         after = _state(base)
-        before.keep_if(finite, [p.detach() for p in w] + [after[key] for key in state])
+        before.keep_if(finite, [local(p.detach()) for p in w] + [after[key] for key in state])
         if _counted(base, numbers) and not finite.item():
             for group, old in zip(base.param_groups, numbers, strict=True):
                 group.clear()
@@ -50,7 +51,7 @@ def guarded_step(base: Optimizer, finite: Tensor) -> bool:
 
 def _state(base: Optimizer) -> dict[tuple[Tensor, str], Tensor]:
     """The tensors of an optimizer's state, by parameter and name."""
-    return {(p, n): v for p, state in base.state.items() for n, v in state.items() if isinstance(v, Tensor)}
+    return {(p, n): local(v) for p, state in base.state.items() for n, v in state.items() if isinstance(v, Tensor)}
 
 
 def _counted(base: Optimizer, before: list[dict[str, Any]]) -> bool:

@@ -42,6 +42,9 @@ class Method(Optimizer):
     repeats_batch = False
     """Whether a step calls the closure of the step before again: see `remember`."""
 
+    whole_tensors = False
+    """Whether an element's perturbation depends on others of its tensor, or on its place: shards are then refused."""
+
     perturbed: set[Tensor] | None
     """The parameters that are perturbed; None for all."""
 

@@ -1,12 +1,19 @@
 """Norms, inner products and unit directions over lists of tensors, all on the device."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from sam_bench.optim.distributed import Shards
 from sam_bench.optim.flat import FlatCopy
+
+_SHARDS: ContextVar[Shards | None] = ContextVar("shards", default=None)
+"""Of the tensors that norms are taken of at present."""
 
 
 class Direction(NamedTuple):
@@ -16,10 +23,22 @@ class Direction(NamedTuple):
     factor: Tensor
 
 
+@contextlib.contextmanager
+def over(shards: Shards | None) -> Iterator[None]:
+    """A context in which norms and inner products are over all processes' shards; None: tensors are whole."""
+    token = _SHARDS.set(shards)
+    try:
+        yield
+    finally:
+        _SHARDS.reset(token)
+
+
 def global_norm(tensors: list[Tensor]) -> Tensor:
     """The Euclidean norm over all elements of all tensors: a scalar on their device, at least in float32."""
     dtype = _precise(tensors)
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype)))
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype)))
+    shards = _SHARDS.get()
+    return norm if shards is None else shards.sum(norm.square()).sqrt()
 
 
 def inner_product(a: list[Tensor], b: list[Tensor]) -> Tensor:
@@ -27,7 +46,8 @@ def inner_product(a: list[Tensor], b: list[Tensor]) -> Tensor:
     dtype = _precise(a)
     a, b = ([x.to(dtype) for x in tensors] for tensors in (a, b))
     (products,) = FlatCopy(torch._foreach_mul(a, b)).buffers
-    return products.sum()
+    shards = _SHARDS.get()
+    return products.sum() if shards is None else shards.sum(products.sum())
 
 
 def _precise(tensors: list[Tensor]) -> torch.dtype:

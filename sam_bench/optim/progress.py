@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 from sam_bench.optim.flat import FlatCopy
-from sam_bench.optim.gradients import Gradients
+from sam_bench.optim.gradients import Gradients, local
 
 
 @dataclass
@@ -19,6 +19,20 @@ class Between:
     finite: Tensor
     clean: FlatCopy
     scaler: GradScaler | None
+
+
+class Left:
+    """A parameter's gradient as the previous step has left it."""
+
+    def __init__(self, parameter: Tensor):
+        self.parameter = parameter
+        self.gradient = local(parameter.grad)
+        self.version = self.gradient._version
+
+    def unchanged(self) -> bool:
+        """Whether nothing has been added to it, nor put in its place."""
+        present = self.parameter.grad
+        return present is not None and local(present) is self.gradient and self.gradient._version == self.version
 
 
 @dataclass
@@ -45,6 +59,8 @@ class Progress:
     """Whether the step that is being taken might have had a second pass, and has none."""
     resting: FlatCopy | None = None
     """The running statistics after the previous step, if there was one."""
+    left: Left | None = None
+    """The gradient of one parameter after the previous step."""
     stepped: bool = False
     """Whether a step was taken, as torch's learning-rate schedulers ask."""
 

@@ -261,6 +261,7 @@ def test_a_hook_that_replaces_arguments_is_refused_by_hand():
     closure_for(model, optimizer)()
     with pytest.raises(RuntimeError, match="cannot replace its arguments"):
         optimizer.first_step()
+    optimizer.zero_grad()
     optimizer.step(closure_for(model, optimizer))
 
 
@@ -279,6 +280,7 @@ def test_a_step_that_the_scaler_takes_is_refused_and_leaves_no_trace(gradients, 
     with pytest.raises(RuntimeError, match=r"optimizer\.step\(closure, scaler=scaler\)"):
         scaler.step(optimizer, *([scaled] if closure else []))
     assert_equal(weights, {name: p.detach() for name, p in model.named_parameters()})
+    optimizer.zero_grad()
     optimizer.step(scaled, scaler=scaler)
     scaler.update()
     other = network()

@@ -34,8 +34,10 @@ from tests.optim.problem import (
 from tests.training.stand_in import written_by
 
 
-def by_hand(model: nn.Module, optimizer, t: int, scaler=None, freeze: bool = False, zero_grad: bool = True) -> None:
-    """One step of a hand-written loop, whatever the method."""
+def by_hand(
+    model: nn.Module, optimizer, t: int, scaler=None, freeze: bool = False, zero_grad: bool = True, end=None
+) -> None:
+    """One step of a hand-written loop, whatever the method; `end` in the place of `second_step`."""
     images, labels = batch(t, next(model.parameters()).dtype)
 
     def backward(examples=slice(None)) -> torch.Tensor:
@@ -57,7 +59,10 @@ def by_hand(model: nn.Module, optimizer, t: int, scaler=None, freeze: bool = Fal
                 backward(chosen)
         else:
             backward(chosen)
-    optimizer.second_step(zero_grad=zero_grad, scaler=scaler)
+    if end is None:
+        optimizer.second_step(zero_grad=zero_grad, scaler=scaler)
+    else:
+        end()
 
 
 STARTS = [*((name, 0) for name in METHODS), *((name, 3) for name in TWICE)]
@@ -114,6 +119,31 @@ def test_a_second_first_step_is_an_error_that_says_so():
     optimizer.second_step()
 
 
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_step_without_a_closure_ends_what_first_step_begins(name):
+    model, other = network(), network()
+    optimizer, twin = wrap(model, name), wrap(other, name)
+    for t in range(3):
+        by_hand(model, optimizer, t)
+        by_hand(other, twin, t, zero_grad=False, end=twin.step)
+    assert_equal(state(model, optimizer), state(other, twin))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_gradients_that_a_closure_would_clear_are_refused(name, earlier):
+    model = network()
+    optimizer = wrap(model, name)
+    train(model, optimizer, earlier)
+    F.cross_entropy(model(batch(7)[0]), batch(7)[1]).backward()  # on top of what the step before has left
+    saved = copy.deepcopy(state(model, optimizer))
+    with pytest.raises(ValueError, match="Accumulate inside the closure"):
+        optimizer.step(closure_for(model, optimizer, 8))
+    assert_equal(saved, state(model, optimizer))
+    optimizer.zero_grad(set_to_none=False)
+    optimizer.step(closure_for(model, optimizer, 8))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_second_step_that_comes_first_is_an_error_that_says_so(name):
     with pytest.raises(RuntimeError, match=r"second_step\(\) came first"):
@@ -132,6 +162,7 @@ def test_what_perturbs_before_both_passes_is_refused_by_hand(name):
     closure_for(model, optimizer)()
     with pytest.raises(RuntimeError, match=r"before both of its passes: call step\(closure\)"):
         optimizer.first_step()
+    optimizer.zero_grad()
     train(model, optimizer, 1)
 
 

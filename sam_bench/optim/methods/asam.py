@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sam_bench.optim.engine import SharpnessAware
+from sam_bench.optim.gradients import real
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import Direction, scaled_unit
 from sam_bench.optim.registry import METHODS
@@ -61,7 +62,7 @@ class OfficialASAM(SharpnessAware):
             raise ValueError("the authors' ASAM tells weights by their names: give it model.named_parameters()")
 
     def direction(self, w: list[Tensor], g: list[Tensor]) -> Direction:
-        named = {p.data_ptr() for p, name in self.names().items() if "weight" in name}
+        named = {real(p).data_ptr() for p, name in self.names().items() if "weight" in name}
         scale = torch._foreach_abs(w)
         if weights := [t for t, x in zip(scale, w, strict=True) if x.data_ptr() in named]:
             torch._foreach_add_(weights, self.eta)

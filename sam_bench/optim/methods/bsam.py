@@ -43,6 +43,7 @@ class BSAM(SharpnessAware):
     keeps_gradient = True
     needs_weights = True
     perturbs_first = True
+    whole_tensors = True
 
     def __init__(
         self,

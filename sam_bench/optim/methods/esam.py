@@ -48,6 +48,7 @@ class ESAM(SAM):
     """
 
     selects_examples = True
+    whole_tensors = True
 
     def __init__(
         self,

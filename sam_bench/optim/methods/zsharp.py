@@ -28,6 +28,8 @@ class ZSharp(SharpnessAware):
         ValueError: quantile is out of range.
     """
 
+    whole_tensors = True
+
     def __init__(
         self,
         params: Iterable[Any],

@@ -1,0 +1,59 @@
+"""FSDP2 with a distributed checkpoint: torchrun --nproc_per_node 2 examples/frameworks/fsdp.py
+
+Norms are over all shards. Both gradients are averaged over the processes, so the perturbation is that of the whole
+batch. Methods that work on whole tensors (ZSharp, bSAM, ESAM) are refused.
+"""
+
+import tempfile
+
+import task
+import torch
+import torch.distributed as dist
+from torch.distributed import checkpoint
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import init_device_mesh
+from torch.utils.data import DataLoader
+
+SHARES = 2
+BATCH = SHARES * task.PARTS * task.PART
+
+
+def epoch(model, optimizer, schedule) -> None:
+    for batch in DataLoader(task.dataset(), BATCH):
+        own = (both.chunk(SHARES)[dist.get_rank()].split(task.PART) for both in batch)
+        parts = list(zip(*own, strict=True))
+
+        def closure(parts=parts):
+            optimizer.zero_grad()
+            for number, (x, y) in enumerate(parts, start=1):
+                model.set_requires_gradient_sync(number == len(parts))
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = task.loss_of(model, x, y) / len(parts)
+                loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        schedule.step()
+
+
+def trained(method: str) -> torch.nn.Module:
+    folder = [tempfile.mkdtemp()]
+    dist.broadcast_object_list(folder)
+    for begun in range(task.EPOCHS):
+        model = fully_shard(task.network(), mesh=init_device_mesh("cpu", (SHARES,)))
+        optimizer = task.optimizer_for(method, model)
+        schedule = task.schedule_for(optimizer, BATCH)
+        everything = {"model": model, "optimizer": optimizer, "schedule": schedule}
+        if begun:
+            optimizer.create_state()  # for the checkpoint to be loaded into
+            checkpoint.load(everything, checkpoint_id=folder[0])
+        epoch(model, optimizer, schedule)
+        checkpoint.save(everything, checkpoint_id=folder[0])
+    model.unshard()
+    return model
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    task.compare(trained, BATCH)
+    dist.destroy_process_group()

@@ -1,0 +1,184 @@
+"""Parameters that FSDP2 has sharded over two processes: the steps are those of one process with whole parameters."""
+
+import gc
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as checkpoint
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import distribute_tensor, init_device_mesh
+
+from sam_bench import SAM
+from sam_bench.optim.registry import METHODS, method
+from tests.optim import problem
+from tests.optim.problem import PERTURBING, TWICE, batch, flat, network, state, wrap
+
+STEPS = 3
+"""Before saving, and again after loading."""
+SHARDED = [name for name in METHODS if not method(name).whole_tensors]
+HALVES = [name for name in TWICE if name in SHARDED and name != "sampa"]
+"""Methods with two passes that a hand-written loop can step."""
+HALF = 6
+BASES = {"sgd": {}, "adamw": {"base": torch.optim.AdamW, "lr": 1e-3}}
+
+
+def sharded(seed: int = 0) -> nn.Module:
+    """`network`, its layers sharded one by one; their sizes are not multiples of two."""
+    model = network(seed)
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model:
+        if list(layer.parameters()):
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def closure_for(model: nn.Module, optimizer, t: int, ranks: tuple[int, ...], scale: float = 1.0):
+    """The closure of step `t`, for these processes' halves of the batch; each half is normalised by itself."""
+    images, labels = batch(t)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        total = 0.0
+        for rank in ranks:
+            half = slice(rank * HALF, (rank + 1) * HALF)
+            loss = F.cross_entropy(model(images[half]), labels[half]) * scale / len(ranks)
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    return closure
+
+
+def remember(model: nn.Module, optimizer, t: int, ranks: tuple[int, ...]) -> None:
+    if optimizer.repeats_batch:
+        optimizer.remember(closure_for(model, optimizer, t, ranks))
+
+
+def train(model: nn.Module, optimizer, first: int, ranks: tuple[int, ...], way: str = "closure") -> None:
+    for t in range(first, first + STEPS):
+        closure = closure_for(model, optimizer, t, ranks)
+        if way == "closure":
+            optimizer.step(closure)
+        else:
+            closure()
+            if optimizer.first_step(zero_grad=True):
+                closure()
+            optimizer.second_step()
+
+
+def whole(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.full_tensor().reshape(-1) for p in model.parameters()])
+
+
+def work(rank: int, file: str, folder: str) -> None:
+    """What each of two processes does: every case, its weights afterwards saved."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    found = {}
+    for name in SHARDED:
+        for base, settings in BASES.items():
+            if base == "adamw" and name not in ("sam", "gsam"):
+                continue
+            model = sharded()
+            optimizer = wrap(model, name, fused=False, **settings)
+            train(model, optimizer, 0, (rank,))
+            place = f"{folder}/{name}-{base}"
+            checkpoint.save({"model": model, "optimizer": optimizer}, checkpoint_id=place)
+            model = sharded(seed=9)
+            optimizer = wrap(model, name, fused=False, **settings)
+            before = whole(model)
+            optimizer.create_state()
+            assert torch.equal(before, whole(model))
+            checkpoint.load({"model": model, "optimizer": optimizer}, checkpoint_id=place)
+            remember(model, optimizer, STEPS - 1, (rank,))
+            train(model, optimizer, STEPS, (rank,))
+            found[name, base] = whole(model), optimizer.steps, optimizer.passes
+    for name in HALVES:
+        model = sharded()
+        optimizer = wrap(model, name, fused=False)
+        train(model, optimizer, 0, (rank,), "by hand")
+        found[name, "by hand"] = whole(model), optimizer.steps, optimizer.passes
+    model = sharded()
+    optimizer = wrap(model, "gsam", fused=False)
+    before = whole(model)
+    optimizer.step(closure_for(model, optimizer, 0, (rank,), float("inf") if rank else 1.0))
+    found["overflow"] = torch.equal(before, whole(model)), optimizer.skipped.item()
+    torch.save(found, f"{folder}/{rank}.pt")
+    del model, optimizer
+    gc.collect()  # the group's threads end with the last model that refers to it
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    mp.spawn(work, (str(folder / "meeting"), str(folder)), nprocs=2)
+    os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def assert_same(found, key, expected: nn.Module, optimizer) -> None:
+    for of_rank in found:
+        weights, steps, passes = of_rank[key]
+        torch.testing.assert_close(weights, flat(expected), rtol=0, atol=1e-12)
+        assert (steps, passes) == (optimizer.steps, pytest.approx(optimizer.passes))
+
+
+@pytest.mark.parametrize(("name", "base"), [*((name, "sgd") for name in SHARDED), ("sam", "adamw"), ("gsam", "adamw")])
+def test_shards_take_the_steps_of_whole_tensors_also_from_a_distributed_checkpoint(found, name, base):
+    model = network()
+    optimizer = wrap(model, name, fused=False, **BASES[base])
+    for first in (0, STEPS):
+        train(model, optimizer, first, (0, 1))
+    assert_same(found, (name, base), model, optimizer)
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_shards_take_half_steps(found, name):
+    model = network()
+    optimizer = wrap(model, name, fused=False)
+    train(model, optimizer, 0, (0, 1))
+    assert_same(found, (name, "by hand"), model, optimizer)
+
+
+def test_a_loss_that_is_not_finite_in_one_process_is_skipped_by_both(found):
+    assert [of_rank["overflow"] for of_rank in found] == [(True, 1)] * 2
+
+
+@pytest.fixture
+def mesh():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", [name for name in PERTURBING if name not in SHARDED])
+def test_methods_of_whole_tensors_refuse_shards(mesh, name):
+    with pytest.raises(ValueError, match=r"whole tensors, .* sharded .* use DistributedDataParallel"):
+        wrap(fully_shard(network(), mesh=mesh), name)
+
+
+def test_parameters_of_which_some_are_sharded_are_refused(mesh):
+    parameters = [nn.Parameter(distribute_tensor(torch.ones(4), mesh)), nn.Parameter(torch.ones(4))]
+    with pytest.raises(ValueError, match=r"fully_shard\(\) the whole model"):
+        SAM(parameters, torch.optim.SGD, lr=0.1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_state_that_is_created_is_what_a_step_would_create(name):
+    model, other = network(), network()
+    optimizer, stepped = wrap(model, name), wrap(other, name)
+    before = state(model, optimizer)
+    optimizer.create_state()
+    problem.train(other, stepped, STEPS)
+    assert state(model, optimizer).keys() == state(other, stepped).keys()
+    assert all(torch.equal(value, state(model, optimizer)[key]) for key, value in before.items())
+    with pytest.raises(RuntimeError, match="after 3 steps"):
+        stepped.create_state()
