@@ -40,9 +40,10 @@ $(READY): pyproject.toml
 test: $(READY) ## Run the tests: offline, on the CPU; those that need a GPU skip without one
 	$(PYTHON) -m pytest -n auto
 
-lint: $(READY) ## Check style and formatting
+lint: $(READY) ## Check style, formatting and the types of what can be imported
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
 
 data: $(READY) ## Obtain and verify CIFAR-10, or another data set (OPTIONS=data=cifar100)
 	@$(PYTHON) scripts/prepare_data.py $(OPTIONS)
@@ -78,5 +79,5 @@ gpu-check: $(ENVIRONMENT) ## On a machine with CUDA: its tests and the benchmark
 	@$(PYTHON) scripts/gpu_check.py $(OPTIONS)
 
 clean: ## Remove caches and builds; data, runs, results and .venv stay
-	rm -rf build dist .hypothesis .pytest_cache .ruff_cache
+	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -62,6 +62,13 @@ def check_method(cls: type[SharpnessAware], reference: Reference | None, rho: fl
 
     Raises:
         AssertionError: one of the checks fails; all that do are named, each with what was found.
+
+    Example:
+        >>> def reference(gradient, w, rho, memory):
+        ...     g = gradient(w)
+        ...     norm = sum((x**2).sum() for x in g.values()) ** 0.5
+        ...     return gradient({name: w[name] + rho * g[name] / norm for name in w})
+        >>> check_method(SAM, reference)
     """
     failures = []
     errors = []

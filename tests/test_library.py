@@ -1,5 +1,7 @@
 """The package as a library: what can be imported, with what, and the examples."""
 
+import doctest
+import functools
 import importlib.util
 import os
 import subprocess
@@ -7,9 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 import sam_bench
 from sam_bench.optim.registry import METHODS, method
+from sam_bench.testing import check_method
 from tests.conftest import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -68,6 +74,16 @@ optimizer.step(closure)
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
+def test_an_optimizer_imports_nothing_but_torch_and_itself():
+    program = """
+import sys, torch
+before = set(sys.modules)
+from sam_bench import SAM
+print(*(name for name in set(sys.modules) - before if not name.startswith("sam_bench")))
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout == "\n"
+
+
 def test_importing_the_package_does_not_import_torch():
     program = "import sys, sam_bench; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
@@ -114,3 +130,75 @@ def test_a_framework_ends_in_the_weights_of_the_plain_loop(name, package):
     assert [line.split(":")[0] for line in lines] == ["SAM", "GSAM"]
     rounding = 1e-6 if name == "fsdp" else 0.0  # whose norms are sums of shards' norms
     assert all(float(line.split()[-1]) <= rounding for line in lines), lines
+
+
+def test_a_users_program_passes_a_strict_type_checker(tmp_path):
+    pytest.importorskip("mypy")
+    names = ", ".join(name for name in sam_bench.__all__ if name not in ("SAM", "OfficialASAM"))
+    (tmp_path / "program.py").write_text(f"""
+import torch
+from sam_bench import SAM, OfficialASAM, {names}
+from sam_bench.testing import check_method
+
+model = torch.nn.Linear(2, 1)
+optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1)
+other = OfficialASAM(model.named_parameters(), torch.optim.AdamW(model.parameters()), eta=0.1, clip_norm=1.0)
+
+
+def closure() -> torch.Tensor:
+    optimizer.zero_grad()
+    loss: torch.Tensor = model(torch.ones(1, 2)).sum()
+    torch.autograd.backward(loss)
+    return loss
+
+
+print(optimizer.step(closure).item(), optimizer.step([closure, closure], [0.5, 0.5]).item(), optimizer.skipped.item())
+closure()
+if other.first_step(zero_grad=True):
+    closure()
+other.second_step()
+schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+average = WeightAverage(model.parameters(), decay=0.9)
+with frozen_statistics(model), evaluated_weights(optimizer), average.swapped():
+    model(torch.ones(1, 2))
+reestimate_statistics(model, [torch.ones(1, 2)])
+check_method(SAM, None, rho=0.1)
+optimizer.load_state_dict(other.state_dict())
+wrong: str = optimizer.steps  # must be found, else nothing is
+""")
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull, "program.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    errors = [line for line in done.stdout.splitlines() if "program.py" in line]
+    assert len(errors) == 1, done.stdout + done.stderr
+    assert 'expression has type "int", variable has type "str"' in errors[0]
+
+
+@pytest.mark.parametrize("name", [*sam_bench.__all__, "check_method"])
+def test_a_public_docstring_has_an_example_that_runs(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 8), nn.Linear(8, 3))
+    x, y = torch.randn(12, 4), torch.arange(12) % 3
+
+    def closure() -> torch.Tensor:
+        model.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    public = {each: getattr(sam_bench, each) for each in sam_bench.__all__} | {"check_method": check_method}
+    names = public | {
+        "torch": torch,
+        "functools": functools,
+        "F": F,
+        "model": model,
+        "x": x,
+        "y": y,
+        "closure": closure,
+    }
+    (example,) = doctest.DocTestFinder(recurse=False).find(public[name], name, globs=names)
+    said: list[str] = []
+    outcome = doctest.DocTestRunner(verbose=False).run(example, out=said.append)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0, "".join(said)

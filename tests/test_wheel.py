@@ -4,25 +4,32 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT, TINY, everything_below
 
 
+def do(*command: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> dict[str, str]:
-    """The environment of a process that imports sam_bench from the wheel alone."""
+def built(tmp_path_factory) -> Path:
+    """A folder with the source distribution, and the wheel that was built from that."""
     folder = tmp_path_factory.mktemp("wheel")
+    do("build", "--no-isolation", "--outdir", str(folder))
+    return folder
 
-    def call(*command: str) -> None:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
 
-    call(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder))
-    (wheel,) = folder.glob("*.whl")
-    site = folder / "site"
-    call(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(site), str(wheel))
+@pytest.fixture(scope="module")
+def installed(built) -> dict[str, str]:
+    """The environment of a process that imports sam_bench from the wheel alone."""
+    (wheel,) = built.glob("*.whl")
+    site = built / "site"
+    do("pip", "install", "-q", "--no-deps", "--no-index", "--target", str(site), str(wheel))
     assert (site / "sam_bench" / "conf" / "optimizer" / "gsam.yaml").is_file()
     assert (site / "sam_bench" / "report" / "assets" / "uplot.min.js").is_file()
     assert (site / "bin" / "sam-bench").is_file()
@@ -31,6 +38,31 @@ def installed(tmp_path_factory) -> dict[str, str]:
 
 def call(installed, cwd, *command: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *command], cwd=cwd, env=installed, capture_output=True, text=True)
+
+
+def test_what_is_published_passes_the_index_checks(built):
+    pytest.importorskip("twine")
+    archives = [str(path) for path in sorted(built.glob("sam_bench-*"))]
+    assert [Path(path).suffix for path in archives] == [".whl", ".gz"]
+    do("twine", "check", "--strict", *archives)
+
+
+def test_the_wheel_has_its_types_and_says_what_it_is(installed):
+    site = Path(installed["PYTHONPATH"])
+    assert (site / "sam_bench" / "py.typed").is_file()
+    (metadata,) = site.glob("sam_bench-*.dist-info/METADATA")
+    said = metadata.read_text()
+    version = said.split("\nVersion: ")[1].split()[0]
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    for version in ("3.11", "3.12", "3.13"):
+        assert f"Classifier: Programming Language :: Python :: {version}\n" in said
+    assert "Classifier: Typing :: Typed" in said
+
+
+def test_the_first_example_runs_beside_it(installed, tmp_path):
+    (tmp_path / "example.py").write_text((ROOT / "examples" / "plain_loop.py").read_text())
+    done = call(installed, tmp_path, "example.py")
+    assert done.returncode == 0, done.stderr
 
 
 def test_it_shows_its_configuration(installed, tmp_path):

@@ -19,6 +19,12 @@ class WeightAverage:
     Raises:
         ValueError: the decay is not in [0, 1).
         TypeError: it was given a module.
+
+    Example:
+        >>> average = WeightAverage(model.parameters())
+        >>> average.update()  # after each epoch, say
+        >>> with average.swapped():
+        ...     output = model(x)
     """
 
     def __init__(self, parameters: Iterable[Tensor], decay: float | None = None):
@@ -58,7 +64,7 @@ class WeightAverage:
         """
         if not self.count:
             raise RuntimeError("there is no mean of the weights yet: update() comes first")
-        if not self.is_swapped:
+        if self._raw is None:
             self._raw = [p.detach().clone() for p in self.parameters]
             torch._foreach_copy_(self.parameters, self.mean)
         else:

@@ -33,13 +33,17 @@ def base_of(params: Iterable[Any], base: type[Optimizer] | Optimizer, options: d
     if "rho" in base.defaults:
         raise ValueError(f"{type(base).__name__} has a setting rho of its own, so it cannot be a base: choose another")
     if exchanges_weights(base):
-        base.train()
+        _train(base)
     return base
 
 
 def exchanges_weights(base: Optimizer) -> bool:
     """Whether a base evaluates other weights than it trains, as schedule-free ones do: its `eval` and `train`."""
     return callable(getattr(base, "eval", None)) and callable(getattr(base, "train", None))
+
+
+def _train(base: Any) -> None:
+    base.train()
 
 
 def load_in_place(base: Optimizer, state_dict: dict[str, Any]) -> None:
@@ -82,8 +86,13 @@ def evaluated_weights(optimizer: Optimizer) -> Iterator[bool]:
 
     Returns:
         Whether they are others.
+
+    Example:
+        >>> optimizer = SAM(model.parameters(), torch.optim.SGD, model=model, lr=0.1)
+        >>> with evaluated_weights(optimizer) as others:  # False here; True with a schedule-free base
+        ...     output = model(x)
     """
-    base = getattr(optimizer, "base_optimizer", optimizer)
+    base: Any = getattr(optimizer, "base_optimizer", optimizer)
     if not exchanges_weights(base):
         yield False
         return

@@ -5,10 +5,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sam_bench.optim.flat import FlatCopy
-from sam_bench.optim.gradients import is_sharded
+from sam_bench.optim.gradients import Tensors, is_sharded
 
 
-def average(tensors: list[Tensor], parameters: list[Tensor], group: dist.ProcessGroup) -> None:
+def average(tensors: Tensors, parameters: Tensors, group: dist.ProcessGroup) -> None:
     """Replace each tensor by its mean over the processes: one reduction for each dtype.
 
     Args:
@@ -45,9 +45,10 @@ class Shards:
         ValueError: some are whole, or sharded in another way.
     """
 
-    def __init__(self, parameters: list[Tensor]):
-        layouts = {(p.device_mesh, p.placements) if is_sharded(p) else None for p in parameters}
-        if None in layouts or len({mesh for mesh, _ in layouts}) > 1:
+    def __init__(self, parameters: Tensors):
+        sharded = [p for p in parameters if is_sharded(p)]
+        layouts = {(p.device_mesh, p.placements) for p in sharded}
+        if len(sharded) < len(parameters) or len({mesh for mesh, _ in layouts}) > 1:
             raise ValueError(
                 "some parameters are sharded over other processes than the rest, or not at all: fully_shard() the "
                 "whole model on one mesh, before the optimizer is made"
@@ -56,11 +57,11 @@ class Shards:
         kinds = {tuple(placement.is_shard() for placement in placements) for _, placements in layouts}
         if len(kinds) > 1 or any(placement.is_partial() for _, placements in layouts for placement in placements):
             raise ValueError("parameters are sharded in different ways: fully_shard() them all alike")
-        (sharded,) = kinds
-        self.groups = [mesh.get_group(dimension) for dimension, over in enumerate(sharded) if over]
+        (kind,) = kinds
+        self.groups = [mesh.get_group(dimension) for dimension, over in enumerate(kind) if over]
 
     @classmethod
-    def of(cls, parameters: list[Tensor]) -> "Shards | None":
+    def of(cls, parameters: Tensors) -> "Shards | None":
         """Those of the parameters; None where all are whole."""
         return cls(parameters) if any(map(is_sharded, parameters)) else None
 

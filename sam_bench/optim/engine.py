@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from sam_bench.optim.base import base_of, exchanges_weights, is_training, load_in_place
 from sam_bench.optim.distributed import Shards, average, everywhere, mean, rank
 from sam_bench.optim.flat import FlatCopy
-from sam_bench.optim.gradients import Gradients, add, is_sharded, like, local, loss_scale, real, sharded_like
+from sam_bench.optim.gradients import Gradients, Tensors, add, is_sharded, like, local, loss_scale, real, sharded_like
 from sam_bench.optim.guard import guarded_step
 from sam_bench.optim.method import Closure, Method
 from sam_bench.optim.norms import Direction, global_norm, over, scale_to_norm
@@ -57,29 +57,38 @@ class SharpnessAware(Method):
         ValueError: rho, clip_norm or start is out of range, batchnorm is neither, or the base is of other parameters,
             or one that cannot be a base; or there is a start for a method without a second pass.
         TypeError: there are options for a base that is made already, or ones that the base does not take.
+
+    Example:
+        >>> class SignSAM(SharpnessAware):
+        ...     def direction(self, w, g):
+        ...         return torch._foreach_sign(g)
+        >>> optimizer = SignSAM(model.parameters(), torch.optim.SGD, rho=0.001, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
+        >>> optimizer.steps, optimizer.passes
+        (1, 2.0)
     """
 
     _step_supports_amp_scaling = True
     """Asks a GradScaler's own `step` not to unscale gradients before it calls ours, which then refuses it by name."""
 
-    steps = Shared()
+    steps = Shared[int]()
     """Steps done so far, skipped ones included."""
-    passes = Shared()
+    passes = Shared[float]()
     """Forward-backward passes over a whole batch so far; a part of a batch, or of a pass, counts as that part. By hand,
     each counts as a whole one."""
-    skipped = Shared()
+    skipped = Shared[Tensor]()
     """Steps that changed nothing because a gradient was not finite: a scalar on the device."""
-    settled = Shared()
+    settled = Shared[bool]()
     """Whether the base optimizer had all its state before the last step, which so did not wait for the device."""
-    memory = Shared()
+    memory = Shared[dict[Tensor, dict[str, Tensor]]]()
     """What the method remembers of each parameter from step to step."""
-    _saved = Shared("saved")
-    _away = Shared("away")
-    _between = Shared("between")
-    _single = Shared("single")
-    _resting = Shared("resting")
-    _left = Shared("left")
-    _opt_called = Shared("stepped")  # what torch's schedulers set, and look for
+    _saved = Shared[dict[Tensor, Tensor]]("saved")
+    _away = Shared[list[Tensor]]("away")
+    _between = Shared[Between | None]("between")
+    _single = Shared[bool]("single")
+    _resting = Shared[FlatCopy | None]("resting")
+    _left = Shared[Left | None]("left")
+    _opt_called = Shared[bool]("stepped")  # what torch's schedulers set, and look for
 
     def __init__(
         self,
@@ -205,8 +214,8 @@ class SharpnessAware(Method):
         before = self.statistics.read()
         g: Gradients = {}
         h: Gradients = {}
-        loss = 0.0
-        finite = None
+        loss: Any = 0.0
+        finite: Any = None
         try:
             with over(self.shards):
                 for number, (part, weight) in enumerate(parts, start=self._first_part(len(parts))):
@@ -224,7 +233,7 @@ class SharpnessAware(Method):
             self._give_up(before)
             self.zero_grad()  # they are of a part of the step
             raise
-        return loss
+        return cast(Tensor, loss)
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False, scaler: GradScaler | None = None) -> bool:
@@ -373,11 +382,11 @@ class SharpnessAware(Method):
                 "state_dict() while the weights are those that the base evaluates: leave evaluated_weights(), or call "
                 "base_optimizer.train(), first"
             )
-        for hook in self._optimizer_state_dict_pre_hooks.values():
-            hook(self)
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
         state_dict = self._collect_state()
-        for hook in self._optimizer_state_dict_post_hooks.values():
-            changed = hook(self, state_dict)
+        for after in self._optimizer_state_dict_post_hooks.values():
+            changed = after(self, state_dict)
             state_dict = state_dict if changed is None else changed
         return state_dict
 
@@ -387,12 +396,12 @@ class SharpnessAware(Method):
         Raises:
             ValueError: the groups do not match, or the state was not saved by this class.
         """
-        for hook in self._optimizer_load_state_dict_pre_hooks.values():
-            changed = hook(self, state_dict)
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = before(self, state_dict)
             state_dict = state_dict if changed is None else changed
         self._apply_state(state_dict)
-        for hook in self._optimizer_load_state_dict_post_hooks.values():
-            hook(self)
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
 
     def _collect_state(self) -> dict[str, Any]:
         memory = {
@@ -468,8 +477,9 @@ class SharpnessAware(Method):
 
     def _first_part(self, count: int) -> int:
         """The number of this process's first part of a batch, of which each process has so many."""
-        own = self.parallel is not None and not self.sync_perturbation
-        return rank(self.parallel.process_group) * count if own else 0
+        if self.parallel is None or self.sync_perturbation:
+            return 0
+        return rank(self.parallel.process_group) * count
 
     def _passes_of(
         self, number: int, closure: Closure, weight: float, scaler: GradScaler | None, together: bool
@@ -511,7 +521,7 @@ class SharpnessAware(Method):
             self.statistics.write(clean)
         return losses.mean(), g, self._take(), finite
 
-    def _syncing(self, wanted: bool) -> contextlib.AbstractContextManager:
+    def _syncing(self, wanted: bool) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if wanted or self.parallel is None else self.parallel.no_sync()
 
     def _take(self, keep: bool = False) -> Gradients:
@@ -572,7 +582,7 @@ class SharpnessAware(Method):
         return dict(zip(d, e, strict=True))
 
     def _times(
-        self, parameters: list[Tensor], x: list[Tensor], factor: Callable[[dict[str, Any]], Any], finite: Tensor
+        self, parameters: list[Tensor], x: Tensors, factor: Callable[[dict[str, Any]], Any], finite: Tensor
     ) -> list[Tensor]:
         """Copies of `x`, one tensor a parameter, times their group's factor; 0 where `finite` is false."""
         copies = FlatCopy(x, like=[real(p) for p in parameters])
@@ -638,9 +648,9 @@ class SharpnessAware(Method):
             if v is not whole_h or p in h:  # where v is h, what has no h is left alone
                 p.grad = like(p, x)
         self.settled = not guarded_step(self.base_optimizer, finite)
-        if left := [p for p in used if p.grad is not None]:
-            p = min(left, key=Tensor.numel)  # which takes least memory, should its gradient be replaced
-            self._left = Left(p)
+        if left := [(p, p.grad) for p in used if p.grad is not None]:
+            smallest = min(left, key=lambda each: each[0].numel())  # in case its gradient is replaced, and kept by this
+            self._left = Left(*smallest)
         if added is not None:
             torch._foreach_add_(w, self._times(used, added, lambda group: group["lr"], finite))
         self._learn(used, learnt, finite)
@@ -679,7 +689,7 @@ class SharpnessAware(Method):
                 "optimizer does that itself, and clips with clip_norm="
             ) from error
 
-    def _learn(self, parameters: list[Tensor], learnt: dict[str, list[Tensor]], finite: Tensor) -> None:
+    def _learn(self, parameters: list[Tensor], learnt: dict[str, Tensors], finite: Tensor) -> None:
         """Keep what the method wants to remember, where `finite` holds."""
         for name, values in learnt.items():
             old = [self.memory[p][name] for p in parameters]
@@ -708,7 +718,8 @@ class SharpnessAware(Method):
 
     def _refuse_scalers_step(self) -> None:
         if hasattr(self, "grad_scale"):  # a GradScaler sets it around the steps that it calls
-            del self.grad_scale, self.found_inf
+            for name in ("grad_scale", "found_inf"):
+                delattr(self, name)
             raise RuntimeError(
                 "scaler.step(optimizer) cannot take a step of several passes: call optimizer.step(closure, "
                 "scaler=scaler), or first_step(scaler=scaler) and second_step(scaler=scaler), then scaler.update()"
@@ -720,11 +731,11 @@ class SharpnessAware(Method):
         Raises:
             ValueError: there are others, as after an accumulation outside the closure.
         """
-        present = [p for p in self._parameters() if p.grad is not None]
+        present = [p.grad for p in self._parameters() if p.grad is not None]
         if not present or (self._left is not None and self._left.unchanged()):
             return
         capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()  # values cannot be read then
-        if not capturing and any(real(p.grad).any() for p in present):
+        if not capturing and any(real(gradient).any() for gradient in present):
             raise ValueError(
                 "gradients were computed before step(closure), which would lose them: the closure computes those of "
                 "every pass. Accumulate inside the closure (not by a framework's accumulate_grad_batches), or step by "

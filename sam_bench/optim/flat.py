@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from sam_bench.optim.gradients import Tensors
+
 
 class FlatCopy:
     """Copies of tensors, side by side in one buffer for each dtype and device.
@@ -13,7 +15,7 @@ class FlatCopy:
             by default the tensors themselves.
     """
 
-    def __init__(self, tensors: list[Tensor], like: list[Tensor] | None = None):
+    def __init__(self, tensors: Tensors, like: Tensors | None = None):
         like = tensors if like is None else like
         self.buffers: list[Tensor] = []
         self.views = list(like)
@@ -24,7 +26,7 @@ class FlatCopy:
         for same in kinds.values():
             sizes = [like[position].numel() for position in same]
             buffer = like[same[0]].new_empty(sum(sizes))
-            for position, part in zip(same, buffer.split(sizes), strict=True):
+            for position, part in zip(same, torch.split(buffer, sizes), strict=True):
                 self.views[position] = _view_like(part, like[position])
             self.buffers.append(buffer)
         if tensors:
@@ -35,12 +37,12 @@ class FlatCopy:
         for buffer in self.buffers:
             buffer.masked_fill_(~condition, 0.0)
 
-    def write_to(self, tensors: list[Tensor]) -> None:
+    def write_to(self, tensors: Tensors) -> None:
         """Copy back, into the storage of tensors of the same shapes."""
         if tensors:
             torch._foreach_copy_(tensors, self.views)
 
-    def keep_if(self, condition: Tensor, tensors: list[Tensor]) -> "FlatCopy":
+    def keep_if(self, condition: Tensor, tensors: Tensors) -> "FlatCopy":
         """Leave the tensors as they are where `condition` (a boolean scalar) holds, else write the copies to them.
 
         Args:

@@ -1,8 +1,16 @@
 """Gradients by parameter, and what is done with all of them at once."""
 
+from typing import TYPE_CHECKING, TypeGuard
+
 import torch
 from torch import Tensor
 from torch.amp import GradScaler
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+Tensors = list[Tensor] | tuple[Tensor, ...]
+"""As torch's foreach functions take and return them."""
 
 Gradients = dict[Tensor, Tensor]
 """By parameter; each as `real` gives it, so that methods see real tensors of this process only."""
@@ -40,13 +48,13 @@ def like(p: Tensor, x: Tensor) -> Tensor:
     return sharded_like(p, x) if is_sharded(p) else x
 
 
-def is_sharded(x: Tensor) -> bool:
+def is_sharded(x: Tensor) -> TypeGuard["DTensor"]:
     """Whether it is a `DTensor`, as FSDP2 makes parameters; known without that class, whose import takes a second."""
     return hasattr(x, "to_local")
 
 
-def sharded_like(p: Tensor, shard: Tensor) -> Tensor:
-    """A `DTensor` laid out like `p`, of which this process has this shard, of any dtype."""
-    return type(p.detach()).from_local(
-        shard, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
-    )
+def sharded_like(p: "DTensor", shard: Tensor) -> "DTensor":
+    """A sharded tensor laid out like `p`, of which this process has this shard, of any dtype."""
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(shard, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())

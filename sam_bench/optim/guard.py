@@ -25,11 +25,12 @@ def guarded_step(base: Optimizer, finite: Tensor) -> bool:
     known = {p for p, state in base.state.items() if state}
     skips_itself = getattr(base, "_step_supports_amp_scaling", False)  # torch's own mark of such a kernel
     if skips_itself and all(group.get("fused") for group in base.param_groups):
-        base.found_inf = (~finite).float()
+        fused: Any = base  # an attribute that its kernel looks for
+        fused.found_inf = (~finite).float()
         try:
             base.step()
         finally:
-            del base.found_inf
+            del fused.found_inf
     else:
         w = [p for group in base.param_groups for p in group["params"] if p.grad is not None]
         state = _state(base)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sam_bench.optim.gradients import Gradients
+from sam_bench.optim.gradients import Gradients, Tensors
 from sam_bench.optim.norms import Direction
 
 Closure = Callable[..., Tensor]
@@ -52,7 +52,7 @@ class Method(Optimizer):
         """Whether step `t` has a second pass, or may have one; it counts from the first that is the method's own."""
         return self.two_passes
 
-    def wants_second_pass(self, g: list[Tensor]) -> Tensor:
+    def wants_second_pass(self, g: Tensors) -> Tensor:
         """Whether this step has its second pass, where the `gradient_decides`: a boolean scalar.
 
         It must be the same in all processes (see `SharpnessAware.over_processes`). The engine waits for it.
@@ -75,11 +75,11 @@ class Method(Optimizer):
         """
         raise NotImplementedError
 
-    def of_part(self, g: list[Tensor]) -> list[Tensor]:
+    def of_part(self, g: Tensors) -> Tensors:
         """What is averaged over the parts of a batch, and over processes, to be the `g` of `combine`."""
         return g
 
-    def direction(self, w: list[Tensor], g: list[Tensor], **memory: list[Tensor]) -> list[Tensor] | Direction:
+    def direction(self, w: Tensors, g: Tensors, *_: Any, **memory: Any) -> Tensors | Direction:
         """The perturbation at radius one, `e / ρ`: tensors, or a `Direction`, with a scalar to multiply them by.
 
         The tensors may be those of `g`: the engine copies them before it scales them.
@@ -95,15 +95,15 @@ class Method(Optimizer):
         closure()
         return 1.0
 
-    def combine(self, g: list[Tensor], h: list[Tensor], **memory: list[Tensor]) -> list[Tensor]:
+    def combine(self, g: Tensors, h: Tensors, *_: Any, **memory: Any) -> Tensors:
         """The direction `v` that the base optimizer is given."""
         return h
 
-    def combine_single(self, g: list[Tensor], **memory: list[Tensor]) -> list[Tensor]:
+    def combine_single(self, g: Tensors, *_: Any, **memory: Any) -> Tensors:
         """The direction `v` in a step of a single pass."""
         return g
 
-    def correction(self, g: list[Tensor], h: list[Tensor]) -> list[Tensor] | None:
+    def correction(self, g: Tensors, h: Tensors) -> Tensors | None:
         """What is added to the weights after the base optimizer's step, times the learning rate, in new tensors; of
         steps of two passes."""
         return None
@@ -116,13 +116,14 @@ class Method(Optimizer):
         """What is remembered of a parameter before its first step; the names are those of the hooks' `memory`."""
         return {}
 
-    def update_state(self, g: list[Tensor], h: list[Tensor], **memory: list[Tensor]) -> dict[str, list[Tensor]]:
+    def update_state(self, g: Tensors, h: Tensors, *_: Any, **memory: Any) -> dict[str, Tensors]:
         """What is remembered after a step of two passes, in new tensors."""
         return {}
 
     def radius(self, group: dict[str, Any]) -> float | Tensor:
         """The radius of a parameter group at the present step: a number, or a scalar on the group's device."""
-        return group.get("rho", self.defaults["rho"])
+        rho: float | Tensor = group.get("rho", self.defaults["rho"])
+        return rho
 
     def names(self) -> dict[Tensor, str]:
         """The parameters' names, where the optimizer was given them."""

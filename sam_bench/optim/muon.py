@@ -29,6 +29,10 @@ class Muon(Optimizer):
 
     Raises:
         ValueError: lr or other_lr is not above 0, or there is no hidden layer.
+
+    Example:
+        >>> optimizer = SAM(model.parameters(), Muon, rho=0.05, model=model, lr=0.02)
+        >>> loss = optimizer.step(closure)
     """
 
     def __init__(
@@ -44,7 +48,7 @@ class Muon(Optimizer):
     ):
         if not (lr > 0 and other_lr > 0):
             raise ValueError(f"lr={lr} and other_lr={other_lr} must be above 0")
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
+        defaults: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
         defaults |= {"other_lr_ratio": other_lr / lr, "betas": betas, "eps": eps, "hidden": None}
         super().__init__(params, defaults)
         weights = [p for group in self.param_groups for p in _weights(group)]
@@ -56,7 +60,7 @@ class Muon(Optimizer):
             raise ValueError("Muon is for hidden layers, and none of the parameters is a hidden layer's weight")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; returns the closure's loss, if there is a closure."""
         loss = None
         if closure is not None:
@@ -76,7 +80,7 @@ class Muon(Optimizer):
         options = {name: group[name] for name in ("lr", "weight_decay", "momentum", "nesterov")}
         muon = torch.optim.Muon(views, **options)
         for p, view in zip(parameters, views, strict=True):
-            view.grad = _matrix(p.grad, like=p)
+            view.grad = None if p.grad is None else _matrix(p.grad, like=p)
             buffer = self.state[p].get("momentum_buffer")
             if buffer is None:
                 buffer = torch.zeros_like(p)
@@ -84,7 +88,7 @@ class Muon(Optimizer):
                 buffer = torch.empty_like(p).copy_(buffer)
             self.state[p]["momentum_buffer"] = buffer
             muon.state[view]["momentum_buffer"] = _matrix(buffer, like=p)
-        muon.step()
+        muon.step()  # type: ignore[no-untyped-call]
 
     def _step_others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         if not parameters:

@@ -1,13 +1,15 @@
 """What changes from step to step, in one object that every copy of an optimizer shares."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
 
 from torch import Tensor
 from torch.amp import GradScaler
 
 from sam_bench.optim.flat import FlatCopy
 from sam_bench.optim.gradients import Gradients, local
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -24,9 +26,9 @@ class Between:
 class Left:
     """A parameter's gradient as the previous step has left it."""
 
-    def __init__(self, parameter: Tensor):
+    def __init__(self, parameter: Tensor, gradient: Tensor):
         self.parameter = parameter
-        self.gradient = local(parameter.grad)
+        self.gradient = local(gradient)
         self.version = self.gradient._version
 
     def unchanged(self) -> bool:
@@ -73,7 +75,7 @@ class Progress:
         vars(self).update(vars(other.copy()))
 
 
-class Shared:
+class Shared(Generic[T]):
     """An attribute of an optimizer that is kept in its `progress`, under the same name or another one."""
 
     def __init__(self, name: str = ""):
@@ -82,8 +84,14 @@ class Shared:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = self.name or name
 
-    def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
+    @overload
+    def __get__(self, optimizer: None, owner: type) -> "Shared[T]": ...
+
+    @overload
+    def __get__(self, optimizer: object, owner: type) -> T: ...
+
+    def __get__(self, optimizer: Any, owner: type) -> Any:
         return self if optimizer is None else getattr(optimizer.progress, self.name)
 
-    def __set__(self, optimizer: Any, value: Any) -> None:
+    def __set__(self, optimizer: Any, value: T) -> None:
         setattr(optimizer.progress, self.name, value)

@@ -60,8 +60,9 @@ class MethodEntry:
 
     @property
     def class_name(self) -> str:
-        own = isinstance(self.implementation, str)
-        return self.implementation.partition(":")[2] if own else self.implementation.__name__
+        if isinstance(self.implementation, str):
+            return self.implementation.partition(":")[2]
+        return self.implementation.__name__
 
     def brought_by(self, package: str) -> "MethodEntry":
         """The same with its `package`."""

@@ -47,13 +47,14 @@ class RunningStatistics:
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """A context in which forward passes leave the model's running statistics as they are.
 
-    For the second pass of a hand-written loop whose optimizer was not given the model::
+    For the second pass of a hand-written loop whose optimizer was not given the model:
 
-        loss_fn(model(x), y).backward()
-        optimizer.first_step(zero_grad=True)
-        with frozen_statistics(model):
-            loss_fn(model(x), y).backward()
-        optimizer.second_step(zero_grad=True)
+        >>> optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
+        >>> F.cross_entropy(model(x), y).backward()
+        >>> if optimizer.first_step(zero_grad=True):
+        ...     with frozen_statistics(model):
+        ...         F.cross_entropy(model(x), y).backward()
+        >>> optimizer.second_step(zero_grad=True)
 
     Normalisation within the batch is as before; contexts may be nested.
     """
@@ -82,6 +83,9 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor | Sequence[
     Raises:
         ValueError: there is no batch.
         Exception: whatever a batch or the model raises; the statistics are, in any such case, as before.
+
+    Example:
+        >>> reestimate_statistics(model, [x, x])
     """
     statistics = RunningStatistics(model)
     layers = [layer for layer in statistics.layers if isinstance(layer, _NormBase)]  # others keep what they were given
@@ -106,7 +110,7 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor | Sequence[
 
 def inputs_of(batch: Tensor | Sequence[Tensor]) -> Tensor:
     """Return the inputs of a batch: the batch itself, or what a tuple or list begins with."""
-    return batch[0] if isinstance(batch, (tuple, list)) else batch
+    return batch[0] if isinstance(batch, Sequence) else batch
 
 
 def _estimate(model: nn.Module, layers: list[_NormBase], batches: Iterable[Tensor | Sequence[Tensor]]) -> None:
@@ -125,4 +129,5 @@ def _estimate(model: nn.Module, layers: list[_NormBase], batches: Iterable[Tenso
     if not examples:
         raise ValueError("there are no batches to estimate the running statistics from")
     for layer in layers:
-        layer.num_batches_tracked.fill_(number)
+        if layer.num_batches_tracked is not None:
+            layer.num_batches_tracked.fill_(number)

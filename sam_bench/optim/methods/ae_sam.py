@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sam_bench.optim.gradients import Tensors
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import global_norm
 from sam_bench.optim.options import Option
@@ -33,6 +34,10 @@ class AESAM(SAM):
 
     Raises:
         ValueError: total_steps, delta or a threshold is out of range; `step` is given several closures.
+
+    Example:
+        >>> optimizer = AESAM(model.parameters(), torch.optim.SGD, rho=0.05, total_steps=1000, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
     """
 
     gradient_decides = True
@@ -63,14 +68,15 @@ class AESAM(SAM):
         self._present = self.averages.clone()
         """What they become if the present step is not skipped."""
 
-    def wants_second_pass(self, g: list[Tensor]) -> Tensor:
+    def wants_second_pass(self, g: Tensors) -> Tensor:
         squared = self.over_processes(global_norm(g).double().square())
         mu, variance = self.averages.to(squared.device)
         mu = torch.lerp(squared, mu, self.delta)
         variance = torch.lerp((squared - mu).square(), variance, self.delta)
         self._present = torch.stack([mu, variance])
         t = min(self.steps / self.total_steps, 1.0)
-        return squared >= mu + (t * self.lambda_1 + (1 - t) * self.lambda_2) * variance.sqrt()
+        threshold: Tensor = mu + (t * self.lambda_1 + (1 - t) * self.lambda_2) * variance.sqrt()
+        return squared >= threshold
 
     def keep_decision(self, finite: Tensor) -> None:
         self.averages.copy_(torch.where(finite, self._present, self.averages.to(finite.device)))

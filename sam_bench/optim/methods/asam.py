@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from sam_bench.optim.engine import SharpnessAware
-from sam_bench.optim.gradients import real
+from sam_bench.optim.gradients import Tensors, real
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import Direction, scaled_unit
 from sam_bench.optim.registry import METHODS
@@ -19,6 +19,10 @@ class ASAM(SAM):
 
     The element-wise form of Kwon et al. (2021, arXiv:2102.11600, equation 8) without its offset, as the SAM example
     and most code that followed it have it.
+
+    Example:
+        >>> optimizer = ASAM(model.parameters(), torch.optim.SGD, rho=0.5, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
     """
 
     def __init__(
@@ -43,6 +47,10 @@ class OfficialASAM(SharpnessAware):
 
     Raises:
         ValueError: eta is out of range, or the parameters have no names; give `model.named_parameters()`.
+
+    Example:
+        >>> optimizer = OfficialASAM(model.named_parameters(), torch.optim.SGD, rho=0.5, eta=0.01, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
     """
 
     def __init__(
@@ -61,7 +69,7 @@ class OfficialASAM(SharpnessAware):
         if not self.names():
             raise ValueError("the authors' ASAM tells weights by their names: give it model.named_parameters()")
 
-    def direction(self, w: list[Tensor], g: list[Tensor]) -> Direction:
+    def direction(self, w: Tensors, g: Tensors) -> Direction:
         named = {real(p).data_ptr() for p, name in self.names().items() if "weight" in name}
         scale = torch._foreach_abs(w)
         if weights := [t for t, x in zip(scale, w, strict=True) if x.data_ptr() in named]:

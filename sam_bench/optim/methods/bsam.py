@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from sam_bench.optim.draws import SEED, generator_of_part
 from sam_bench.optim.engine import SharpnessAware
-from sam_bench.optim.gradients import Gradients, real
+from sam_bench.optim.gradients import Gradients, Tensors, real
 from sam_bench.optim.registry import METHODS
 
 
@@ -38,6 +38,10 @@ class BSAM(SharpnessAware):
     Raises:
         TypeError: examples=None, by which the preset means the run's training images.
         ValueError: one of them is out of range.
+
+    Example:
+        >>> optimizer = BSAM(model.parameters(), torch.optim.SGD, rho=0.01, examples=len(x), model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
     """
 
     keeps_gradient = True
@@ -81,29 +85,27 @@ class BSAM(SharpnessAware):
         generator = generator_of_part(self.seed, self.steps, part, w[0].device)
         count = sum(x.numel() for x in w)
         drawn = torch.randn(count, generator=generator, dtype=torch.float32, device=w[0].device)
-        parts = drawn.split([x.numel() for x in w])
+        parts = torch.split(drawn, [x.numel() for x in w])
         noise = [n.view(x.shape).to(x.dtype) for n, x in zip(parts, w, strict=True)]  # the same in every precision
         deviation = torch._foreach_mul(torch._foreach_sqrt(self._recall(parameters)["s"]), math.sqrt(self.examples))
         return dict(zip(parameters, torch._foreach_div(noise, deviation), strict=True)), lambda group: 1.0
 
-    def direction(self, w: list[Tensor], g: list[Tensor], m: list[Tensor], s: list[Tensor]) -> list[Tensor]:
+    def direction(self, w: Tensors, g: Tensors, m: Tensors, s: Tensors) -> Tensors:
         return torch._foreach_div(g, s)
 
-    def of_part(self, g: list[Tensor]) -> list[Tensor]:
+    def of_part(self, g: Tensors) -> Tensors:
         return torch._foreach_abs(g)
 
-    def combine(self, g: list[Tensor], h: list[Tensor], s: list[Tensor], **memory: list[Tensor]) -> list[Tensor]:
+    def combine(self, g: Tensors, h: Tensors, s: Tensors, **memory: Tensors) -> Tensors:
         return torch._foreach_div(self._momentum(h, **memory), s)
 
-    def update_state(
-        self, g: list[Tensor], h: list[Tensor], s: list[Tensor], **memory: list[Tensor]
-    ) -> dict[str, list[Tensor]]:
+    def update_state(self, g: Tensors, h: Tensors, s: Tensors, **memory: Tensors) -> dict[str, Tensors]:
         curvature = torch._foreach_mul(torch._foreach_sqrt(s), g)
         torch._foreach_add_(curvature, self.gamma + self.delta)
         torch._foreach_mul_(curvature, 1 - self.beta_2)
         return {"m": self._momentum(h, **memory), "s": torch._foreach_add(curvature, s, alpha=self.beta_2)}
 
-    def _momentum(self, h: list[Tensor], m: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    def _momentum(self, h: Tensors, m: Tensors, weights: Tensors) -> Tensors:
         """The new m."""
         gradient = torch._foreach_add(h, weights, alpha=self.delta)
         torch._foreach_mul_(gradient, 1 - self.beta_1)

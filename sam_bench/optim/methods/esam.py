@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sam_bench.optim.draws import SEED, generator_of_step
+from sam_bench.optim.gradients import Tensors
 from sam_bench.optim.method import Closure
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import Direction
@@ -26,14 +27,16 @@ class ESAM(SAM):
     running statistics change in all three forward passes.
 
     The closure returns one loss for each example, takes the examples as an optional index, and leaves gradients
-    alone where they are disabled, since the losses at `w + e` are first only compared::
+    alone where they are disabled, since the losses at `w + e` are first only compared:
 
-        def closure(examples=slice(None)):
-            losses = cross_entropy(model(x[examples]), y[examples], reduction="none")
-            if losses.requires_grad:
-                optimizer.zero_grad()
-                losses.mean().backward()
-            return losses
+        >>> optimizer = ESAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1)
+        >>> def closure(examples=slice(None)):
+        ...     losses = F.cross_entropy(model(x[examples]), y[examples], reduction="none")
+        ...     if losses.requires_grad:
+        ...         optimizer.zero_grad()
+        ...         losses.mean().backward()
+        ...     return losses
+        >>> loss = optimizer.step(closure)
 
     In a hand-written loop, `choose` says which examples the second pass is on.
 
@@ -70,7 +73,7 @@ class ESAM(SAM):
         self.gamma = gamma
         self.seed = seed
 
-    def direction(self, w: list[Tensor], g: list[Tensor]) -> Direction:
+    def direction(self, w: Tensors, g: Tensors) -> Direction:
         d, factor = super().direction(w, g)
         generator = generator_of_step(self.seed, self.steps, d[0].device)
         masks = [torch.rand(x.shape, generator=generator, device=x.device) < self.beta for x in d]

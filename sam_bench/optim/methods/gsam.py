@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sam_bench.optim.gradients import Tensors
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import along
 from sam_bench.optim.options import Option
@@ -33,6 +34,10 @@ class GSAM(SAM):
 
     Raises:
         ValueError: a setting is out of range, rho_min above rho, or lr_min not below the greatest learning rate.
+
+    Example:
+        >>> optimizer = GSAM(model.parameters(), torch.optim.SGD, rho=0.05, alpha=0.4, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
     """
 
     keeps_gradient = True
@@ -74,12 +79,12 @@ class GSAM(SAM):
 
     def radius(self, group: dict[str, Any]) -> float | Tensor:
         if self.rho_min is None:
-            return group["rho"]
+            return super().radius(group)
         return proportional_radius(
             group["lr"], lr_min=self.lr_min, lr_max=group["lr_max"], rho_min=self.rho_min, rho=group["rho"]
         )
 
-    def combine(self, g: list[Tensor], h: list[Tensor]) -> list[Tensor]:
+    def combine(self, g: Tensors, h: Tensors) -> Tensors:
         orthogonal = torch._foreach_sub(g, torch._foreach_mul(h, along(g, h)))
         return torch._foreach_sub(h, orthogonal, alpha=self.alpha)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sam_bench.optim.gradients import Tensors
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import Direction, along, global_norm
 from sam_bench.optim.registry import METHODS
@@ -20,6 +21,13 @@ class SAMEveryK(SAM):
 
     Raises:
         ValueError: k is out of range.
+
+    Example:
+        >>> optimizer = SAMEveryK(model.parameters(), torch.optim.SGD, rho=0.05, k=5, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
+        >>> losses = [optimizer.step(closure) for _ in range(9)]
+        >>> optimizer.passes  # in ten steps
+        12.0
     """
 
     def __init__(
@@ -53,6 +61,13 @@ class LookSAM(SAMEveryK):
 
     Raises:
         ValueError: k or alpha is out of range.
+
+    Example:
+        >>> optimizer = LookSAM(model.parameters(), torch.optim.SGD, rho=0.05, k=5, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
+        >>> losses = [optimizer.step(closure) for _ in range(9)]
+        >>> optimizer.passes  # in ten steps
+        12.0
     """
 
     keeps_gradient = True
@@ -76,12 +91,12 @@ class LookSAM(SAMEveryK):
     def init_state(self, p: Tensor) -> dict[str, Tensor]:
         return {"h_v": torch.zeros_like(p)}
 
-    def direction(self, w: list[Tensor], g: list[Tensor], h_v: list[Tensor]) -> Direction:
+    def direction(self, w: Tensors, g: Tensors, h_v: Tensors) -> Direction:
         return super().direction(w, g)
 
-    def combine_single(self, g: list[Tensor], h_v: list[Tensor]) -> list[Tensor]:
+    def combine_single(self, g: Tensors, h_v: Tensors) -> Tensors:
         scale = self.alpha * global_norm(g) / (global_norm(h_v) + 1e-12)
         return torch._foreach_add(g, torch._foreach_mul(h_v, scale))
 
-    def update_state(self, g: list[Tensor], h: list[Tensor], h_v: list[Tensor]) -> dict[str, list[Tensor]]:
+    def update_state(self, g: Tensors, h: Tensors, h_v: Tensors) -> dict[str, Tensors]:
         return {"h_v": torch._foreach_sub(h, torch._foreach_mul(g, along(h, g)))}

@@ -27,6 +27,12 @@ class MSAM(SharpnessAware):
     Raises:
         ValueError: the base optimizer has no momentum.
         RuntimeError: in a step, it keeps its momentum under a name that is not known here.
+
+    Example:
+        >>> optimizer = MSAM(model.parameters(), torch.optim.SGD, rho=0.3, model=model, lr=0.1, momentum=0.9)
+        >>> loss = optimizer.step(closure)
+        >>> optimizer.passes
+        1.0
     """
 
     perturbs_first = True

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from sam_bench.optim.engine import SharpnessAware
+from sam_bench.optim.gradients import Tensors
 from sam_bench.optim.norms import Direction, scaled_unit, unit
 from sam_bench.optim.registry import ADAPTIVE
 
@@ -19,6 +20,12 @@ class SAM(SharpnessAware):
         adaptive: scale the perturbation element-wise by `T = |w|`: `e = ρ T² g / (‖T g‖ + 1e-12)`, as `ASAM` does.
 
     The other arguments are those of `SharpnessAware`.
+
+    Example:
+        >>> optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
+        >>> optimizer.passes
+        2.0
     """
 
     def __init__(
@@ -35,7 +42,7 @@ class SAM(SharpnessAware):
         super().__init__(params, base_optimizer, rho, model=model, **options)
         self.adaptive = adaptive
 
-    def direction(self, w: list[Tensor], g: list[Tensor]) -> Direction:
+    def direction(self, w: Tensors, g: Tensors, *_: Any, **memory: Any) -> Direction:
         return scaled_unit(torch._foreach_abs(w), g) if self.adaptive else unit(g)
 
 
@@ -43,9 +50,13 @@ class USAM(SharpnessAware):
     """`e = ρ g`, not normalised, `v = h` (Andriushchenko & Flammarion, 2022, arXiv:2206.06232).
 
     `rho` is the length of the ascent step in units of the gradient.
+
+    Example:
+        >>> optimizer = USAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
     """
 
-    def direction(self, w: list[Tensor], g: list[Tensor]) -> list[Tensor]:
+    def direction(self, w: Tensors, g: Tensors) -> Tensors:
         return g
 
 
@@ -61,6 +72,12 @@ class SAMON(SAM):
 
     Raises:
         ValueError: there is no model, or none of the parameters is one of a normalisation layer.
+
+    Example:
+        >>> optimizer = SAMON(model.parameters(), torch.optim.SGD, rho=0.5, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
+        >>> len(optimizer.perturbed)  # weight and bias of the one normalisation layer
+        2
     """
 
     def __init__(
@@ -77,7 +94,8 @@ class SAMON(SAM):
             raise ValueError("SAM-ON finds the normalisation layers in the model: give it model=")
         super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
         layers = [module for module in model.modules() if isinstance(module, _NORMALISATION)]
-        self.perturbed = {p for layer in layers for p in layer.parameters(recurse=False)} & set(self._parameters())
+        own = {p for layer in layers for p in layer.parameters(recurse=False)}
+        self.perturbed = {p for p in self._parameters() if p in own}
         if not self.perturbed:
             raise ValueError("SAM-ON perturbs normalisation layers, and none of the parameters is of one")
 

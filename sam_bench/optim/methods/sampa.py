@@ -7,7 +7,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from sam_bench.optim.engine import SharpnessAware
-from sam_bench.optim.gradients import Gradients, real
+from sam_bench.optim.gradients import Gradients, Tensors, real
 from sam_bench.optim.method import Closure
 from sam_bench.optim.norms import Direction, unit
 from sam_bench.optim.registry import METHODS
@@ -45,6 +45,15 @@ class SAMPa(SharpnessAware):
 
     Raises:
         ValueError: lmbda is out of range.
+
+    Example:
+        >>> optimizer = SAMPa(model.parameters(), torch.optim.SGD, rho=0.1, model=model, lr=0.1)
+        >>> def closure(x, y):
+        ...     optimizer.zero_grad()
+        ...     loss = F.cross_entropy(model(x), y)
+        ...     loss.backward()
+        ...     return loss
+        >>> losses = [optimizer.step(functools.partial(closure, x, y)) for _ in range(3)]
     """
 
     keeps_gradient = True
@@ -66,7 +75,7 @@ class SAMPa(SharpnessAware):
         self.lmbda = lmbda
         self._last: list[_Called] = []  # of the step before, if there was one: a list, which wrappers share
 
-    def step(
+    def step(  # type: ignore[override]
         self,
         closure: Closure | Sequence[Closure] | None = None,
         weights: Sequence[float] | None = None,
@@ -79,6 +88,7 @@ class SAMPa(SharpnessAware):
         """
         for called in self._last:
             called.check()
+        closure = cast(Closure, closure)  # others are refused
         loss = super().step(closure, weights, scaler)
         self.remember(closure)
         return loss
@@ -91,18 +101,18 @@ class SAMPa(SharpnessAware):
         return {"q": torch.zeros_like(p)}
 
     def ahead(self, part: int) -> tuple[Gradients, Callable[[dict[str, Any]], Tensor | float]]:
-        d = {}
+        d: Gradients = {}
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.requires_grad]
             if not parameters:
                 continue
-            q = self._recall(parameters)["q"]
+            q: Tensors = self._recall(parameters)["q"]
             if isinstance(self.base_optimizer, torch.optim.SGD):
                 q = self._step_of_sgd(group, parameters, q)
             d |= dict(zip(parameters, q, strict=True))
         return d, lambda group: -group["lr"]
 
-    def _step_of_sgd(self, group: dict[str, Any], parameters: list[Tensor], q: list[Tensor]) -> list[Tensor]:
+    def _step_of_sgd(self, group: dict[str, Any], parameters: Tensors, q: Tensors) -> Tensors:
         """What torch's SGD would multiply by the learning rate, if it were given q."""
         momentum = group["momentum"]
         d = torch._foreach_add(q, [real(p) for p in parameters], alpha=group["weight_decay"])
@@ -116,7 +126,7 @@ class SAMPa(SharpnessAware):
                 kept[i] = x
         return torch._foreach_add(d, kept, alpha=momentum) if group["nesterov"] else kept
 
-    def direction(self, w: list[Tensor], g: list[Tensor], q: list[Tensor]) -> Direction:
+    def direction(self, w: Tensors, g: Tensors, q: Tensors) -> Direction:
         return unit(q)
 
     def second_pass(self, closure: Closure, losses: Tensor) -> float:
@@ -125,10 +135,10 @@ class SAMPa(SharpnessAware):
         (closure if repeated is None else repeated)()
         return 1.0
 
-    def combine(self, g: list[Tensor], h: list[Tensor], q: list[Tensor]) -> list[Tensor]:
+    def combine(self, g: Tensors, h: Tensors, q: Tensors) -> Tensors:
         return torch._foreach_add(torch._foreach_mul(h, 1 - self.lmbda), g, alpha=self.lmbda)
 
-    def update_state(self, g: list[Tensor], h: list[Tensor], q: list[Tensor]) -> dict[str, list[Tensor]]:
+    def update_state(self, g: Tensors, h: Tensors, q: Tensors) -> dict[str, Tensors]:
         return {"q": g}
 
     def _apply_state(self, state_dict: dict[str, Any]) -> None:

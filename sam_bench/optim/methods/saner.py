@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from sam_bench.optim.flat import FlatCopy
+from sam_bench.optim.gradients import Tensors
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.registry import METHODS
 
@@ -25,6 +26,10 @@ class SANER(SAM):
 
     Raises:
         ValueError: alpha is out of range.
+
+    Example:
+        >>> optimizer = SANER(model.parameters(), torch.optim.SGD, rho=0.05, alpha=0.5, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
     """
 
     keeps_gradient = True
@@ -44,7 +49,7 @@ class SANER(SAM):
         super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
         self.alpha = alpha
 
-    def combine(self, g: list[Tensor], h: list[Tensor]) -> list[Tensor]:
+    def combine(self, g: Tensors, h: Tensors) -> Tensors:
         first, v = FlatCopy(g), FlatCopy(h, like=g)
         for a, b in zip(first.buffers, v.buffers, strict=True):
             reduced = ((a > 0) == (b > 0)) & (b.abs() < a.abs())  # where b is 0, its factor is all the same

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sam_bench.optim.engine import SharpnessAware
+from sam_bench.optim.gradients import Tensors
 from sam_bench.optim.norms import Direction, unit
 from sam_bench.optim.registry import METHODS
 
@@ -26,6 +27,10 @@ class FSAM(SharpnessAware):
 
     Raises:
         ValueError: sigma or lmbda is out of range.
+
+    Example:
+        >>> optimizer = FSAM(model.parameters(), torch.optim.SGD, rho=0.05, sigma=1.0, lmbda=0.9, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
     """
 
     keeps_gradient = True
@@ -49,12 +54,10 @@ class FSAM(SharpnessAware):
     def init_state(self, p: Tensor) -> dict[str, Tensor]:
         return {"m": torch.zeros_like(p), "started": p.new_zeros(())}
 
-    def direction(self, w: list[Tensor], g: list[Tensor], m: list[Tensor], started: list[Tensor]) -> Direction:
+    def direction(self, w: Tensors, g: Tensors, m: Tensors, started: Tensors) -> Direction:
         return unit(torch._foreach_sub(g, m, alpha=self.sigma))
 
-    def update_state(
-        self, g: list[Tensor], h: list[Tensor], m: list[Tensor], started: list[Tensor]
-    ) -> dict[str, list[Tensor]]:
+    def update_state(self, g: Tensors, h: Tensors, m: Tensors, started: Tensors) -> dict[str, Tensors]:
         share = torch._foreach_mul(started, -self.lmbda)  # of g: 1 in a tensor's first step, then 1 − λ
         torch._foreach_add_(share, 1)
         new = [torch.lerp(old, x, s) for old, x, s in zip(m, g, share, strict=True)]
@@ -74,6 +77,10 @@ class VaSSO(SharpnessAware):
 
     Raises:
         ValueError: theta is out of range.
+
+    Example:
+        >>> optimizer = VaSSO(model.parameters(), torch.optim.SGD, rho=0.05, theta=0.9, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
     """
 
     keeps_gradient = True
@@ -95,8 +102,8 @@ class VaSSO(SharpnessAware):
     def init_state(self, p: Tensor) -> dict[str, Tensor]:
         return {"d": torch.zeros_like(p)}
 
-    def direction(self, w: list[Tensor], g: list[Tensor], d: list[Tensor]) -> Direction:
+    def direction(self, w: Tensors, g: Tensors, d: Tensors) -> Direction:
         return unit(torch._foreach_lerp(d, g, self.theta))
 
-    def update_state(self, g: list[Tensor], h: list[Tensor], d: list[Tensor]) -> dict[str, list[Tensor]]:
+    def update_state(self, g: Tensors, h: Tensors, d: Tensors) -> dict[str, Tensors]:
         return {"d": torch._foreach_lerp(d, g, self.theta)}

@@ -24,6 +24,10 @@ class SSSAM(SAM):
 
     Raises:
         ValueError: p or seed is out of range.
+
+    Example:
+        >>> optimizer = SSSAM(model.parameters(), torch.optim.SGD, rho=0.05, p=0.5, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """SAM whose direction is as long as the first gradient."""
 
 import torch
-from torch import Tensor
 
+from sam_bench.optim.gradients import Tensors
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import global_norm
 
@@ -16,10 +16,14 @@ class StableSAM(SAM):
     Args:
         adaptive: perturb as ASAM does, rather than as SAM. The authors' code then measures `g` and `h` scaled by `|w|`;
             here the lengths are those of the gradients.
+
+    Example:
+        >>> optimizer = StableSAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
     """
 
     keeps_gradient = True
 
-    def combine(self, g: list[Tensor], h: list[Tensor]) -> list[Tensor]:
+    def combine(self, g: Tensors, h: Tensors) -> Tensors:
         norm = global_norm(h)
         return torch._foreach_mul(h, torch.where(norm > 0, global_norm(g) / norm, 0.0))

@@ -18,6 +18,12 @@ class WASAM(SAM):
 
     Call `update_swa` after each epoch from some epoch on, usually three quarters of them; at the end `swap_swa_sgd`,
     and `bn_update` for the running statistics of the averaged weights. The average is part of the state_dict.
+
+    Example:
+        >>> optimizer = WASAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
+        >>> optimizer.update_swa()  # after each of the last epochs
+        >>> optimizer.swap_swa_sgd()  # the average in the weights' place
     """
 
     def __init__(

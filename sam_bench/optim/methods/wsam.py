@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from sam_bench.optim.base import has_one_rate
+from sam_bench.optim.gradients import Tensors
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import scale_to_norm
 from sam_bench.optim.registry import METHODS
@@ -27,6 +28,10 @@ class WSAM(SAM):
 
     Raises:
         ValueError: gamma or max_norm is out of range.
+
+    Example:
+        >>> optimizer = WSAM(model.parameters(), torch.optim.SGD, rho=0.05, gamma=0.9, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
     """
 
     keeps_gradient = True
@@ -55,17 +60,17 @@ class WSAM(SAM):
         self.decouple = decouple
         self.max_norm = max_norm
 
-    def combine(self, g: list[Tensor], h: list[Tensor]) -> list[Tensor]:
+    def combine(self, g: Tensors, h: Tensors) -> Tensors:
         g = self._clipped(g)
         h = self._clipped(h)
         return g if self.decouple else mixed(g, h, self.a)
 
-    def correction(self, g: list[Tensor], h: list[Tensor]) -> list[Tensor] | None:
+    def correction(self, g: Tensors, h: Tensors) -> Tensors | None:
         if not self.decouple:
             return None
         return torch._foreach_mul(torch._foreach_sub(self._clipped(g), self._clipped(h)), self.a)
 
-    def _clipped(self, x: list[Tensor]) -> list[Tensor]:
+    def _clipped(self, x: Tensors) -> Tensors:
         return x if self.max_norm is None else scale_to_norm(x, self.max_norm)
 
 
@@ -78,6 +83,10 @@ class GNP(SAM):
 
     Raises:
         ValueError: b is out of range.
+
+    Example:
+        >>> optimizer = GNP(model.parameters(), torch.optim.SGD, rho=0.05, b=0.8, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
     """
 
     keeps_gradient = True
@@ -97,10 +106,10 @@ class GNP(SAM):
         super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
         self.b = b
 
-    def combine(self, g: list[Tensor], h: list[Tensor]) -> list[Tensor]:
+    def combine(self, g: Tensors, h: Tensors) -> Tensors:
         return mixed(g, h, self.b)
 
 
-def mixed(g: list[Tensor], h: list[Tensor], a: float) -> list[Tensor]:
+def mixed(g: Tensors, h: Tensors, a: float) -> Tensors:
     """`(1 − a) g + a h`, as `g + a (h − g)`."""
     return torch._foreach_add(g, torch._foreach_sub(h, g), alpha=a)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sam_bench.optim.engine import SharpnessAware
+from sam_bench.optim.gradients import Tensors
 from sam_bench.optim.norms import global_norm
 from sam_bench.optim.registry import METHODS
 
@@ -26,6 +27,10 @@ class ZSharp(SharpnessAware):
 
     Raises:
         ValueError: quantile is out of range.
+
+    Example:
+        >>> optimizer = ZSharp(model.parameters(), torch.optim.SGD, rho=0.05, quantile=0.95, model=model, lr=0.1)
+        >>> loss = optimizer.step(closure)
     """
 
     whole_tensors = True
@@ -44,7 +49,7 @@ class ZSharp(SharpnessAware):
         super().__init__(params, base_optimizer, rho, model=model, **options)
         self.quantile = quantile
 
-    def direction(self, w: list[Tensor], g: list[Tensor]) -> list[Tensor]:
+    def direction(self, w: Tensors, g: Tensors) -> Tensors:
         inverse_norm = 1 / (global_norm(g) + 1e-12)
         return [self._of_tensor(x, inverse_norm) if x.dim() > 1 and x.numel() else x * inverse_norm for x in g]
 
