@@ -231,7 +231,7 @@ class SharpnessAware(Method):
                 self._update(g, h, finite, before, scaler)
         except BaseException:
             self._give_up(before)
-            self.zero_grad()  # they are of a part of the step
+            self._clear_gradients()  # they are of a part of the step
             raise
         return cast(Tensor, loss)
 
@@ -265,7 +265,7 @@ class SharpnessAware(Method):
             with over(self.shards):
                 if self.perturbs_first:
                     if zero_grad:
-                        self.zero_grad()
+                        self._clear_gradients()
                     self._move(self._perturbation_ahead(0))
                     self._between = Between(self.next_has_second_pass, {}, self._yes(), clean, scaler)
                     return True
@@ -299,7 +299,7 @@ class SharpnessAware(Method):
         """
         self._end_by_hand(scaler)
         if zero_grad:
-            self.zero_grad()
+            self._clear_gradients()
         for hook in self._optimizer_step_post_hooks.values():
             hook(self, (), {})
 
@@ -365,7 +365,7 @@ class SharpnessAware(Method):
             state: what `host_state` returned before that step.
         """
         self.progress.become(state)
-        self.zero_grad()
+        self._clear_gradients()
 
     # State.
 
@@ -467,7 +467,7 @@ class SharpnessAware(Method):
             p.grad = torch.zeros_like(p)
         self.base_optimizer.step()
         torch._foreach_copy_([real(p) for p in parameters], weights)
-        self.zero_grad()
+        self._clear_gradients()
         self._recall(parameters)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -489,7 +489,7 @@ class SharpnessAware(Method):
         try:
             if self.perturbs_first and self.steps >= self.start:
                 self._move(self._perturbation_ahead(number))
-            self.zero_grad()
+            self._clear_gradients()
             with self._syncing(together and (not two or self.sync_perturbation)), torch.enable_grad():
                 losses = closure()
         finally:
@@ -546,6 +546,11 @@ class SharpnessAware(Method):
             torch._foreach_mul_(values, 1 / loss_scale(scaler, values[0].device))
         return torch.isfinite(global_norm(values))
 
+    def _clear_gradients(self) -> None:
+        """As `zero_grad`, which torch.compile does not follow."""
+        for p in self._parameters():
+            p.grad = None
+
     def _scale(self, g: Gradients, scaler: GradScaler | None) -> None:
         """Gives `g` the loss scaling that was taken out of it, for `_unscale_last`."""
         if scaler is not None:
@@ -571,7 +576,11 @@ class SharpnessAware(Method):
         chosen = {p: x for p, x in g.items() if self.perturbed is None or p in self.perturbed}
         if not chosen:
             return {}
-        direction = self.direction([real(p) for p in chosen], list(chosen.values()), **self._recall(chosen))
+        memory: dict[str, Any] = self._recall(chosen)
+        if self.needs_names:
+            names = self.names()
+            memory["names"] = [names[p] for p in chosen]
+        direction = self.direction([real(p) for p in chosen], list(chosen.values()), **memory)
         d, factor = direction if isinstance(direction, Direction) else (direction, 1.0)
         e = self._times(list(chosen), d, lambda group: factor * self.radius(group), finite)
         return dict(zip(chosen, e, strict=True))
@@ -643,7 +652,7 @@ class SharpnessAware(Method):
         finite = finite & torch.isfinite(norm)
         if self.clip_norm is not None:
             v = scale_to_norm(v, self.clip_norm, norm)
-        self.zero_grad()
+        self._clear_gradients()
         for p, x in zip(used, v, strict=True):
             if v is not whole_h or p in h:  # where v is h, what has no h is left alone
                 p.grad = like(p, x)
@@ -728,9 +737,13 @@ class SharpnessAware(Method):
     def _refuse_lost_gradients(self) -> None:
         """A closure clears gradients: there must be none but those that the previous step has left.
 
+        Not looked at in compiled code, which would break there.
+
         Raises:
             ValueError: there are others, as after an accumulation outside the closure.
         """
+        if torch.compiler.is_compiling():
+            return
         present = [p.grad for p in self._parameters() if p.grad is not None]
         if not present or (self._left is not None and self._left.unchanged()):
             return

@@ -27,10 +27,8 @@ def guarded_step(base: Optimizer, finite: Tensor) -> bool:
     if skips_itself and all(group.get("fused") for group in base.param_groups):
         fused: Any = base  # an attribute that its kernel looks for
         fused.found_inf = (~finite).float()
-        try:
-            base.step()
-        finally:
-            del fused.found_inf
+        base.step()
+        fused.found_inf = None  # not in a finally, in which compiled code cannot break, as it does in torch's own step
     else:
         w = [p for group in base.param_groups for p in group["params"] if p.grad is not None]
         state = _state(base)

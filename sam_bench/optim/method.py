@@ -39,6 +39,9 @@ class Method(Optimizer):
     needs_weights = False
     """Whether `combine`, `combine_single` and `update_state` are given the weights `w`, as `weights`: to decay them."""
 
+    needs_names = False
+    """Whether `direction` is given the parameters' names, as `names`: a list of strings."""
+
     repeats_batch = False
     """Whether a step calls the closure of the step before again: see `remember`."""
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sam_bench.optim.engine import SharpnessAware
-from sam_bench.optim.gradients import Tensors, real
+from sam_bench.optim.gradients import Tensors
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import Direction, scaled_unit
 from sam_bench.optim.registry import METHODS
@@ -53,6 +53,8 @@ class OfficialASAM(SharpnessAware):
         >>> loss = optimizer.step(closure)
     """
 
+    needs_names = True
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -69,12 +71,11 @@ class OfficialASAM(SharpnessAware):
         if not self.names():
             raise ValueError("the authors' ASAM tells weights by their names: give it model.named_parameters()")
 
-    def direction(self, w: Tensors, g: Tensors) -> Direction:
-        named = {real(p).data_ptr() for p, name in self.names().items() if "weight" in name}
+    def direction(self, w: Tensors, g: Tensors, names: list[str]) -> Direction:
         scale = torch._foreach_abs(w)
-        if weights := [t for t, x in zip(scale, w, strict=True) if x.data_ptr() in named]:
+        if weights := [t for t, name in zip(scale, names, strict=True) if "weight" in name]:
             torch._foreach_add_(weights, self.eta)
-        if others := [t for t, x in zip(scale, w, strict=True) if x.data_ptr() not in named]:
+        if others := [t for t, name in zip(scale, names, strict=True) if "weight" not in name]:
             torch._foreach_zero_(others)
             torch._foreach_add_(others, 1.0)
         return scaled_unit(scale, g)
