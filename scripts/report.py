@@ -87,12 +87,12 @@ def make(folder: Path) -> Findings | None:
 
 
 def index(made: Mapping[str, Findings]) -> str:
-    """Return the page of all studies that have runs."""
+    """Return the page of all studies that have runs, with their figures as they are in their folders."""
     regimes = []
     for study in studies(made):
         folder = MEASURED / study.experiment
-        held_out = read_records(folder / "records", "val")
-        regimes.append(regime(study, made[study.experiment], held_out, describe_preset(study.experiment)))
+        figures = {path.stem: path.read_text() for path in (folder / "figures").glob("*.svg")}
+        regimes.append(regime(study, made[study.experiment], figures, describe_preset(study.experiment)))
     records = [record for study in studies(made) for record in made[study.experiment].records]
     versions = {
         name: ", ".join(distinct(record["versions"][name] for record in records)) for name in ("sam_bench", "torch")

@@ -18,7 +18,7 @@ SYMBOLS = {"better": "▼", "worse": "▲", "not separated": "○"}
 SCRIPTS = ("dom.js", "table.js", "curves.js", "details.js", "page.js")
 """Our own, in the order in which they make one module."""
 
-DIGITS = 4
+DIGITS = 3
 """To how many decimals histories are kept: curves need no more."""
 
 
@@ -197,9 +197,8 @@ def _cell(cell: Mapping[str, Any] | None, digits: int | None) -> str:
 
 
 def _not_run(row: Mapping[str, Any], width: int) -> str:
-    cost = f"; it would take {escape(row['estimate'])}" if row["estimate"] else ""
     command = f'<code class="command">{escape(row["command"])}</code>'
-    return f'<td colspan="{width}"><div><span>not run{cost}</span>{command}</div></td>'
+    return f'<td colspan="{width}"><div><span>not run</span>{command}</div></td>'
 
 
 def _help(columns: Sequence[Mapping[str, Any]]) -> str:
@@ -264,7 +263,7 @@ def _data(regime: Mapping[str, Any]) -> dict[str, Any]:
 
 def _row(row: Mapping[str, Any], of_all: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     own = {key: _shared(seed[key] for seed in row["seeds"]) for key in of_all}
-    kept = ("id", "title", "method", "optimizer", "status", "command", "estimate", "settings")
+    kept = ("id", "title", "optimizer", "status", "command", "settings")
     return {
         **{key: row[key] for key in kept},
         "common": {key: _less(own[key], of_all[key]) for key in of_all},

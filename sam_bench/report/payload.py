@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE, Comparison, difference
-from sam_bench.report.figures import INK, as_bytes, draw
+from sam_bench.report.figures import INK
 from sam_bench.report.rows import Record, Row, memorised, memorised_by_epoch, own_settings
 from sam_bench.report.statements import statements
 from sam_bench.report.stats import Paired
@@ -39,11 +39,11 @@ def finding(regime: Mapping[str, Any]) -> str:
     return f"{regime['title']}: {told}."
 
 
-def regime(study: Study, findings: Findings, tuning: Sequence[Record] = (), about: str = "") -> dict[str, Any]:
+def regime(study: Study, findings: Findings, figures: Mapping[str, str], about: str = "") -> dict[str, Any]:
     """A study as a part of the page.
 
     Args:
-        tuning: records of runs on held-out images.
+        figures: by name, as SVG.
         about: what is said of its preset.
     """
     rows = {row.title: row for row in findings.rows}
@@ -56,7 +56,7 @@ def regime(study: Study, findings: Findings, tuning: Sequence[Record] = (), abou
             {"text": each.text, "verdict": each.verdict or "not separated"} for each in statements(findings.comparison)
         ],
         "notes": findings.remarks(),
-        "figures": [_figure(name, figure) for name, figure in draw(findings, tuning).items()],
+        "figures": [_figure(name, figures[name]) for name in CAPTIONS if name in figures],
         "columns": _columns(findings),
         "rows": [
             _row(study, findings, rows[title]) if title in rows else _not_run(study, title) for title in study.rows
@@ -64,10 +64,9 @@ def regime(study: Study, findings: Findings, tuning: Sequence[Record] = (), abou
     }
 
 
-def _figure(name: str, figure: Any) -> dict[str, str]:
+def _figure(name: str, svg: str) -> dict[str, str]:
     title, alt = CAPTIONS[name]
-    svg = as_bytes(figure, "svg").decode().replace(INK, "currentColor")
-    return {"name": name, "title": title, "alt": f"{title}: {alt}.", "svg": svg}
+    return {"name": name, "title": title, "alt": f"{title}: {alt}.", "svg": svg.replace(INK, "currentColor")}
 
 
 def _columns(findings: Findings) -> list[dict[str, Any]]:
@@ -89,7 +88,7 @@ def _columns(findings: Findings) -> list[dict[str, Any]]:
         {"key": "test_ece", "title": "ECE %", "help": "Calibration error, 15 bins.", "digits": 2},
         {"key": "test_loss", "title": "NLL", "help": "Negative log-likelihood in nats.", "digits": 3},
         {"key": "passes", "title": "passes", "help": "Forward-backward passes of one run.", "digits": 0},
-        {"key": "cost", "title": "cost", "help": "Training time over that of the first row of SGD.", "digits": 2},
+        {"key": "cost", "title": "cost", "help": "Training time over SGD's.", "digits": 2},
         {"key": "seeds", "title": "seeds", "help": "Runs that finished.", "digits": 0},
     ]
     return [
@@ -114,7 +113,6 @@ def _row(study: Study, findings: Findings, row: Row) -> dict[str, Any]:
         **_named(study, row.title),
         "optimizer": row.method,
         "status": "measured",
-        "estimate": None,
         "cells": cells,
         "settings": {key: str(value) for key, value in own_settings(row, findings.rows).items()},
         "seeds": [_seed(study, row, run) for run in row.runs],
@@ -127,7 +125,6 @@ def _not_run(study: Study, title: str) -> dict[str, Any]:
         **_named(study, title),
         "optimizer": words.get("optimizer", ""),
         "status": "not run",
-        "estimate": None,
         "cells": {},
         "settings": words,
         "seeds": [],
@@ -138,7 +135,7 @@ def _named(study: Study, title: str) -> dict[str, str]:
     place = list(study.rows).index(title)
     seeds = ",".join(map(str, study.seeds))
     command = f"python -m sam_bench -m {' '.join(study.overrides(title))} seed={seeds}"
-    return {"id": f"{study.experiment}-{place}", "title": title, "method": title, "command": command}
+    return {"id": f"{study.experiment}-{place}", "title": title, "command": command}
 
 
 def _seed(study: Study, row: Row, run: Record) -> dict[str, Any]:
@@ -159,7 +156,7 @@ def _seed(study: Study, row: Row, run: Record) -> dict[str, Any]:
         "versions": {key: str(value) for key, value in run["versions"].items() if value is not None},
         "device": f"{run['device']}, {run['precision']}",
         "commit": run["git_commit"] or "",
-        "history": {key: [_short(value) for value in values] for key, values in kept.items()},
+        "history": kept,
     }
 
 
@@ -177,7 +174,3 @@ def _difference(comparison: Comparison, kind: str, row: Row) -> dict[str, Any]:
     if each is None:
         return _cell(None, "")
     return {"value": each.mean, "text": difference(each), "verdict": each.verdict}
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)

@@ -101,7 +101,6 @@ def _row(regime: str, i: int, seeds: int, chance: random.Random) -> dict[str, An
     return {
         "id": f"{method}-{base}-{i}".lower(),
         "title": f"{method}" + ("" if base == "SGD" else f" with {base}") + (", ρ shared" if i > 26 else ""),
-        "method": method,
         "optimizer": base,
         "status": "measured",
         "cells": {
@@ -118,7 +117,6 @@ def _row(regime: str, i: int, seeds: int, chance: random.Random) -> dict[str, An
             "seeds": {"value": seeds, "text": f"{seeds}", "verdict": None},
         },
         "command": f"{command} seed={','.join(map(str, range(seeds)))} --multirun",
-        "estimate": None,
         "settings": {"optimizer.rho": f"{0.05 * i:.2f}", "optimizer.base.lr": "0.05"},
         "seeds": [
             _seed(f"{regime}-{i}", seed, error, epochs, f"{command} seed={seed}", chance) for seed in range(seeds)
@@ -160,12 +158,10 @@ def _not_run(regime: str, title: str) -> dict[str, Any]:
     return {
         "id": title.lower().replace(" ", "-"),
         "title": title,
-        "method": title.split()[0],
         "optimizer": "AdamW",
         "status": "not run",
         "cells": {},
         "command": f"make study OPTIONS='{regime} --rows {title.lower()} --seeds 0,1,2,3,4'",
-        "estimate": "about 9 hours on 2 threads",
         "settings": {"optimizer.rho": "0.05"},
         "seeds": [],
     }

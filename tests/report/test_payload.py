@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from sam_bench.cli.compose import compose
+from sam_bench.report.figures import as_bytes, draw
 from sam_bench.report.page import page
 from sam_bench.report.payload import page_payload, regime
 from sam_bench.report.table import Findings
@@ -26,7 +27,8 @@ def made():
     records = some("SGD", "SAM", **changes)
     records[-1] |= {"status": "diverged"}
     found = Findings.of_study(STUDY, records, settings(STUDY))
-    return regime(STUDY, found, about="A preset.")
+    svgs = {name: as_bytes(figure, "svg").decode() for name, figure in draw(found).items()}
+    return regime(STUDY, found, svgs, about="A preset.")
 
 
 def test_it_is_plain_data_and_the_finding_is_the_first_statements(made):
@@ -72,10 +74,10 @@ def test_the_commands_are_of_the_runs(made):
             assert seed["settings"]["optimizer.name"] == config.optimizer.name
 
 
-def test_histories_are_short_and_say_what_was_memorised(made):
+def test_histories_say_what_was_memorised(made):
     run = made["rows"][0]["seeds"][0]
     assert run["history"] == {
-        "test_error": [None, 51.235],
+        "test_error": [None, 51.23456],
         "train_error": [90.0, 80.0],
         "train_loss": [2.0, None],
         "memorised": [10.0, 25.0],

@@ -47,9 +47,9 @@ class Details {
   }
 
   about() {
-    const { method, optimizer, status, estimate } = this.row;
-    const notRun = status === "measured" ? "" : ` Not run${estimate ? `; it would take ${estimate}` : ""}.`;
-    const text = `${this.place.regime.title}. ${method}, base optimizer ${optimizer}.${notRun}`;
+    const { optimizer, status } = this.row;
+    const notRun = status === "measured" ? "" : " Not run.";
+    const text = `${this.place.regime.title}; optimizer=${optimizer}.${notRun}`;
     return make("p", { class: "small" }, text);
   }
 

@@ -48,8 +48,8 @@ class Table {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     const rows = this.rows();
     for (const row of rows) {
-      const { title, method, optimizer } = this.regime.rows[row.dataset.row];
-      const searched = `${title} ${method} ${optimizer}`.toLowerCase();
+      const { title, optimizer } = this.regime.rows[row.dataset.row];
+      const searched = `${title} ${optimizer}`.toLowerCase();
       row.hidden = !words.every((word) => searched.includes(word));
     }
     const shown = rows.filter((row) => !row.hidden).length;
