@@ -26,6 +26,7 @@ INK, FAINT = "#222222", "#999999"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which differ in lightness too; the first for a single series."""
 STYLES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D")
 
 RADIUS = ("optimizer.rho", "optimizer.rho_min", "dataset_sha256")
 """Settings that may differ along a line of errors against radii; GSAM's least radius goes with its greatest."""
@@ -147,7 +148,7 @@ def curves(findings: Findings, most: int = 7) -> Figure | None:
         axes.set_xlim(left=0)
     if not panels[0].lines:
         return None
-    panels[0].legend(ncols=2, loc="best", handlelength=2.4)
+    _legend(figure, panels[0], 4 * len(quantities) // 2)
     return figure
 
 
@@ -165,17 +166,22 @@ def radius(tuning: Sequence[Record]) -> Figure | None:
     for number, rows in enumerate(series.values()):
         rows.sort(key=lambda row: row.rho)
         style = STYLES[number // 2 % len(STYLES)]
+        marker = MARKERS[number // len(COLORS) % len(MARKERS)]
+        errors_at = [row.mean for row in rows]
         label = title_of(rows[0].method)
-        axes.plot([row.rho for row in rows], [row.mean for row in rows], style, marker="o", markersize=3, label=label)
+        axes.plot([row.rho for row in rows], errors_at, style, marker=marker, markersize=3, label=label)
     axes.set_xscale("log")
     axes.set_xlabel("radius ρ")
     axes.set_ylabel("held-out error %")
-    axes.legend()
+    _legend(figure, axes, 3)
     return figure
 
 
 def cost(findings: Findings) -> Figure | None:
-    """Error against passes, and against training time; the line is the Pareto front, of the least error for a cost."""
+    """Error against passes, and against training time; the line is the Pareto front, of the least error for a cost.
+
+    Costs within 5 % count as equal.
+    """
     rows = [row for row in findings.rows if row.errors]
     if len(rows) < 2:
         return None
@@ -225,6 +231,14 @@ def _figure(height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def _legend(figure: Figure, axes: Axes, columns: int) -> None:
+    """What the lines are, above the figure, which grows by it."""
+    handles, labels = axes.get_legend_handles_labels()
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.14 * math.ceil(len(labels) / columns))
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, handlelength=2.6)
+
+
 def _height(rows: int) -> float:
     return 0.6 + 0.17 * rows
 
@@ -255,11 +269,9 @@ def _memorised(run: Record) -> list[float | None]:
 
 
 def _front(places: Mapping[Row, tuple[float, float]]) -> list[Row]:
-    """The rows of which no other has less error for as little cost, by cost."""
-    front: list[Row] = []
-    least = math.inf
-    for row in sorted(places, key=lambda each: places[each]):
-        if places[row][1] < least:
-            front.append(row)
-            least = places[row][1]
-    return front
+    """The rows of which no other has less error for as little cost, or 5 % more, by cost."""
+    return [
+        row
+        for row, (cost, error) in sorted(places.items(), key=lambda each: each[1])
+        if not any(c <= 1.05 * cost and (e, c) < (error, cost) for c, e in places.values())
+    ]

@@ -17,7 +17,7 @@ CAPTIONS = {
     "differences": ("Differences, seed by seed", "with corrected intervals, filled where they exclude 0"),
     "curves": ("Over the epochs", "means over the seeds, and bands from the least to the greatest"),
     "radius": ("Error against the radius", "on held-out images"),
-    "cost": ("Error against cost", "the line is the Pareto front"),
+    "cost": ("Error against cost", "the line is the Pareto front, costs within 5 % being equal"),
     "ranks": ("Ranks", "by the mean error, with the intervals of a bootstrap over the seeds"),
 }
 """Of the figures: the title, and what it shows."""
