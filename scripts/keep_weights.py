@@ -1,0 +1,70 @@
+"""Keep the last weights of finished runs beside their records, without what only a resume needs.
+
+python scripts/keep_weights.py --experiment noisy40_shared
+
+From the last checkpoint of each run in runs/<experiment> to results/<experiment>/weights/<run>.pt, which
+`model.load_state_dict(torch.load(path, weights_only=True))` reads; with `averaging=` too, these are those of the last
+step. What is there already stays.
+"""
+
+import io
+import sys
+from pathlib import Path
+
+import torch
+
+from sam_bench.errors import StateError
+from sam_bench.report.rows import Record
+from sam_bench.report.table import read_records
+from sam_bench.runs.checkpoint import Checkpoints
+from sam_bench.runs.files import write_atomically
+from scripts.arguments import errors_as_messages, parser
+
+
+@errors_as_messages()
+def main(arguments: list[str]) -> None:
+    words = parser(__doc__)
+    words.add_argument("--experiment", required=True)
+    words.add_argument("--split", default="test", choices=("test", "val"), help="what the runs' errors are counted on")
+    words.add_argument("--results", default=Path("results"), type=Path, help="folder with a folder for each experiment")
+    words.add_argument("--runs", default=Path("runs"), type=Path, help="folder with the checkpoints")
+    options = words.parse_args(arguments)
+    folder = options.results / options.experiment
+    records = read_records(folder / "records", options.split)
+    if not records:
+        sys.exit(f"Error: there are no records with data.split={options.split} in {folder / 'records'}")
+    without = []
+    for record in records:
+        path = folder / "weights" / f"{record['run_id']}.pt"
+        if path.exists():
+            continue
+        weights = last_weights(record, options.runs / options.experiment / record["run_id"])
+        if weights is None:
+            without.append(record["run_id"])
+            continue
+        content = io.BytesIO()
+        torch.save(weights, content)
+        write_atomically(path, content.getbuffer())
+    print(f"{len(records) - len(without)} of {len(records)} runs have their weights in {folder / 'weights'}")
+    if without:
+        print(f"Without a checkpoint in {options.runs / options.experiment}: {', '.join(without)}")
+
+
+def last_weights(record: Record, folder: Path) -> dict[str, torch.Tensor] | None:
+    """Return the `state_dict` of a finished run's network, from its last checkpoint; None where there is none.
+
+    Raises:
+        StateError: the checkpoint is not of the run's end, or not the one that the record was made of.
+    """
+    state = Checkpoints(folder, record["run_id"], print).load()
+    if state is None:
+        return None
+    training = state["training"]
+    if training["epoch"] != record["epochs"] or training["history"]["test_error"] != record["history"]["test_error"]:
+        raise StateError(f"the last checkpoint in {folder} is not of the end of the run that its record is of")
+    weights: dict[str, torch.Tensor] = training["model"]
+    return weights
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
