@@ -3,12 +3,13 @@
 python scripts/keep_weights.py --experiment noisy40_shared
 
 From the last checkpoint of each run in runs/<experiment> to results/<experiment>/weights/<run>.pt, which
-`model.load_state_dict(torch.load(path, weights_only=True))` reads; with `averaging=` too, these are those of the last
-step. What is there already stays.
+`model.load_state_dict(torch.load(path, weights_only=True))` reads. These are the weights that were trained, also where
+averages of them were evaluated (`averaging=`, schedule-free bases). What is there already stays.
 """
 
 import io
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -36,9 +37,11 @@ def main(arguments: list[str]) -> None:
     without = []
     for record in records:
         path = folder / "weights" / f"{record['run_id']}.pt"
-        if path.exists():
-            continue
         weights = last_weights(record, options.runs / options.experiment / record["run_id"])
+        if path.exists():
+            if weights is not None and not same(weights, torch.load(path, weights_only=True)):
+                raise StateError(f"{path} has other weights than the run's last checkpoint: move it away")
+            continue
         if weights is None:
             without.append(record["run_id"])
             continue
@@ -64,6 +67,11 @@ def last_weights(record: Record, folder: Path) -> dict[str, torch.Tensor] | None
         raise StateError(f"the last checkpoint in {folder} is not of the end of the run that its record is of")
     weights: dict[str, torch.Tensor] = training["model"]
     return weights
+
+
+def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether two networks' states are equal, bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 if __name__ == "__main__":

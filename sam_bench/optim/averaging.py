@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sam_bench.optim.gradients import local
+
 
 class WeightAverage:
     """A running or an exponential mean of parameters, kept beside them in at least float32.
@@ -65,10 +67,11 @@ class WeightAverage:
         if not self.count:
             raise RuntimeError("there is no mean of the weights yet: update() comes first")
         if self._raw is None:
-            self._raw = [p.detach().clone() for p in self.parameters]
-            torch._foreach_copy_(self.parameters, self.mean)
+            raw = [p.detach().clone() for p in self.parameters]
+            torch._foreach_copy_([local(p) for p in self.parameters], [local(m) for m in self.mean])
+            self._raw = raw
         else:
-            torch._foreach_copy_(self.parameters, self._raw)
+            torch._foreach_copy_([local(p) for p in self.parameters], [local(p) for p in self._raw])
             self._raw = None
         torch.clear_autocast_cache()  # an autocast around this must not use the weights of before
 

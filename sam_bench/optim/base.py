@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sam_bench.optim.gradients import local
+
 
 def base_of(params: Iterable[Any], base: type[Optimizer] | Optimizer, options: dict[str, Any]) -> Optimizer:
     """The base optimizer: `base` itself, or made of this class with these options.
@@ -109,7 +111,7 @@ def evaluated_weights(optimizer: Optimizer) -> Iterator[bool]:
     finally:
         with torch.no_grad():
             base.train()
-            torch._foreach_copy_(parameters, kept)
+            torch._foreach_copy_([local(p) for p in parameters], [local(p) for p in kept])
             torch.clear_autocast_cache()
 
 

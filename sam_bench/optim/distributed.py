@@ -54,7 +54,7 @@ class Shards:
                 "whole model on one mesh, before the optimizer is made"
             )
         mesh, _ = next(iter(layouts))
-        kinds = {tuple(placement.is_shard() for placement in placements) for _, placements in layouts}
+        kinds = {tuple(not placement.is_replicate() for placement in placements) for _, placements in layouts}
         if len(kinds) > 1 or any(placement.is_partial() for _, placements in layouts for placement in placements):
             raise ValueError("parameters are sharded in different ways: fully_shard() them all alike")
         (kind,) = kinds

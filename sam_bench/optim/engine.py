@@ -19,12 +19,15 @@ from sam_bench.optim.guard import guarded_step
 from sam_bench.optim.method import Closure, Method
 from sam_bench.optim.norms import Direction, global_norm, over, scale_to_norm
 from sam_bench.optim.options import Option
-from sam_bench.optim.progress import Between, Left, Progress, Shared
+from sam_bench.optim.progress import Accumulated, Between, Left, Progress, Shared
 from sam_bench.optim.running_stats import RunningStatistics
 
 _RHO = Option("rho", float, "the radius", ge=0)
 _CLIP_NORM = Option("clip_norm", float, "greatest norm of the direction", gt=0, optional=True)
 _START = Option("start", int, "the first step that perturbs", ge=0)
+_SMALL = 4096
+"""Elements of a parameter whose gradient is remembered from step to step."""
+
 _SYNC_PERTURBATION = Option("sync_perturbation", bool, "whether processes perturb along the averaged gradient")
 
 
@@ -87,7 +90,7 @@ class SharpnessAware(Method):
     _between = Shared[Between | None]("between")
     _single = Shared[bool]("single")
     _resting = Shared[FlatCopy | None]("resting")
-    _left = Shared[Left | None]("left")
+    _left = Shared[dict[Tensor, Left]]("left")
     _opt_called = Shared[bool]("stepped")  # what torch's schedulers set, and look for
 
     def __init__(
@@ -116,12 +119,6 @@ class SharpnessAware(Method):
         base = base_of(params, base_optimizer, base_options)
         super().__init__(base.param_groups, dict(base.defaults, rho=rho))
         self.base_optimizer = base
-        self.shards = Shards.of([p for group in base.param_groups for p in group["params"]])
-        if self.shards is not None and self.whole_tensors:
-            raise ValueError(
-                f"{type(self).__name__} works on whole tensors, and these are sharded (fully_shard): use "
-                "DistributedDataParallel, or another method"
-            )
         self.batchnorm = batchnorm
         self.clip_norm = clip_norm
         self.sync_perturbation = sync_perturbation
@@ -133,8 +130,10 @@ class SharpnessAware(Method):
         self.parallel = inner if isinstance(inner, DistributedDataParallel) else None
         if model is not None and not set(model.parameters()) & set(self._parameters()):
             raise ValueError("model= has none of the parameters: give the module that is trained")
+        self.model = model
         self.statistics = RunningStatistics(model)
         self.method_name = type(self).__name__
+        self._shards()
         device = self._parameters()[0].device
         self.progress = Progress(skipped=torch.zeros((), dtype=torch.int64, device=device))
 
@@ -147,6 +146,40 @@ class SharpnessAware(Method):
             raise
         if len(self.param_groups) > 1 and "train_mode" in self.param_groups[0]:  # of a base that exchanges weights
             self.param_groups[-1]["train_mode"] = self.param_groups[0]["train_mode"]
+
+    def _shards(self) -> Shards | None:
+        """The processes over which the parameters are sharded at present; None where they are whole.
+
+        A framework may shard them after the optimizer is made, and put the new parameters into its groups.
+
+        Raises:
+            ValueError: the method works on whole tensors; some parameters are whole, or sharded in another way; the
+                model was not given, or had other parameters when a method chose among them.
+        """
+        shards = Shards.of(self._parameters())
+        if shards is None:
+            return None
+        if self.whole_tensors:
+            raise ValueError(
+                f"{type(self).__name__} works on whole tensors, and these are sharded (fully_shard): use "
+                "DistributedDataParallel, or another method"
+            )
+        if self.model is None:
+            raise ValueError(
+                "parameters are sharded (fully_shard): give model=, whose gathered weights must be dropped"
+            )
+        if self.perturbed is not None and not self.perturbed <= set(self._parameters()):
+            raise ValueError(f"{type(self).__name__} was made with other parameters: fully_shard() the model before")
+        return shards
+
+    def _drop_gathered(self) -> None:
+        """Where parameters are sharded, forget the whole ones that an FSDP2 module may have gathered before."""
+        if self.model is not None and is_sharded(self._parameters()[0]):
+            from torch.distributed.fsdp import FSDPModule  # takes a second to import, and nobody else needs it
+
+            for module in self.model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
 
     def over_processes(self, value: Tensor) -> Tensor:
         """The mean of a scalar over all processes, the same in each of them."""
@@ -192,19 +225,18 @@ class SharpnessAware(Method):
             scaler: the loss scaling with which the closure computes gradients. The caller calls `scaler.update()`.
 
         Raises:
-            ValueError: there is no closure, no parameter has a gradient after it, or the weights do not fit; or there
-                are gradients before it is called, which it would clear (an accumulation outside the closure).
+            ValueError: there is no closure, no parameter has a gradient after it, or the weights do not fit; or it adds
+                to gradients that were there before, as in an accumulation outside the closure.
             TypeError: the closure returns no tensor.
             RuntimeError: `first_step` was called, and `second_step` was not; or a GradScaler's `step` called this.
             Exception: whatever the closure raises; weights and running statistics are then as before the step.
         """
         self._refuse_scalers_step()
         if closure is None and self._between is not None:
-            self._end_by_hand(self._between.scaler)
+            self._end_by_hand(self._between.scaler if scaler is None else scaler)
             return None
         self._be_at_rest("step()")
         parts = _parts(closure, weights)
-        self._refuse_lost_gradients()
         together = callable(closure)
         if not together and self.sync_perturbation:
             raise ValueError("sync_perturbation is one perturbation for all: it does not go with several closures")
@@ -217,7 +249,7 @@ class SharpnessAware(Method):
         loss: Any = 0.0
         finite: Any = None
         try:
-            with over(self.shards):
+            with over(self._shards()):
                 for number, (part, weight) in enumerate(parts, start=self._first_part(len(parts))):
                     value, g_part, h_part, ok = self._passes_of(number, part, weight, scaler, together)
                     loss = loss + weight * value
@@ -262,7 +294,7 @@ class SharpnessAware(Method):
                 raise RuntimeError("a step's pre-hook cannot replace its arguments when it is taken by hand")
         clean = self.statistics.read()
         try:
-            with over(self.shards):
+            with over(self._shards()):
                 if self.perturbs_first:
                     if zero_grad:
                         self._clear_gradients()
@@ -325,7 +357,7 @@ class SharpnessAware(Method):
             h = self._averaged(h)  # whether this step had a second pass was not known when its gradients were computed
         before = self._before(held)
         try:
-            with over(self.shards):
+            with over(self._shards()):
                 self._update(held.g if held.two else h, h, held.finite, before, scaler)
         except BaseException:
             self._give_up(before)
@@ -455,6 +487,10 @@ class SharpnessAware(Method):
             optimizer.create_state()  # a new one, of a new model
             torch.distributed.checkpoint.load({"model": model, "optimizer": optimizer}, checkpoint_id=folder)
 
+        Of parameters that never had a gradient a checkpoint has no state: load it with
+        `planner=DefaultLoadPlanner(allow_partial_load=True)`. torch's `get_optimizer_state_dict` would leave out what
+        the method remembers.
+
         Raises:
             RuntimeError: a step was taken, or between `first_step` and `second_step`.
         """
@@ -489,9 +525,13 @@ class SharpnessAware(Method):
         try:
             if self.perturbs_first and self.steps >= self.start:
                 self._move(self._perturbation_ahead(number))
+            accumulated = self._accumulated()
             self._clear_gradients()
+            if accumulated is not None:
+                accumulated.parameter.grad = accumulated.gradient
             with self._syncing(together and (not two or self.sync_perturbation)), torch.enable_grad():
                 losses = closure()
+            self._refuse_accumulated(accumulated)
         finally:
             self._return()
         if not isinstance(losses, Tensor):
@@ -614,11 +654,13 @@ class SharpnessAware(Method):
         torch._foreach_copy_([self._saved[p] for p in e], w)
         self._away = list(e)
         torch._foreach_add_(w, list(e.values()))
+        self._drop_gathered()
         torch.clear_autocast_cache()  # an autocast around the step must not use the weights of before
 
     def _return(self) -> None:
         if self._away:
             torch._foreach_copy_([real(p) for p in self._away], [self._saved[p] for p in self._away])
+            self._drop_gathered()
             torch.clear_autocast_cache()
             self._away = []
 
@@ -657,9 +699,8 @@ class SharpnessAware(Method):
             if v is not whole_h or p in h:  # where v is h, what has no h is left alone
                 p.grad = like(p, x)
         self.settled = not guarded_step(self.base_optimizer, finite)
-        if left := [(p, p.grad) for p in used if p.grad is not None]:
-            smallest = min(left, key=lambda each: each[0].numel())  # in case its gradient is replaced, and kept by this
-            self._left = Left(*smallest)
+        self._drop_gathered()
+        self._left = {p: Left(p, p.grad) for p in self._small() if p.grad is not None}
         if added is not None:
             torch._foreach_add_(w, self._times(used, added, lambda group: group["lr"], finite))
         self._learn(used, learnt, finite)
@@ -734,25 +775,34 @@ class SharpnessAware(Method):
                 "scaler=scaler), or first_step(scaler=scaler) and second_step(scaler=scaler), then scaler.update()"
             )
 
-    def _refuse_lost_gradients(self) -> None:
-        """A closure clears gradients: there must be none but those that the previous step has left.
+    def _small(self) -> list[Tensor]:
+        """Parameters whose gradients can be kept at little cost: small ones, or else the smallest."""
+        parameters = self._parameters()
+        return [p for p in parameters if p.numel() <= _SMALL] or [min(parameters, key=Tensor.numel)]
 
-        Not looked at in compiled code, which would break there.
+    def _accumulated(self) -> Accumulated | None:
+        """A gradient that came after the previous step; None where there is none, and in compiled code."""
+        if torch.compiler.is_compiling():
+            return None
+        for p in self._small():
+            if p.grad is not None and not (p in self._left and self._left[p].unchanged()):
+                return Accumulated(p, p.grad, real(p.grad).any())
+        return None
+
+    def _refuse_accumulated(self, before: Accumulated | None) -> None:
+        """A closure must clear what was there before it; of what was 0 it need not.
 
         Raises:
-            ValueError: there are others, as after an accumulation outside the closure.
+            ValueError: it has added to it, as in an accumulation outside the closure.
         """
-        if torch.compiler.is_compiling():
-            return
-        present = [p.grad for p in self._parameters() if p.grad is not None]
-        if not present or (self._left is not None and self._left.unchanged()):
+        if before is None or before.parameter.grad is not before.gradient:
             return
         capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()  # values cannot be read then
-        if not capturing and any(real(gradient).any() for gradient in present):
+        if not capturing and before.nonzero:
             raise ValueError(
-                "gradients were computed before step(closure), which would lose them: the closure computes those of "
-                "every pass. Accumulate inside the closure (not by a framework's accumulate_grad_batches), or step by "
-                "hand, with first_step() and second_step(); what is not needed, zero_grad() clears"
+                "the closure adds to gradients that were there before step(closure), and in the second pass they are "
+                "not there: begin the closure with zero_grad(), and accumulate inside it (not by a framework's "
+                "accumulate_grad_batches), or step by hand, with first_step() and second_step()"
             )
 
     def _be_at_rest(self, caller: str) -> None:

@@ -38,6 +38,16 @@ class Left:
 
 
 @dataclass
+class Accumulated:
+    """A gradient that was there before a step."""
+
+    parameter: Tensor
+    gradient: Tensor
+    nonzero: Tensor
+    """Whether any of it is not 0, on its device."""
+
+
+@dataclass
 class Progress:
     """Everything of an engine that changes from step to step, the base optimizer's state apart.
 
@@ -61,8 +71,8 @@ class Progress:
     """Whether the step that is being taken might have had a second pass, and has none."""
     resting: FlatCopy | None = None
     """The running statistics after the previous step, if there was one."""
-    left: Left | None = None
-    """The gradient of one parameter after the previous step."""
+    left: dict[Tensor, Left] = field(default_factory=dict)
+    """The gradients of small parameters after the previous step."""
     stepped: bool = False
     """Whether a step was taken, as torch's learning-rate schedulers ask."""
 

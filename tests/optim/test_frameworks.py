@@ -205,6 +205,41 @@ def test_lightnings_manual_optimization_is_the_plain_loop_also_when_resumed(ligh
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("parts", [1, 2])
+def test_lightnings_accumulation_outside_the_closure_is_refused(lightning, parts, tmp_path):
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network = network(dtype=torch.float32)
+
+        def configure_optimizers(self):
+            return wrap(self.network, "sam")
+
+        def training_step(self, _, number):
+            images, labels = batch(number, torch.float32)
+            return torch.nn.functional.cross_entropy(self.network(images), labels)
+
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        accumulate_grad_batches=parts,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    module = Module()
+    loader = torch.utils.data.DataLoader(range(4))
+    if parts == 1:
+        trainer.fit(module, loader)
+        assert trainer.optimizers[0].steps == 4
+    else:
+        with pytest.raises(ValueError, match="accumulate_grad_batches"):
+            trainer.fit(module, loader)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("name", METHODS)
 def test_accelerates_prepared_optimizer_is_the_plain_loop_also_when_resumed(name, tmp_path):
     accelerate = pytest.importorskip("accelerate")

@@ -1,5 +1,6 @@
 """Parameters that FSDP2 has sharded over two processes: the steps are those of one process with whole parameters."""
 
+import contextlib
 import gc
 import os
 
@@ -27,14 +28,36 @@ HALF = 6
 BASES = {"sgd": {}, "adamw": {"base": torch.optim.AdamW, "lr": 1e-3}}
 
 
-def sharded(seed: int = 0) -> nn.Module:
-    """`network`, its layers sharded one by one; their sizes are not multiples of two."""
-    model = network(seed)
+def sharded(seed: int = 0, layers: bool = True, model: nn.Module | None = None) -> nn.Module:
+    """`network`, sharded as a whole or its layers one by one; their sizes are not multiples of two."""
+    model = network(seed) if model is None else model
     mesh = init_device_mesh("cpu", (2,))
-    for layer in model:
+    for layer in model if layers else ():
         if list(layer.parameters()):
             fully_shard(layer, mesh=mesh)
     return fully_shard(model, mesh=mesh)
+
+
+def evaluated(model: nn.Module) -> None:
+    """A forward pass without a backward one, after which FSDP2 keeps the whole weights of the outermost module."""
+    model.eval()
+    with torch.no_grad():
+        model(batch(99)[0])
+    model.train()
+
+
+def interrupted(closure, failing: int):
+    """A closure that fails in one of its calls, after the forward pass."""
+    calls = []
+
+    def wrapped() -> torch.Tensor:
+        calls.append(None)
+        loss = closure()
+        if len(calls) == failing:
+            raise InterruptedError
+        return loss
+
+    return wrapped
 
 
 def closure_for(model: nn.Module, optimizer, t: int, ranks: tuple[int, ...], scale: float = 1.0):
@@ -62,7 +85,13 @@ def remember(model: nn.Module, optimizer, t: int, ranks: tuple[int, ...]) -> Non
 def train(model: nn.Module, optimizer, first: int, ranks: tuple[int, ...], way: str = "closure") -> None:
     for t in range(first, first + STEPS):
         closure = closure_for(model, optimizer, t, ranks)
-        if way == "closure":
+        if way == "evaluated":
+            evaluated(model)
+            if t == 1 and not optimizer.repeats_batch:
+                with contextlib.suppress(InterruptedError):  # a step of one pass does not get there
+                    optimizer.step(interrupted(closure, 2))
+            evaluated(model)
+        if way != "by hand":
             optimizer.step(closure)
         else:
             closure()
@@ -103,6 +132,28 @@ def work(rank: int, file: str, folder: str) -> None:
         optimizer = wrap(model, name, fused=False)
         train(model, optimizer, 0, (rank,), "by hand")
         found[name, "by hand"] = whole(model), optimizer.steps, optimizer.passes
+    for name in SHARDED:
+        model = sharded(layers=False)
+        optimizer = wrap(model, name, fused=False)
+        train(model, optimizer, 0, (rank,), "evaluated")
+        found[name, "evaluated"] = whole(model), optimizer.steps, optimizer.passes
+    model = network()
+    optimizer = wrap(model, "gsam", fused=False)
+    before = {p: name for name, p in model.named_parameters()}
+    sharded(model=model)
+    after = dict(model.named_parameters())
+    for group in optimizer.param_groups:  # as Accelerate does
+        group["params"] = [after[before[p]] for p in group["params"]]
+    train(model, optimizer, 0, (rank,))
+    found["gsam", "sharded late"] = whole(model), optimizer.steps, optimizer.passes
+    model = sharded()
+    optimizer = wrap(model, "wasam", fused=False)
+    train(model, optimizer, 0, (rank,))
+    optimizer.update_swa()
+    train(model, optimizer, STEPS, (rank,))
+    optimizer.update_swa()
+    optimizer.swap_swa_sgd()
+    found["wasam", "average"] = whole(model), optimizer.steps, optimizer.passes
     model = sharded()
     optimizer = wrap(model, "gsam", fused=False)
     before = whole(model)
@@ -148,6 +199,31 @@ def test_shards_take_half_steps(found, name):
     assert_same(found, (name, "by hand"), model, optimizer)
 
 
+@pytest.mark.parametrize("name", SHARDED)
+def test_what_a_forward_pass_has_gathered_is_dropped_when_the_weights_change(found, name):
+    model = network()
+    optimizer = wrap(model, name, fused=False)
+    train(model, optimizer, 0, (0, 1), "evaluated")
+    assert_same(found, (name, "evaluated"), model, optimizer)
+
+
+def test_a_model_may_be_sharded_after_its_optimizer_was_made(found):
+    model = network()
+    optimizer = wrap(model, "gsam", fused=False)
+    train(model, optimizer, 0, (0, 1))
+    assert_same(found, ("gsam", "sharded late"), model, optimizer)
+
+
+def test_shards_are_averaged_over_training_and_swapped(found):
+    model = network()
+    optimizer = wrap(model, "wasam", fused=False)
+    for first in (0, STEPS):
+        train(model, optimizer, first, (0, 1))
+        optimizer.update_swa()
+    optimizer.swap_swa_sgd()
+    assert_same(found, ("wasam", "average"), model, optimizer)
+
+
 def test_a_loss_that_is_not_finite_in_one_process_is_skipped_by_both(found):
     assert [of_rank["overflow"] for of_rank in found] == [(True, 1)] * 2
 
@@ -163,6 +239,20 @@ def mesh():
 def test_methods_of_whole_tensors_refuse_shards(mesh, name):
     with pytest.raises(ValueError, match=r"whole tensors, .* sharded .* use DistributedDataParallel"):
         wrap(fully_shard(network(), mesh=mesh), name)
+
+
+def test_shards_need_the_model(mesh):
+    with pytest.raises(ValueError, match=r"give model="):
+        SAM(fully_shard(network(), mesh=mesh).parameters(), torch.optim.SGD, lr=0.1)
+
+
+def test_a_model_that_is_sharded_late_is_refused_by_what_chose_parameters_before(mesh):
+    model = network()
+    optimizer = wrap(model, "sam_on", fused=False)
+    fully_shard(model, mesh=mesh)
+    optimizer.param_groups[0]["params"] = list(model.parameters())
+    with pytest.raises(ValueError, match=r"SAMON was made with other parameters"):
+        optimizer.step(closure_for(model, optimizer, 0, (0, 1)))
 
 
 def test_parameters_of_which_some_are_sharded_are_refused(mesh):

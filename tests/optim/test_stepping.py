@@ -25,6 +25,7 @@ from tests.optim.problem import (
     assert_equal,
     batch,
     closure_for,
+    end,
     flat,
     network,
     state,
@@ -131,17 +132,52 @@ def test_a_step_without_a_closure_ends_what_first_step_begins(name):
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("earlier", [0, 2])
-def test_gradients_that_a_closure_would_clear_are_refused(name, earlier):
+def test_a_closure_that_adds_to_gradients_from_before_is_refused(name, earlier):
     model = network()
     optimizer = wrap(model, name)
     train(model, optimizer, earlier)
-    F.cross_entropy(model(batch(7)[0]), batch(7)[1]).backward()  # on top of what the step before has left
+    images, labels = batch(7)
+
+    def accumulating(examples=slice(None)) -> torch.Tensor:
+        return end(optimizer, F.cross_entropy(model(images[examples]), labels[examples], reduction="none"))
+
+    accumulating()
     saved = copy.deepcopy(state(model, optimizer))
-    with pytest.raises(ValueError, match="Accumulate inside the closure"):
-        optimizer.step(closure_for(model, optimizer, 8))
-    assert_equal(saved, state(model, optimizer))
-    optimizer.zero_grad(set_to_none=False)
-    optimizer.step(closure_for(model, optimizer, 8))
+    with pytest.raises(ValueError, match="accumulate inside it"):
+        optimizer.step(accumulating)
+    present = state(model, optimizer)
+    assert_equal(saved, {name: present[name] for name in saved})
+    optimizer.step(accumulating)  # of what the step that failed has left, nothing is there
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step(accumulating)
+
+
+def test_loops_that_leave_gradients_behind_go_on():
+    """Two optimizers over one model, gradients clipped for a look at their norm, gradients of the inputs."""
+    model = network()
+    first, second = (
+        wrap(model, "sam", params=model[:1].parameters()),
+        wrap(model, "gsam", params=model[1:].parameters()),
+    )
+    for t in range(3):
+        first.step(closure_for(model, first, t))
+        second.step(closure_for(model, second, t))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        F.cross_entropy(model(batch(t)[0].requires_grad_()), batch(t)[1]).backward()
+    assert (first.steps, second.steps) == (3, 3)
+
+
+def test_a_step_that_ends_by_hand_takes_no_other_scaler():
+    model = network()
+    optimizer = wrap(model, "sam")
+    closure_for(model, optimizer)()
+    before = flat(model)
+    optimizer.first_step(zero_grad=True)
+    closure_for(model, optimizer)()
+    with pytest.raises(ValueError, match="same scaler"):
+        optimizer.step(scaler=torch.amp.GradScaler("cpu"))
+    assert torch.equal(before, flat(model))
 
 
 @pytest.mark.parametrize("name", METHODS)

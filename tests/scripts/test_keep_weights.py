@@ -27,6 +27,9 @@ def test_kept_weights_are_those_of_the_last_checkpoint(tiny_run, folder, capsys)
     written = path.stat().st_mtime_ns
     keep_weights.main(["--experiment", "smoke"])
     assert path.stat().st_mtime_ns == written
+    torch.save({name: value + 1 for name, value in expected.items()}, path)
+    with pytest.raises(SystemExit, match="other weights than the run's last checkpoint"):
+        keep_weights.main(["--experiment", "smoke"])
 
 
 def test_a_run_without_its_last_checkpoint_is_named(tiny_run, folder, capsys):
