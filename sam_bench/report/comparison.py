@@ -212,10 +212,10 @@ def in_short(each: Paired | None) -> str:
 
 
 def difference(each: Paired | None) -> str:
-    """A difference with half of its corrected interval; of a single seed by itself."""
+    """A difference with half of its corrected interval; of fewer seeds than a verdict takes, by itself."""
     if each is None:
         return "–"
-    if len(each.differences) < 2:
+    if len(each.differences) < FEWEST_SEEDS:
         return signed(each.mean)
     low, high = each.corrected_interval
     return f"{signed(each.mean)} ± {(high - low) / 2:.2f}"
