@@ -502,7 +502,8 @@ def _hooks_change_none_of_their_arguments(problem: Problem) -> None:
 
     def watched(name: str, hook: Callable) -> Callable:
         def call(*arguments: Any, **memory: Any) -> Any:
-            given = [x for each in (*arguments, *memory.values()) if isinstance(each, list) for x in each]
+            lists = [each for each in (*arguments, *memory.values()) if isinstance(each, list | tuple)]
+            given = [x for each in lists for x in each if isinstance(x, Tensor)]
             before = [x.clone() for x in given]
             result = hook(*arguments, **memory)
             expect(all(torch.equal(x, y) for x, y in zip(given, before, strict=True)), f"{name} changes its arguments")
