@@ -1,7 +1,7 @@
 """The optimizer that takes the steps: made here or before, and refused where it cannot be a base."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -95,6 +95,7 @@ def evaluated_weights(optimizer: Optimizer) -> Iterator[bool]:
         ...     output = model(x)
     """
     base: Any = getattr(optimizer, "base_optimizer", optimizer)
+    changed: Callable[[], None] = getattr(optimizer, "drop_gathered", lambda: None)
     if not exchanges_weights(base):
         yield False
         return
@@ -105,6 +106,7 @@ def evaluated_weights(optimizer: Optimizer) -> Iterator[bool]:
     with torch.no_grad():
         kept = [p.clone() for p in parameters]
         base.eval()
+        changed()
         torch.clear_autocast_cache()  # an autocast around this must not use the weights of before
     try:
         yield True
@@ -112,6 +114,7 @@ def evaluated_weights(optimizer: Optimizer) -> Iterator[bool]:
         with torch.no_grad():
             base.train()
             torch._foreach_copy_([local(p) for p in parameters], [local(p) for p in kept])
+            changed()
             torch.clear_autocast_cache()
 
 

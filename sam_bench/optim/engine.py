@@ -172,7 +172,7 @@ class SharpnessAware(Method):
             raise ValueError(f"{type(self).__name__} was made with other parameters: fully_shard() the model before")
         return shards
 
-    def _drop_gathered(self) -> None:
+    def drop_gathered(self) -> None:
         """Where parameters are sharded, forget the whole ones that an FSDP2 module may have gathered before."""
         if self.model is not None and is_sharded(self._parameters()[0]):
             from torch.distributed.fsdp import FSDPModule  # takes a second to import, and nobody else needs it
@@ -654,13 +654,13 @@ class SharpnessAware(Method):
         torch._foreach_copy_([self._saved[p] for p in e], w)
         self._away = list(e)
         torch._foreach_add_(w, list(e.values()))
-        self._drop_gathered()
+        self.drop_gathered()
         torch.clear_autocast_cache()  # an autocast around the step must not use the weights of before
 
     def _return(self) -> None:
         if self._away:
             torch._foreach_copy_([real(p) for p in self._away], [self._saved[p] for p in self._away])
-            self._drop_gathered()
+            self.drop_gathered()
             torch.clear_autocast_cache()
             self._away = []
 
@@ -699,7 +699,7 @@ class SharpnessAware(Method):
             if v is not whole_h or p in h:  # where v is h, what has no h is left alone
                 p.grad = like(p, x)
         self.settled = not guarded_step(self.base_optimizer, finite)
-        self._drop_gathered()
+        self.drop_gathered()
         self._left = {p: Left(p, p.grad) for p in self._small() if p.grad is not None}
         if added is not None:
             torch._foreach_add_(w, self._times(used, added, lambda group: group["lr"], finite))

@@ -46,6 +46,18 @@ def evaluated(model: nn.Module) -> None:
     model.train()
 
 
+def is_of_its_weights(model: nn.Module) -> bool:
+    """Whether the model's output is that of the weights that its shards make up."""
+    plain = network()
+    with torch.no_grad():
+        for p, shard in zip(plain.parameters(), model.parameters(), strict=True):
+            p.copy_(shard.full_tensor())
+        for buffer, own in zip(plain.buffers(), model.buffers(), strict=True):
+            buffer.copy_(own)
+        outputs = [each.eval()(batch()[0]) for each in (plain, model)]
+    return torch.allclose(*outputs, rtol=0, atol=1e-12)
+
+
 def interrupted(closure, failing: int):
     """A closure that fails in one of its calls, after the forward pass."""
     calls = []
@@ -146,14 +158,16 @@ def work(rank: int, file: str, folder: str) -> None:
         group["params"] = [after[before[p]] for p in group["params"]]
     train(model, optimizer, 0, (rank,))
     found["gsam", "sharded late"] = whole(model), optimizer.steps, optimizer.passes
-    model = sharded()
+    model = sharded(layers=False)
     optimizer = wrap(model, "wasam", fused=False)
     train(model, optimizer, 0, (rank,))
     optimizer.update_swa()
     train(model, optimizer, STEPS, (rank,))
     optimizer.update_swa()
+    evaluated(model)
     optimizer.swap_swa_sgd()
     found["wasam", "average"] = whole(model), optimizer.steps, optimizer.passes
+    found["output of the average"] = is_of_its_weights(model)
     model = sharded()
     optimizer = wrap(model, "gsam", fused=False)
     before = whole(model)
@@ -222,6 +236,7 @@ def test_shards_are_averaged_over_training_and_swapped(found):
         optimizer.update_swa()
     optimizer.swap_swa_sgd()
     assert_same(found, ("wasam", "average"), model, optimizer)
+    assert all(of_rank["output of the average"] for of_rank in found)
 
 
 def test_a_loss_that_is_not_finite_in_one_process_is_skipped_by_both(found):

@@ -69,6 +69,7 @@ class WASAM(SAM):
             RuntimeError: nothing was averaged yet.
         """
         self.average.swap()
+        self.drop_gathered()
         while self._raw_statistics and not self.average.is_swapped:
             statistics, raw = self._raw_statistics.pop()
             statistics.write(raw)
