@@ -13,16 +13,13 @@ import task
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 SHARES = 2
 BATCH = SHARES * task.PARTS * task.PART
 
 
 def epoch(model, optimizer, schedule) -> None:
-    for batch in DataLoader(task.dataset(), BATCH):
-        own = (both.chunk(SHARES)[dist.get_rank()].split(task.PART) for both in batch)
-        parts = list(zip(*own, strict=True))
+    for parts in task.parts_of(dist.get_rank(), SHARES):
 
         def closure(parts=parts):
             optimizer.zero_grad()

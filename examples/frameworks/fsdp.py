@@ -12,16 +12,13 @@ import torch.distributed as dist
 from torch.distributed import checkpoint
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import init_device_mesh
-from torch.utils.data import DataLoader
 
 SHARES = 2
 BATCH = SHARES * task.PARTS * task.PART
 
 
 def epoch(model, optimizer, schedule) -> None:
-    for batch in DataLoader(task.dataset(), BATCH):
-        own = (both.chunk(SHARES)[dist.get_rank()].split(task.PART) for both in batch)
-        parts = list(zip(*own, strict=True))
+    for parts in task.parts_of(dist.get_rank(), SHARES):
 
         def closure(parts=parts):
             optimizer.zero_grad()

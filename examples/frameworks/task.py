@@ -4,7 +4,7 @@ Mixed precision, accumulation, clipping and a schedule by the step; half way eac
 on from it with new objects.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,13 @@ EPOCHS, PARTS, PART, IMAGES = 2, 2, 20, 240
 def dataset() -> TensorDataset:
     images, _ = synthetic.load()
     return TensorDataset(images.pixels[:IMAGES].float() / 255, images.labels[:IMAGES])
+
+
+def parts_of(rank: int, shares: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Of each batch, which `shares` processes have, the parts of one of them: images and labels."""
+    for batch in DataLoader(dataset(), shares * PARTS * PART):
+        own = (both.chunk(shares)[rank].split(PART) for both in batch)
+        yield list(zip(*own, strict=True))
 
 
 def network() -> nn.Module:

@@ -1,11 +1,14 @@
 """A small float64 problem on which engine and reference take the same steps."""
 
 import functools
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -197,3 +200,12 @@ def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert a.keys() == b.keys()
     for name in a:
         assert torch.equal(a[name], b[name]), name
+
+
+def found_by_two(work: Callable[[int, str, str], None], folder: Path) -> list[Any]:
+    """Let two processes work, each with its rank, a file to meet at and a folder; return what each saved there."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    mp.spawn(work, (str(folder / "meeting"), str(folder)), nprocs=2)
+    os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]

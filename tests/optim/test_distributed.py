@@ -1,12 +1,10 @@
 """Two processes, each with half of every batch, equal one process with the matching m."""
 
 import gc
-import os
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,6 +18,7 @@ from tests.optim.problem import (
     Plain,
     closure_for,
     flat,
+    found_by_two,
     network,
     oracle,
     weights,
@@ -158,12 +157,7 @@ def overflow(rank: int, failing_pass: int) -> tuple[bool, int, float]:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    mp.spawn(work, (str(folder / "meeting"), str(folder)), nprocs=2)
-    os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return found_by_two(work, tmp_path_factory.mktemp("processes"))
 
 
 def one_process(name: str, model: nn.Module, parts, **options) -> tuple[torch.Tensor, float]:

@@ -149,6 +149,18 @@ def lightning():
     return pytest.importorskip("pytorch_lightning")
 
 
+def lightning_trainer(lightning, folder, **options):
+    return lightning.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **options,
+    )
+
+
 def lightning_module(lightning, name: str, way: str):
     """A module of manual optimization."""
 
@@ -182,15 +194,7 @@ def test_lightnings_manual_optimization_is_the_plain_loop_also_when_resumed(ligh
         pytest.skip("Lightning wraps closures so that they take no argument, and ESAM's takes an index of examples")
 
     def fit(epochs: int, checkpoint=None):
-        trainer = lightning.Trainer(
-            max_epochs=epochs,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=tmp_path,
-        )
+        trainer = lightning_trainer(lightning, tmp_path, max_epochs=epochs)
         module = lightning_module(lightning, name, way)
         trainer.fit(module, torch.utils.data.DataLoader(range(STEPS)), ckpt_path=checkpoint, weights_only=True)
         return trainer, module
@@ -219,16 +223,7 @@ def test_lightnings_accumulation_outside_the_closure_is_refused(lightning, parts
             images, labels = batch(number, torch.float32)
             return torch.nn.functional.cross_entropy(self.network(images), labels)
 
-    trainer = lightning.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        accumulate_grad_batches=parts,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    trainer = lightning_trainer(lightning, tmp_path, max_epochs=1, accumulate_grad_batches=parts)
     module = Module()
     loader = torch.utils.data.DataLoader(range(4))
     if parts == 1:

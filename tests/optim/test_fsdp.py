@@ -2,13 +2,11 @@
 
 import contextlib
 import gc
-import os
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as checkpoint
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 from torch.distributed.fsdp import fully_shard
@@ -17,7 +15,7 @@ from torch.distributed.tensor import distribute_tensor, init_device_mesh
 from sam_bench import SAM
 from sam_bench.optim.registry import METHODS, method
 from tests.optim import problem
-from tests.optim.problem import PERTURBING, TWICE, batch, flat, network, state, wrap
+from tests.optim.problem import PERTURBING, TWICE, batch, flat, found_by_two, network, state, wrap
 
 STEPS = 3
 """Before saving, and again after loading."""
@@ -181,12 +179,7 @@ def work(rank: int, file: str, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    mp.spawn(work, (str(folder / "meeting"), str(folder)), nprocs=2)
-    os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return found_by_two(work, tmp_path_factory.mktemp("processes"))
 
 
 def assert_same(found, key, expected: nn.Module, optimizer) -> None:
