@@ -15,10 +15,9 @@ from pathlib import Path
 import torch
 
 from sam_bench.errors import StateError
-from sam_bench.report.rows import Record
 from sam_bench.report.table import read_records
-from sam_bench.runs.checkpoint import Checkpoints
 from sam_bench.runs.files import write_atomically
+from sam_bench.runs.finished import checkpoint_weights
 from scripts.arguments import errors_as_messages, parser
 
 
@@ -37,7 +36,7 @@ def main(arguments: list[str]) -> None:
     without = []
     for record in records:
         path = folder / "weights" / f"{record['run_id']}.pt"
-        weights = last_weights(record, options.runs / options.experiment / record["run_id"])
+        weights = checkpoint_weights(record, options.runs / options.experiment / record["run_id"])
         if path.exists():
             if weights is not None and not same(weights, torch.load(path, weights_only=True)):
                 raise StateError(f"{path} has other weights than the run's last checkpoint: move it away")
@@ -51,22 +50,6 @@ def main(arguments: list[str]) -> None:
     print(f"{len(records) - len(without)} of {len(records)} runs have their weights in {folder / 'weights'}")
     if without:
         print(f"Without a checkpoint in {options.runs / options.experiment}: {', '.join(without)}")
-
-
-def last_weights(record: Record, folder: Path) -> dict[str, torch.Tensor] | None:
-    """Return the `state_dict` of a finished run's network, from its last checkpoint; None where there is none.
-
-    Raises:
-        StateError: the checkpoint is not of the run's end, or not the one that the record was made of.
-    """
-    state = Checkpoints(folder, record["run_id"], print).load()
-    if state is None:
-        return None
-    training = state["training"]
-    if training["epoch"] != record["epochs"] or training["history"]["test_error"] != record["history"]["test_error"]:
-        raise StateError(f"the last checkpoint in {folder} is not of the end of the run that its record is of")
-    weights: dict[str, torch.Tensor] = training["model"]
-    return weights
 
 
 def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:

@@ -55,7 +55,18 @@ PLUGIN = "SAM_BENCH_PLUGIN"
 """The environment variable by which the workers of a sweep know the file that the command line names."""
 
 OPTIONAL = ("experiment", "sweep")
-GROUPS = ("optimizer", "optimizer/base", "averaging", "model", "data", "schedule", "trainer", "logger", *OPTIONAL)
+GROUPS = (
+    "optimizer",
+    "optimizer/base",
+    "averaging",
+    "model",
+    "data",
+    "schedule",
+    "trainer",
+    "analysis",
+    "logger",
+    *OPTIONAL,
+)
 """The configuration's groups: one option of each is chosen, of loggers several."""
 
 MANY = 20

@@ -149,6 +149,54 @@ class AveragingConfig(Settings):
             raise ConfigError(f"averaging.starts={list(self.starts)} must be one or more fractions, each of them once")
 
 
+Radii = Items[Annotated[float, Field(gt=0)]]
+
+
+class AnalysisConfig(Settings):
+    """What is measured of the loss around the weights, on some of the training images (`analysis=`)."""
+
+    name: Literal["none", "sharpness"]
+    every: int | None = Field(default=None, ge=1)
+    """Epochs between measurements while a run trains; the last epoch's weights are always measured."""
+    images: int | None = Field(default=None, ge=1)
+    """How many of the training images, equally many of each class, the same for every run; not augmented."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Images in a pass."""
+    batchnorm: Literal["stored", "batch"] | None = None
+    """What batch normalisation normalises with: running statistics, or those of each batch."""
+    eigenvalues: int | None = Field(default=None, ge=0)
+    """How many of the Hessian's greatest."""
+    tolerance: float | None = Field(default=None, gt=0, lt=1)
+    """Of an eigenpair: the length of `H v − λ v`, as a part of |λ|."""
+    probes: int | None = Field(default=None, ge=0)
+    """Random vectors that the Hessian's trace is estimated with."""
+    radii: Radii | None = None
+    """The ρ of worst-case sharpness."""
+    adaptive_radii: Radii | None = None
+    """The ρ of adaptive worst-case sharpness."""
+    ascent_steps: int | None = Field(default=None, ge=0)
+    """Steps of ascent for worst-case sharpness, beyond the one-step estimate."""
+    sigmas: Radii | None = None
+    """The σ of average-case sharpness."""
+    adaptive_sigmas: Radii | None = None
+    """The σ of adaptive average-case sharpness."""
+    draws: int | None = Field(default=None, ge=1)
+    """Pairs of random perturbations for each σ."""
+
+    def model_post_init(self, context: Any) -> None:
+        optional = {name: getattr(self, name) for name in type(self).model_fields if name != "name"}
+        _belonging("analysis", optional, () if self.name == "none" else tuple(optional), self.name)
+        for name in ("radii", "adaptive_radii", "sigmas", "adaptive_sigmas"):
+            values = getattr(self, name) or ()
+            if len({f"{value:g}" for value in values}) < len(values):
+                raise ConfigError(f"analysis.{name}={list(values)} must have each value once")
+
+    @property
+    def is_off(self) -> bool:
+        """Whether nothing is measured."""
+        return self.name == "none"
+
+
 class ModelConfig(Settings):
     """The network (`model=`)."""
 
@@ -385,6 +433,7 @@ class Config(Settings):
     data: DataConfig
     schedule: ScheduleConfig
     trainer: TrainerConfig
+    analysis: AnalysisConfig = Field(exclude_if=lambda value: value.is_off)
     plugin: str | None = Field(default=None, exclude=True)
     """A Python file whose methods are offered too; named on the command line only."""
     logger: LoggerConfig = Field(exclude=True)
@@ -413,6 +462,8 @@ class Config(Settings):
                 f"trainer.drop_last=true leaves nothing of {self.data.train_images} training images: "
                 f"trainer.batch_size={self.trainer.batch_size} is more"
             )
+        if not self.analysis.is_off:
+            self._check_analysis(self.analysis.images)
         most = (self.data.spec.classes - 1) / self.data.spec.classes
         if self.trainer.smoothing_over == "others" and self.trainer.label_smoothing > most:
             raise ConfigError(
@@ -422,6 +473,13 @@ class Config(Settings):
         if self.schedule.lr_min >= self.optimizer.base.lr:
             raise ConfigError(
                 f"schedule.lr_min={self.schedule.lr_min} must be below optimizer.base.lr={self.optimizer.base.lr}"
+            )
+
+    def _check_analysis(self, images: int) -> None:
+        if images % self.data.spec.classes or images > self.data.train_images:
+            raise ConfigError(
+                f"analysis.images={images} must be a multiple of the {self.data.spec.classes} classes, and at most the "
+                f"{self.data.train_images} training images"
             )
 
     @property

@@ -62,9 +62,9 @@ def divide(spec: DatasetSpec, train: Images, test: Images, split: str, train_sub
         ValueError: some class has too few images for the subset.
     """
     if split == "val":
-        test, train = _balanced(train, len(train) // HELD_OUT, spec.classes)
+        test, train = balanced(train, len(train) // HELD_OUT, spec.classes)
     if train_subset is not None:
-        train, _ = _balanced(train, train_subset, spec.classes)
+        train, _ = balanced(train, train_subset, spec.classes)
     digest = hashlib.sha256()
     for images in (train, test):
         digest.update(images.pixels.contiguous().numpy())
@@ -72,7 +72,7 @@ def divide(spec: DatasetSpec, train: Images, test: Images, split: str, train_sub
     return Dataset(spec.name, train, test, digest.hexdigest())
 
 
-def _balanced(images: Images, count: int, classes: int) -> tuple[Images, Images]:
+def balanced(images: Images, count: int, classes: int) -> tuple[Images, Images]:
     """`count` images, equally many of each class, and the others; each in the original order."""
     each = count // classes
     labels = images.labels if images.true_labels is None else images.true_labels

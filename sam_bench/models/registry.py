@@ -1,5 +1,6 @@
 """The families of networks. Reading this costs no import of torch: a network's code is loaded when it is built."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,16 @@ class ModelEntry:
         """Return what the member with these options is called."""
         name = self.name.format(**options)
         return self.short_names.get(name, name)
+
+    def options_of(self, name: str) -> dict[str, int] | None:
+        """Return the options that a member's name tells; None where it is none of this family's names."""
+        long = next((full for full, short in self.short_names.items() if short == name), name)
+        pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(self.name))
+        found = re.fullmatch(pattern, long)
+        if found is None:
+            return None
+        options = {option: int(text) for option, text in found.groupdict().items()}
+        return None if self.depths is not None and options["depth"] not in self.depths.known else options
 
     @property
     def unnamed(self) -> tuple[str, ...]:
@@ -128,6 +139,18 @@ _ENTRIES = (
 )
 
 MODELS = {entry.family: entry for entry in _ENTRIES}
+
+
+def member(name: str) -> tuple[str, dict[str, int]]:
+    """Return the family of the network that is called so, and the options that its name tells.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for entry in MODELS.values():
+        if (options := entry.options_of(name)) is not None:
+            return entry.family, options
+    raise ConfigError(f"no network is called {name}")
 
 
 def model(family: str, classes: int, **options: Any):

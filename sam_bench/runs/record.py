@@ -15,7 +15,10 @@ SCHEMA_VERSION = 1
 
 Record = dict[str, Any]
 
-MEASURED = ("train_seconds", "eval_seconds", "seconds", "images_per_second", "peak_memory", "peak_memory_bytes")
+MEASURED = (
+    "train_seconds", "eval_seconds", "analysis_seconds", "seconds", "images_per_second", "peak_memory",
+    "peak_memory_bytes",
+)  # fmt: skip
 """Entries of records and checkpoints that differ between two runs that are otherwise equal."""
 
 SUMMARY = ("test_error", "best_test_error", "status")

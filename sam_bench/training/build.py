@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from sam_bench.analysis.measure import FixedImages, Probe, digest
 from sam_bench.config.schema import Config, DataConfig
 from sam_bench.data.augment import Augment
 from sam_bench.data.batches import Batches, generator_for
-from sam_bench.data.images import Dataset, divide
+from sam_bench.data.images import Dataset, Images, balanced, divide
 from sam_bench.data.label_noise import LabelNoise
 from sam_bench.data.registry import DatasetSpec
 from sam_bench.errors import ConfigError
@@ -97,8 +98,7 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, p
         parallel = in_parallel(model)
         torch.manual_seed(generator_for(config.seed, "dropout", processes.rank).initial_seed())
     optimizer = build_optimizer(config, parallel)
-    normalise = (data.spec.mean, data.spec.std) if data.normalise else None
-    augment = Augment(data.crop, data.flip, normalise, data.cutout, hardware.device, data.padding)
+    augment = _augment(data, hardware)
     train, test = (
         Batches(
             images.to(hardware.device),
@@ -111,7 +111,27 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, p
         )
         for images in (dataset.train, dataset.test)
     )
-    return Training(config, model, optimizer, train, test, hardware, engine, processes, parallel)
+    probe = None
+    if not config.analysis.is_off:
+        probe = Probe(config.analysis, fixed_images(data, dataset.train, config.analysis.images, hardware))
+    return Training(config, model, optimizer, train, test, hardware, engine, processes, parallel, probe=probe)
+
+
+def fixed_images(data: DataConfig, train: Images, count: int, hardware: Hardware) -> FixedImages:
+    """Return the images on which the loss around weights is measured: of all runs on these data the same.
+
+    Args:
+        count: how many of the training images, equally many of each class.
+    """
+    chosen, _ = balanced(train, count, data.spec.classes)
+    batches = Batches(chosen.to(hardware.device), _augment(data, hardware), count, seed=0)
+    ((inputs, labels),) = batches.plain(count)
+    return FixedImages(inputs, labels, digest(chosen))
+
+
+def _augment(data: DataConfig, hardware: Hardware) -> Augment:
+    normalise = (data.spec.mean, data.spec.std) if data.normalise else None
+    return Augment(data.crop, data.flip, normalise, data.cutout, hardware.device, data.padding)
 
 
 def build_network(config: Config) -> torch.nn.Module:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sam_bench.analysis.measure import Probe
 from sam_bench.config.schema import Config
 from sam_bench.data.batches import Batches
 from sam_bench.optim.base import evaluated_weights
@@ -66,6 +67,8 @@ class Training:
     """At the run's end, what is measured of each weight average."""
     diverged_epoch: int | None = None
     """The epoch in which the run came to nothing, and ended."""
+    probe: Probe | None = None
+    """What is measured of the loss around the weights, beside the errors."""
     watch: Stopwatch = field(default_factory=Stopwatch)
     """Seconds of the training of an epoch."""
     pace: Pace = field(default_factory=Pace)
@@ -257,12 +260,19 @@ class Training:
         if last and self.optimizer.perturbs_first:
             estimate()
         measured = {}
-        if last or (self.epoch + 1) % trainer.eval_every == 0:
+        evaluated = last or (self.epoch + 1) % trainer.eval_every == 0
+        probed = self.probe is not None and (last or self.probe.is_due(self.epoch + 1))
+        probe_seconds = 0.0
+        if evaluated or probed:
             with contextlib.ExitStack() as evaluation:
                 if evaluation.enter_context(evaluated_weights(self.optimizer.base_optimizer)):
                     evaluation.enter_context(frozen_statistics(self.model))
                     estimate()
-                measured = measure()
+                measured = measure() if evaluated else {}
+                if probed:
+                    probe_started = time.perf_counter()
+                    measured |= self.processes.on_main_process(lambda: self.probe(self.model))
+                    probe_seconds = time.perf_counter() - probe_started
         for name in MEASURES:
             self._note(name, measured.get(name))
         if last:
@@ -270,7 +280,11 @@ class Training:
             mostly_skipped = self.history["skipped_steps"][-1] > len(self.train) / 2
             if self.diverged_epoch is None and (mostly_skipped or not math.isfinite(measured["test_loss"])):
                 self.diverged_epoch = self.epoch + 1
-        self._note("eval_seconds", time.perf_counter() - started)
+        self._note("eval_seconds", time.perf_counter() - started - probe_seconds)
+        if self.probe is not None:
+            for name in self.probe.names:
+                self._note(name, measured.get(name))
+            self._note("analysis_seconds", probe_seconds)
 
     def _note(self, name: str, value: float | None) -> None:
         """Add a value of this epoch; what earlier code has not measured is None in the epochs before."""

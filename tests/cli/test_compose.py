@@ -11,7 +11,8 @@ from sam_bench.errors import ConfigError
 from sam_bench.optim.registry import METHODS
 from tests.conftest import CONF, ROOT, options
 
-GROUPS = ["optimizer", "optimizer/base", "averaging", "model", "data", "schedule", "trainer", "logger", "experiment"]
+GROUPS = ["optimizer", "optimizer/base", "averaging", "model", "data", "schedule", "trainer", "analysis", "logger",
+          "experiment"]  # fmt: skip
 CHOICES = [(group, option) for group in GROUPS for option in options(group)]
 
 

@@ -15,8 +15,8 @@ from sam_bench.runs import run
 from tests.conftest import everything_below, options
 
 KEYS = sorted({*Config.all_keys(), *(key.rpartition(".")[2] for key in Config.all_keys())})
-GROUPS = ["optimizer", "optimizer/base", "averaging", "model", "data", "schedule", "trainer", "logger", "experiment",
-          "sweep", "hydra/launcher", "hydra/sweeper", "tuned"]  # fmt: skip
+GROUPS = ["optimizer", "optimizer/base", "averaging", "model", "data", "schedule", "trainer", "analysis", "logger",
+          "experiment", "sweep", "hydra/launcher", "hydra/sweeper", "tuned"]  # fmt: skip
 CHOICES = {group: options(group) for group in GROUPS if group != "hydra/sweeper"}
 
 NUMBERS = st.one_of(

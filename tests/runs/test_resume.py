@@ -78,6 +78,12 @@ def test_a_run_interrupted_after_every_step_ends_as_one_that_never_was(ends_the_
     assert whole["status"] == "finished" and whole["skipped_steps"] < 6  # most of the twelve, in half precision too
 
 
+def test_a_run_interrupted_while_its_sharpness_is_measured_ends_as_one_that_never_was(ends_the_same):
+    little = ["analysis.images=10", "analysis.eigenvalues=0", "analysis.probes=2", "analysis.sigmas=[0.01]"]
+    whole = ends_the_same(*overrides_for("sam"), "analysis=sharpness", "analysis.every=1", *little, after=(3, 4, 9))
+    assert None not in whole["history"]["analysis_trace"]
+
+
 @pytest.mark.parametrize("optimizer", ["fsam", "looksam", "sampa", "bsam"])
 def test_a_run_whose_method_begins_late_is_interrupted_anywhere_and_ends_the_same(ends_the_same, optimizer):
     ends_the_same(*BASE, f"optimizer={optimizer}", "optimizer.start_at=0.5")

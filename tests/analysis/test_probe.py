@@ -1,0 +1,101 @@
+"""Sharpness that is measured while a run trains."""
+
+import math
+
+import pytest
+import torch
+
+from sam_bench.analysis import measure as measures
+from sam_bench.analysis.spectrum import NotConverged
+from sam_bench.cli import compose
+from sam_bench.data.images import balanced
+from sam_bench.runtime.device import Hardware
+from sam_bench.training.build import build_network, fixed_images, load_data
+from tests.conftest import TINY, last_checkpoint, lasting, options
+
+RUN = ["model=resnet8", "trainer.epochs=5", "data.train_subset=20", "trainer.batch_size=10", "trainer.precision=fp32"]
+LITTLE = ["analysis=sharpness", "analysis.every=2", "analysis.images=10", "analysis.eigenvalues=0", "analysis.probes=2",
+          "analysis.radii=[0.1]", "analysis.adaptive_radii=[0.5]", "analysis.ascent_steps=1", "analysis.sigmas=[0.01]",
+          "analysis.adaptive_sigmas=[0.1]", "analysis.draws=2"]  # fmt: skip
+
+
+def probed(record):
+    return {name: values for name, values in record["history"].items() if name.startswith("analysis_")}
+
+
+@pytest.mark.parametrize("more", [[], ["trainer.eval_every=3"], ["optimizer=msam"], ["optimizer.base.lr=0.2"]])
+def test_every_k_epochs_and_at_the_end(tiny_run, more):
+    record = tiny_run(*RUN, *LITTLE, *more)
+    history = probed(record)
+    assert len(history) == len(measures.names(compose.compose(LITTLE).analysis)) + 1
+    for name, values in history.items():
+        measured = [value is not None for value in values]
+        assert measured == ([True] * 5 if name == "analysis_seconds" else [False, True, False, True, True])
+
+
+def test_the_last_are_those_of_the_last_weights_on_the_same_images(tiny_run, folder):
+    spectrum = ["analysis.every=9", "analysis.eigenvalues=1"]
+    record = tiny_run(*RUN, *LITTLE, *spectrum)
+    config = compose.compose([*TINY, *RUN, *LITTLE, *spectrum])
+    model = build_network(config).to(memory_format=torch.channels_last)
+    model.load_state_dict(last_checkpoint(folder, record["run_id"])["training"]["model"])
+    dataset = load_data(config.data)
+    images = fixed_images(config.data, dataset.train, 10, Hardware(torch.device("cpu"), "fp32"))
+    found = measures.measure(model, images, config.analysis)
+    assert {f"analysis_{name}": value for name, value in found.items()} == {
+        name: values[-1] for name, values in probed(record).items() if name != "analysis_seconds"
+    }
+    assert found["ascent_0.1"] >= found["one_step_0.1"] and found["eigenvalue_1"] > 0
+
+
+def test_a_run_is_the_same_with_and_without(tiny_run, folder):
+    """It draws nothing and changes nothing, but it is a run of its own: the other has not measured this."""
+    plain = tiny_run(*RUN)
+    record = tiny_run(*RUN, *LITTLE)
+    assert record["run_id"] != plain["run_id"]
+    assert not probed(plain) and "analysis" not in plain["config"]
+    weights = [last_checkpoint(folder, each["run_id"])["training"]["model"] for each in (plain, record)]
+    assert all(torch.equal(a, b) for a, b in zip(*(each.values() for each in weights), strict=True))
+    others = {name: values for name, values in lasting(record)["history"].items() if not name.startswith("analysis_")}
+    assert others == lasting(plain)["history"]
+
+
+@pytest.mark.parametrize("option", [each for each in options("analysis") if each != "none"])
+def test_names_are_those_of_what_is_measured(option, small_synthetic):
+    config = compose.compose([f"analysis={option}", "data=synthetic", "model=resnet8", "analysis.images=10"])
+    images = fixed_images(config.data, load_data(config.data).train, 10, Hardware(torch.device("cpu"), "fp32"))
+    found = measures.measure(build_network(config), images, config.analysis)
+    assert list(found) == measures.names(config.analysis)
+    assert all(math.isfinite(value) for value in found.values())
+
+
+def test_images_are_balanced_and_the_same_for_every_run(small_synthetic):
+    config = compose.compose(["data=synthetic", "data.label_noise=0.4"])
+    train = load_data(config.data).train
+    hardware = Hardware(torch.device("cpu"), "fp32")
+    images = fixed_images(config.data, train, 50, hardware)
+    chosen, _ = balanced(train, 50, 10)
+    assert chosen.true_labels.bincount().tolist() == [5] * 10
+    assert torch.equal(images.labels, chosen.labels)  # as trained on, the wrong ones too
+    assert images.sha256 == fixed_images(config.data, train, 50, hardware).sha256
+    assert images.sha256 != fixed_images(config.data, train, 40, hardware).sha256
+
+
+def test_eigenvalues_that_are_not_found_are_a_warning_and_the_run_goes_on(tiny_run, monkeypatch, caplog):
+    def fails(*arguments, **options):
+        raise NotConverged("no eigenvalues: too many steps")
+
+    monkeypatch.setattr(measures, "top_eigenpairs", fails)
+    history = probed(tiny_run(*RUN, *LITTLE, "analysis.eigenvalues=1", "analysis.every=9"))
+    assert "no eigenvalues: too many steps" in caplog.text
+    assert history["analysis_eigenvalue_1"] == [None] * 5 == history["analysis_trace"]
+    assert history["analysis_one_step_0.1"][-1] > 0
+
+
+def test_a_network_that_has_come_to_nothing_is_measured_as_nothing(small_synthetic):
+    config = compose.compose([*LITTLE, "data=synthetic", "model=resnet8"])
+    model = build_network(config)
+    with torch.no_grad():
+        model.classifier.weight.fill_(math.nan)
+    images = fixed_images(config.data, load_data(config.data).train, 10, Hardware(torch.device("cpu"), "fp32"))
+    assert all(math.isnan(value) for value in measures.measure(model, images, config.analysis).values())
