@@ -14,7 +14,7 @@ ENVIRONMENT = $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(READY))
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint data reproduce-table table report tune study smoke torture bench profile gpu-check clean
+.PHONY: help setup test lint data reproduce-table table report tune study analyse smoke torture bench profile gpu-check clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ tune: $(READY) ## Tune methods, each with as many trials (OPTIONS="--experiment 
 
 study: $(READY) ## Train the rows of a comparison, seed by seed (OPTIONS="noisy40 --seeds 0,1")
 	@$(PYTHON) scripts/study.py $(OPTIONS)
+
+analyse: $(READY) ## How sharp the loss is around finished runs' weights (OPTIONS="experiment=noisy40")
+	@$(PYTHON) scripts/analyse.py $(OPTIONS)
 
 smoke: $(READY) ## Train every method for seconds on generated images
 	@$(PYTHON) -m sam_bench --multirun experiment=smoke 'optimizer=glob(*)'

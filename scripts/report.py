@@ -22,6 +22,8 @@ from sam_bench.report.page import page
 from sam_bench.report.payload import page_payload, regime
 from sam_bench.report.published import PUBLISHED, is_of_protocol, published_table
 from sam_bench.report.rows import Row, distinct
+from sam_bench.report.sharpness import Sharpness, explanation, read_sharpness, write_sharpness
+from sam_bench.report.sharpness_figures import draw_sharpness
 from sam_bench.report.statements import statements
 from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, protocol, read_records, write_table
@@ -81,9 +83,17 @@ def make(folder: Path) -> Findings | None:
     write_table(found, experiment, folder, "table", about)
     if found.comparison.found:
         write_comparison(found.comparison, folder)
+    sharpness = sharpness_of(folder, found)
+    if sharpness.solutions:
+        write_sharpness(sharpness, experiment, folder, about)
     if experiment in choices("study"):
-        write_figures(draw(found, held_out), folder / "figures")
+        write_figures(draw(found, held_out) | draw_sharpness(sharpness), folder / "figures")
     return found
+
+
+def sharpness_of(folder: Path, found: Findings) -> Sharpness:
+    """Return what was measured around the weights of an experiment's runs on the test set."""
+    return read_sharpness(folder, read_records(folder / "records", "test"), (*found.rows, *found.others))
 
 
 def index(made: Mapping[str, Findings]) -> str:
@@ -92,7 +102,9 @@ def index(made: Mapping[str, Findings]) -> str:
     for study in studies(made):
         folder = MEASURED / study.experiment
         figures = {path.stem: path.read_text() for path in (folder / "figures").glob("*.svg")}
-        regimes.append(regime(study, made[study.experiment], figures, describe_preset(study.experiment)))
+        found = made[study.experiment]
+        told = explanation(sharpness_of(folder, found))
+        regimes.append(regime(study, found, figures, describe_preset(study.experiment), told))
     records = [record for study in studies(made) for record in made[study.experiment].records]
     versions = {
         name: ", ".join(distinct(record["versions"][name] for record in records)) for name in ("sam_bench", "torch")
@@ -123,7 +135,17 @@ def opening(made: Mapping[str, Findings]) -> str:
     parts.append(f"![Differences to SGD and to SAM with their intervals]({folder}/figures/differences.png)")
     parts.append(markdown(*found.for_reading()))
     parts.append(protocol([record["config"] for record in found.records], HEADLINE))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *flatness(made)])
+
+
+def flatness(made: Mapping[str, Findings]) -> list[str]:
+    """Return what is said of whether flatness goes with the test error: a heading, and a line for each study."""
+    told = {
+        study.experiment: explanation(sharpness_of(MEASURED / study.experiment, made[study.experiment]))
+        for study in studies(made)
+    }
+    lines = [f"- `{experiment}`: {text}" for experiment, text in told.items() if text]
+    return ["**Does flatness explain it?**", "\n".join(lines)] if lines else []
 
 
 def what_was_run(folders: Sequence[Path]) -> str:

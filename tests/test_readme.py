@@ -18,6 +18,8 @@ from sam_bench.cli import compose, main
 from sam_bench.errors import ConfigError
 from sam_bench.report.comparison import write_comparison
 from sam_bench.report.figures import draw, write_figures
+from sam_bench.report.sharpness import write_sharpness
+from sam_bench.report.sharpness_figures import draw_sharpness
 from sam_bench.report.table import Findings, read_records, write_table
 from scripts import make_table, report
 from scripts.benchmark.report import summary
@@ -96,10 +98,22 @@ def same_matplotlib() -> bool:
 def test_committed_figures_are_drawn_from_the_committed_records(experiment, tmp_path):
     if not same_matplotlib():
         pytest.skip("they were drawn by another version of matplotlib")
+    found = findings(experiment)
     held_out = read_records(MEASURED / experiment / "records", "val")
-    write_figures(draw(findings(experiment), held_out), tmp_path)
+    sharpness = report.sharpness_of(MEASURED / experiment, found)
+    write_figures(draw(found, held_out) | draw_sharpness(sharpness), tmp_path)
     committed = {path.name: path.read_bytes() for path in (MEASURED / experiment / "figures").iterdir()}
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == committed
+
+
+@pytest.mark.parametrize("experiment", sorted(path.parent.name for path in MEASURED.glob("*/analysis")))
+def test_committed_tables_of_sharpness_are_made_from_the_committed_measures(experiment, tmp_path):
+    sharpness = report.sharpness_of(MEASURED / experiment, findings(experiment))
+    write_sharpness(sharpness, experiment, tmp_path, compose.describe_preset(experiment))
+    for path in tmp_path.iterdir():
+        assert (MEASURED / experiment / path.name).read_bytes() == path.read_bytes(), (
+            f"{path.name} is stale: make report"
+        )
 
 
 @pytest.mark.parametrize("split", ["test", "val"])

@@ -85,14 +85,14 @@ def as_bytes(figure: Figure, kind: str) -> bytes:
 def errors(findings: Findings) -> Figure:
     """Each row's errors: every seed a point, the mean a line, Student's interval a bar."""
     rows = findings.rows
-    figure, axes = _figure(_height(len(rows)))
+    figure, axes = _figure(height_for(len(rows)))
     for place, row in enumerate(rows):
         low, high = row.interval
         axes.plot([low, high], [place, place], color=FAINT, linewidth=3, solid_capstyle="butt", alpha=0.5)
         axes.plot([row.mean, row.mean], [place - 0.3, place + 0.3], color=INK, linewidth=1)
         points = list(row.errors.values())
         axes.plot(points, [place] * len(points), "o", color=COLORS[0], markersize=2.5, alpha=0.8, markeredgewidth=0)
-    _titles(axes, [row.title for row in rows])
+    name_places(axes, [row.title for row in rows])
     axes.set_xlabel("test error %")
     return figure
 
@@ -104,7 +104,7 @@ def differences(findings: Findings) -> Figure | None:
     rows = [row for row in findings.rows if any((each := comparison.at(kind, row)) and each.verdict for kind in kinds)]
     if not rows:
         return None
-    figure = Figure(figsize=(WIDTH * (1 if len(kinds) == 1 else 2), _height(len(rows))))
+    figure = Figure(figsize=(WIDTH * (1 if len(kinds) == 1 else 2), height_for(len(rows))))
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=True):
         axes.axvline(0, color=FAINT, linewidth=0.6)
@@ -117,7 +117,7 @@ def differences(findings: Findings) -> Figure | None:
             face = color if each.separated else "white"
             axes.plot(each.mean, place, "o", color=color, markersize=3.5, markerfacecolor=face, markeredgewidth=0.8)
         axes.set_xlabel(f"{comparison.heading(kind)} (points)")
-    _titles(panels[0], [row.title for row in rows])
+    name_places(panels[0], [row.title for row in rows])
     return figure
 
 
@@ -148,7 +148,7 @@ def curves(findings: Findings, most: int = 7) -> Figure | None:
         axes.set_xlim(left=0)
     if not panels[0].lines:
         return None
-    _legend(figure, panels[0], 4 * len(quantities) // 2)
+    legend_above(figure, panels[0], 4 * len(quantities) // 2)
     return figure
 
 
@@ -173,7 +173,7 @@ def radius(tuning: Sequence[Record]) -> Figure | None:
     axes.set_xscale("log")
     axes.set_xlabel("radius ρ")
     axes.set_ylabel("held-out error %")
-    _legend(figure, axes, 3)
+    legend_above(figure, axes, 3)
     return figure
 
 
@@ -214,12 +214,12 @@ def ranking(findings: Findings) -> Figure | None:
         return None
     found = ranks({row: row.errors for row in rows})
     ordered = sorted(rows, key=lambda row: found[row][0])
-    figure, axes = _figure(_height(len(rows)))
+    figure, axes = _figure(height_for(len(rows)))
     for place, row in enumerate(ordered):
         rank, low, high = found[row]
         axes.plot([low, high], [place, place], color=FAINT)
         axes.plot(rank, place, "o", color=COLORS[0], markersize=3.5)
-    _titles(axes, [row.title for row in ordered])
+    name_places(axes, [row.title for row in ordered])
     axes.set_xlabel("rank by mean test error, 1 the best")
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     return figure
@@ -231,7 +231,7 @@ def _figure(height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _legend(figure: Figure, axes: Axes, columns: int) -> None:
+def legend_above(figure: Figure, axes: Axes, columns: int) -> None:
     """What the lines are, above the figure, which grows by it."""
     handles, labels = axes.get_legend_handles_labels()
     width, height = figure.get_size_inches()
@@ -239,11 +239,11 @@ def _legend(figure: Figure, axes: Axes, columns: int) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, handlelength=2.6)
 
 
-def _height(rows: int) -> float:
+def height_for(rows: int) -> float:
     return 0.6 + 0.17 * rows
 
 
-def _titles(axes: Axes, titles: Sequence[str]) -> None:
+def name_places(axes: Axes, titles: Sequence[str]) -> None:
     """Name the places of an axis that goes down."""
     axes.set_yticks(range(len(titles)), titles)
     axes.set_ylim(len(titles) - 0.5, -0.5)

@@ -133,6 +133,7 @@ def _regime(regime: Mapping[str, Any]) -> str:
         _help(regime["columns"]),
         _commands(regime["rows"]),
         '<div class="curves"></div>',
+        f"<h3>Does flatness explain it?</h3><p>{_prose(regime['sharpness'])}</p>" if regime["sharpness"] else "",
         _figures(regime),
         "</section>",
     ]

@@ -19,6 +19,16 @@ CAPTIONS = {
     "radius": ("Error against the radius", "on held-out images"),
     "cost": ("Error against cost", "the line is the Pareto front, costs within 5 % being equal"),
     "ranks": ("Ranks", "by the mean error, with the intervals of a bootstrap over the seeds"),
+    "sharpness": ("Sharpness of every solution", "on training images, the mean of a row as a line"),
+    "explains": ("Test error against sharpness", "a point for each solution"),
+    "correlations": (
+        "Rank correlation of sharpness with the test error",
+        "with the intervals of a bootstrap, filled where they exclude 0",
+    ),
+    "landscape": ("The training loss around solutions", "along two random directions, normalised filter by filter"),
+    "surface": ("The same as surfaces", "of the first two"),
+    "slices": ("Slices of the training loss", "through solutions, and from one to another"),
+    "sharpening": ("Sharpness over the epochs", "of runs that were measured while they trained"),
 }
 """Of the figures: the title, and what it shows."""
 
@@ -39,12 +49,15 @@ def finding(regime: Mapping[str, Any]) -> str:
     return f"{regime['title']}: {told}."
 
 
-def regime(study: Study, findings: Findings, figures: Mapping[str, str], about: str = "") -> dict[str, Any]:
+def regime(
+    study: Study, findings: Findings, figures: Mapping[str, str], about: str = "", sharpness: str = ""
+) -> dict[str, Any]:
     """A study as a part of the page.
 
     Args:
         figures: by name, as SVG.
         about: what is said of its preset.
+        sharpness: what is said of the loss around its solutions.
     """
     rows = {row.title: row for row in findings.rows}
     configs = [record["config"] for record in findings.records]
@@ -56,6 +69,7 @@ def regime(study: Study, findings: Findings, figures: Mapping[str, str], about: 
             {"text": each.text, "verdict": each.verdict or "not separated"} for each in statements(findings.comparison)
         ],
         "notes": findings.remarks(),
+        "sharpness": sharpness,
         "figures": [_figure(name, figures[name]) for name in CAPTIONS if name in figures],
         "columns": _columns(findings),
         "rows": [

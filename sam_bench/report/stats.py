@@ -1,4 +1,4 @@
-"""The statistics of the tables: intervals, paired comparisons corrected for their number, ranks."""
+"""The statistics of the tables: intervals, paired comparisons corrected for their number, ranks, correlations."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -163,6 +163,73 @@ def ranks(
     found = stats.rankdata(errors.mean(1))
     ends = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=1)
     return {name: (float(found[i]), float(ends[0, i]), float(ends[1, i])) for i, name in enumerate(rows)}
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rank correlation of two quantities, with the interval of a bootstrap.
+
+    Args:
+        value: from −1 to 1; NaN where there is too little to tell, as are then the ends of the interval.
+        low, high: the percentile bootstrap's, at 95 %.
+        groups, runs: how many it is of.
+    """
+
+    value: float
+    low: float
+    high: float
+    groups: int
+    runs: int
+
+
+Points = Sequence[tuple[float, float]]
+"""Two quantities of each of a group's runs."""
+
+FEWEST_GROUPS = 5
+"""With fewer, no correlation across groups is told: four points are in order by chance once in twelve times."""
+
+FEWEST_RUNS = 4
+"""Groups with fewer runs have no part in the correlation within groups."""
+
+
+def correlation_across(groups: Mapping[K, Points], resamples: int = 9999, seed: int = 0) -> Correlation:
+    """The rank correlation of the groups' means; the bootstrap draws groups."""
+    means = np.array([np.mean(points, axis=0) for points in groups.values() if len(points)]).reshape(-1, 2)
+    runs = sum(map(len, groups.values()))
+    if len(means) < FEWEST_GROUPS:
+        return Correlation(math.nan, math.nan, math.nan, len(means), runs)
+    drawn = np.random.default_rng(seed).integers(len(means), size=(resamples, len(means)))
+    return Correlation(float(_spearman(means)), *_percentiles(_spearman(means[drawn])), len(means), runs)
+
+
+def correlation_within(groups: Mapping[K, Points], resamples: int = 9999, seed: int = 0) -> Correlation:
+    """The mean of the groups' rank correlations, each counting by its runs; the bootstrap draws runs in each group."""
+    generator = np.random.default_rng(seed)
+    large = [np.array(points) for points in groups.values() if len(points) >= FEWEST_RUNS]
+    large = [points for points in large if np.ptp(points, axis=0).all()]  # else there is nothing to be in order
+    sizes = np.array([len(points) for points in large])
+    if not large:
+        return Correlation(math.nan, math.nan, math.nan, 0, 0)
+    found = np.average([_spearman(points) for points in large], weights=sizes)
+    drawn = np.stack(
+        [_spearman(points[generator.integers(len(points), size=(resamples, len(points)))]) for points in large]
+    )
+    weights = np.where(np.isnan(drawn), 0, sizes[:, None])  # a draw of one run alone has no order
+    means = np.nansum(drawn * weights, axis=0) / np.where(weights.any(0), weights.sum(0), np.nan)
+    return Correlation(float(found), *_percentiles(means), len(large), int(sizes.sum()))
+
+
+def _spearman(points: np.ndarray) -> np.ndarray:
+    """Of … × n × 2 numbers the rank correlation along n; NaN where one of the two is constant."""
+    ranked = stats.rankdata(points, axis=-2)
+    x, y = np.moveaxis(ranked - ranked.mean(-2, keepdims=True), -1, 0)
+    spread = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+    return np.divide((x * y).sum(-1), spread, out=np.full_like(spread, np.nan), where=spread > 0)
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _paired_p(differences: Sequence[float]) -> float:

@@ -78,6 +78,7 @@ def _regime(name: str, title: str, rows: int, seeds: int) -> dict[str, Any]:
             {"text": "Lion as it is, without a second pass, is worse than SGD by 1.2 points.", "verdict": "worse"},
             {"text": "ASAM and SAM, each with its own radius, differ by 0.1.", "verdict": "not separated"},
         ],
+        "sharpness": "λ₁ +0.50 (+0.10 to +0.80).",
         "notes": [
             "Intervals are Student's over the paired seeds, corrected for the number of comparisons (Bonferroni).",
             "Runs that diverged are left out of every mean, and counted: SAM & AdamW 1.",

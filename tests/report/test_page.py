@@ -208,7 +208,16 @@ def test_it_stays_small():
 
 
 def test_a_page_of_little_is_a_page():
-    empty = {"name": "one", "title": "One", "about": "", "statements": [], "notes": [], "figures": [], "columns": []}
+    empty = {
+        "name": "one",
+        "title": "One",
+        "about": "",
+        "statements": [],
+        "notes": [],
+        "sharpness": "",
+        "figures": [],
+        "columns": [],
+    }
     read = Reader(page({"title": "T", "finding": "F", "version": {}, "regimes": [empty | {"rows": []}]}))
     assert read.open == []
     assert read.rows == [["method"]]

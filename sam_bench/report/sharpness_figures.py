@@ -1,0 +1,218 @@
+"""Figures of the loss around solutions: how sharp it is, what that goes with, and slices through it."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from sam_bench.report.figures import COLORS, FAINT, INK, LOOK, STYLES, WIDTH, height_for, legend_above, name_places
+from sam_bench.report.rows import Record, distinct, title_of
+from sam_bench.report.sharpness import Landscape, Sharpness, called, correlations
+
+MOST = 4
+"""Measures that a figure shows beside each other."""
+
+HIGHEST = 8.0
+"""Nats: what is higher in a landscape is cut off."""
+
+
+def draw_sharpness(sharpness: Sharpness) -> dict[str, Figure]:
+    """Return the figures for which something was measured, by name."""
+    planes = [each for each in sharpness.landscapes if each.kind == "plane"]
+    drawers: Mapping[str, Callable[[], Figure | None]] = {
+        "sharpness": lambda: measures(sharpness),
+        "explains": lambda: scatter(sharpness),
+        "correlations": lambda: forest(sharpness),
+        "landscape": lambda: contours(planes),
+        "surface": lambda: surfaces(planes),
+        "slices": lambda: slices(sharpness.landscapes),
+        "sharpening": lambda: curves(sharpness.probed),
+    }
+    with mpl.rc_context(LOOK):
+        return {name: figure for name, drawn in drawers.items() if (figure := drawn()) is not None}
+
+
+def measures(sharpness: Sharpness) -> Figure | None:
+    """Each row's measures, every solution a point, their mean a line."""
+    names = sharpness.main_names()[1 : MOST + 1]
+    titles = sharpness.titles()
+    if not names:
+        return None
+    figure = Figure(figsize=(2 * WIDTH, height_for(len(titles))))
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        for place, title in enumerate(titles):
+            values = [s.measures[name] for s in sharpness.solutions if s.title == title]
+            values = [value for value in values if math.isfinite(value)]
+            axes.plot(values, [place] * len(values), "o", color=COLORS[0], markersize=2.5, alpha=0.8, mew=0)
+            if values:
+                mean = sum(values) / len(values)
+                axes.plot([mean, mean], [place - 0.3, place + 0.3], color=INK)
+        _scale(axes.set_xscale, name, sharpness)
+        axes.set_xlabel(called(name))
+    name_places(panels[0], titles)
+    for axes in panels[1:]:
+        axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def scatter(sharpness: Sharpness) -> Figure | None:
+    """The test error against each of the main measures: a point for a solution, filled for the best known methods."""
+    names = sharpness.main_names()[1 : MOST + 1]
+    if not names or len(sharpness.solutions) < 3:
+        return None
+    known = [title for title in ("SGD", "SAM", "ASAM", "GSAM", "WSAM") if title in sharpness.titles()]
+    figure = Figure(figsize=(2 * WIDTH, 1.9))
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        for title in [*(t for t in sharpness.titles() if t not in known), *known]:
+            its = [s for s in sharpness.solutions if s.title == title and math.isfinite(s.measures[name])]
+            points = [s.measures[name] for s in its], [s.error for s in its]
+            if title in known:
+                axes.plot(*points, "o", color=COLORS[known.index(title)], markersize=3.5, mew=0, label=title)
+            else:
+                axes.plot(*points, "o", color=FAINT, markersize=2.5, mew=0, alpha=0.7)
+        _scale(axes.set_xscale, name, sharpness)
+        axes.set_xlabel(called(name))
+    panels[0].set_ylabel("test error %")
+    if known:
+        legend_above(figure, panels[0], len(known))
+    return figure
+
+
+def forest(sharpness: Sharpness) -> Figure | None:
+    """Rank correlations with the test error, across rows and within methods, with their intervals."""
+    found = {name: pair for name, pair in correlations(sharpness).items() if not math.isnan(pair[0].value)}
+    if not found:
+        return None
+    figure = Figure(figsize=(1.6 * WIDTH, height_for(len(found))))
+    panels = figure.subplots(1, 2, sharey=True)
+    for which, (axes, label) in enumerate(zip(panels, ("across rows", "within a method"), strict=True)):
+        axes.axvline(0, color=FAINT, linewidth=0.6)
+        for place, pair in enumerate(found.values()):
+            each = pair[which]
+            if math.isnan(each.value):
+                continue
+            separated = each.low > 0 or each.high < 0
+            color = COLORS[0] if separated else FAINT
+            axes.plot([each.low, each.high], [place, place], color=color)
+            face = color if separated else "white"
+            axes.plot(each.value, place, "o", color=color, markersize=3.5, markerfacecolor=face, mew=0.8)
+        axes.set_xlim(-1.05, 1.05)
+        axes.set_xlabel(f"rank correlation {label}")
+    name_places(panels[0], [called(name) for name in found])
+    return figure
+
+
+def contours(planes: Sequence[Landscape]) -> Figure | None:
+    """The training loss over a plane through each solution, on one scale."""
+    if not planes:
+        return None
+    columns = min(len(planes), 4)
+    rows = math.ceil(len(planes) / columns)
+    figure = Figure(figsize=(2 * WIDTH, 1.75 * rows + 0.2))
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    levels = np.geomspace(_lowest(planes), HIGHEST, 13)
+    for axes, each in zip(grid.flat, planes, strict=False):
+        losses = np.clip(np.array(each.losses, dtype=float), levels[0], HIGHEST)
+        norm = mpl.colors.LogNorm(levels[0], HIGHEST)
+        filled = axes.contourf(each.steps, each.steps, losses, levels, norm=norm, cmap="cividis")
+        axes.contour(each.steps, each.steps, losses, levels, norm=norm, colors="white", linewidths=0.3)
+        axes.plot(0, 0, "o", color=COLORS[1], markersize=2.5, mew=0)
+        axes.set_title(f"{each.titles[0]}, seed {each.seeds[0]}")
+        axes.set_aspect("equal")
+    for axes in grid.flat[len(planes) :]:
+        axes.set_visible(False)
+    bar = figure.colorbar(filled, ax=grid, shrink=0.9, format="%.2g", ticks=levels[::3])
+    bar.set_label("training loss")
+    return figure
+
+
+def surfaces(planes: Sequence[Landscape]) -> Figure | None:
+    """The same as surfaces, of the first two solutions."""
+    if not planes:
+        return None
+    shown = planes[:2]
+    figure = Figure(figsize=(WIDTH * len(shown), 2.6))
+    low = _lowest(planes)
+    for place, each in enumerate(shown, start=1):
+        axes = figure.add_subplot(1, len(shown), place, projection="3d")
+        x, y = np.meshgrid(each.steps, each.steps)
+        losses = np.clip(np.array(each.losses, dtype=float), low, HIGHEST)
+        norm = mpl.colors.LogNorm(low, HIGHEST)
+        surface = axes.plot_surface(x, y, losses, cmap="cividis", norm=norm, rstride=1, cstride=1, linewidth=0.1)
+        surface.set_rasterized(True)
+        axes.set_zlim(0, HIGHEST)
+        axes.set_title(f"{each.titles[0]}, seed {each.seeds[0]}")
+        axes.set_zlabel("training loss")
+        axes.tick_params(pad=-3)
+    return figure
+
+
+def slices(landscapes: Sequence[Landscape]) -> Figure | None:
+    """The training loss along a random direction through each solution, and between pairs of them."""
+    groups = [
+        (label, its)
+        for kind, label in (("line", "along a random direction"), ("between", "from one solution to another"))
+        if (its := [each for each in landscapes if each.kind == kind])
+    ]
+    if not groups:
+        return None
+    figure = Figure(figsize=(WIDTH * len(groups), 2.2))
+    panels = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axes, (label, its) in zip(panels, groups, strict=True):
+        names = distinct(" – ".join(distinct(each.titles)) for each in its)
+        for number, name in enumerate(names):
+            color, style = COLORS[number % len(COLORS)], STYLES[number // 2 % len(STYLES)]
+            of_it = [each for each in its if " – ".join(distinct(each.titles)) == name]
+            for i, each in enumerate(of_it):
+                losses = np.clip(np.array(each.losses, dtype=float), None, HIGHEST)
+                axes.plot(
+                    each.steps, losses, style, color=color, linewidth=0.8, alpha=0.8, label=name if not i else None
+                )
+        axes.set_xlabel(label)
+        axes.set_ylabel("training loss")
+        axes.legend(loc="upper center")
+    return figure
+
+
+def curves(probed: Sequence[Record], most: int = 3) -> Figure | None:
+    """Test error and sharpness over the epochs, of runs that were measured while they trained."""
+    if not probed:
+        return None
+    histories = [record["history"] for record in probed]
+    wanted = ["analysis_eigenvalue_1", "analysis_gradient_norm"]
+    wanted += sorted({name for history in histories for name in history if "one_step" in name})
+    names = [name for name in wanted if any(name in history for history in histories)][: most - 1]
+    figure = Figure(figsize=(2 * WIDTH, 2.0))
+    panels = figure.subplots(1, 1 + len(names), squeeze=False)[0]
+    methods = distinct(record["method"] for record in probed)
+    for axes, name in zip(panels, ["test_error", *names], strict=True):
+        for number, method in enumerate(methods):
+            for i, record in enumerate(record for record in probed if record["method"] == method):
+                values = record["history"].get(name, [])
+                points = [(epoch, value) for epoch, value in enumerate(values, start=1) if value is not None]
+                label = title_of(method) if not i else None
+                axes.plot(
+                    *zip(*points, strict=True), STYLES[number // 2 % len(STYLES)], color=COLORS[number], label=label
+                )
+        axes.set_xlabel("epoch")
+        plain = name.removeprefix("analysis_")
+        axes.set_ylabel("test error %" if name == "test_error" else called(plain))
+        if name != "test_error":
+            axes.set_yscale("log")
+    legend_above(figure, panels[0], len(methods))
+    return figure
+
+
+def _lowest(planes: Sequence[Landscape]) -> float:
+    """The least loss of all planes, and above 0, so that it has a place on a logarithmic scale."""
+    return max(min(float(np.nanmin(np.array(each.losses, dtype=float))) for each in planes), 1e-3)
+
+
+def _scale(set_scale: Callable[[str], None], name: str, sharpness: Sharpness) -> None:
+    """A logarithmic axis, where a measure is above 0 everywhere."""
+    if all(solution.measures[name] > 0 for solution in sharpness.solutions):
+        set_scale("log")

@@ -1,0 +1,155 @@
+"""Sharpness in tables, in words and in figures, from what was measured of runs."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from sam_bench.errors import StateError
+from sam_bench.report.figures import as_bytes
+from sam_bench.report.rows import rows_of
+from sam_bench.report.sharpness import as_frame, called, correlations, explanation, read_sharpness, tables
+from sam_bench.report.sharpness_figures import draw_sharpness
+
+METHODS = ("sgd", "sam", "asam", "gsam", "wsam", "msam")
+RADII = (0.1, 0.2)
+MEASURES = ("loss", "error", "gradient_norm", "eigenvalue_1", "trace", "trace_se", "one_step_0.1", "ascent_0.1",
+            "average_0.01", "average_0.01_se")  # fmt: skip
+
+
+def record(method: str, rho: float | None, seed: int) -> dict:
+    """A run whose error grows with its method's place, falls with its radius, and goes with its seed."""
+    error = 50 + METHODS.index(method) - 10 * (rho or 0) + 0.1 * seed
+    optimizer = {"name": method, "base": {"name": "sgd"}} | ({} if rho is None else {"rho": rho})
+    return {
+        "run_id": f"{method}-{rho}-{seed}", "method": method, "seed": seed, "status": "finished", "test_error": error,
+        "dataset_sha256": "0" * 64, "history": {"test_error": [error]}, "averaged": {},
+        "config": {"optimizer": optimizer, "trainer": {"epochs": 1}, "data": {"split": "test"}, "seed": seed},
+    }  # fmt: skip
+
+
+def runs():
+    found = [record("sgd", None, seed) for seed in range(4)]
+    return found + [record(method, rho, seed) for method in METHODS[1:] for rho in RADII for seed in range(4)]
+
+
+def write(folder, kind, name, **content):
+    (folder / kind).mkdir(parents=True, exist_ok=True)
+    (folder / kind / f"{name}.json").write_text(json.dumps(content))
+
+
+def measured(folder, records, value=lambda record, name: record["test_error"], **changes):
+    for each in records:
+        measures = {name: value(each, name) for name in MEASURES}
+        found = {"run_ids": [each["run_id"]], "settings": {"images": 10}, "images_sha256": "1", "measures": measures}
+        write(folder, "analysis", each["run_id"], **found | changes)
+
+
+def read(folder, records):
+    return read_sharpness(folder, records, rows_of(records))
+
+
+def test_each_solution_has_its_row_its_error_and_its_measures(tmp_path):
+    records = runs()
+    measured(tmp_path, records[:6])
+    found = read(tmp_path, records)
+    assert [(each.title, each.seed) for each in found.solutions] == [("SGD", 0), ("SGD", 1), ("SGD", 2), ("SGD", 3),
+                                                                     ("SAM", 0), ("SAM", 1)]  # fmt: skip
+    frame = as_frame(found)
+    assert frame["test_error"].tolist() == [each["test_error"] for each in records[:6]]
+    assert frame["eigenvalue_1"].tolist() == frame["test_error"].tolist()
+    assert "trace_se" in frame and "trace_se" not in found.names
+
+
+def test_what_goes_with_the_error_is_told_from_what_does_not(tmp_path):
+    """A measure that goes with the error everywhere; one that goes against it within methods only; chance."""
+    generator = np.random.default_rng(0)
+
+    def value(run, name):
+        place = METHODS.index(run["method"])
+        within = run["test_error"] - place
+        return {"trace": 100 * place - within, "gradient_norm": generator.random()}.get(name, run["test_error"])
+
+    records = runs()
+    measured(tmp_path, records, value)
+    found = correlations(read(tmp_path, records))
+    across, within = found["eigenvalue_1"]
+    assert (across.value, across.low, across.high) == pytest.approx((1, 1, 1))
+    assert within.value == pytest.approx(1) and (across.groups, across.runs) == (11, 44)
+    assert (within.groups, within.runs) == (6, 44)
+    across, within = found["trace"]
+    assert across.value > 0.8 and within.value == pytest.approx(-1)
+    across, within = found["gradient_norm"]
+    assert across.low < 0 < across.high and within.low < 0 < within.high
+    text = explanation(read(tmp_path, records))
+    assert "across 11 rows (44 solutions)" in text and "λ₁ +1.00 (+1.00 to +1.00), within a method +1.00" in text
+    page = tables(read(tmp_path, records), "noisy40", "About.")
+    assert "| ‖∇L‖" in page and "| trace" in page and "−1.00 (−1.00 to −1.00)" in page
+
+
+def test_a_measure_that_is_infinite_somewhere_leaves_that_solution_out(tmp_path):
+    records = runs()
+    measured(
+        tmp_path, records, lambda run, name: None if (run["seed"], name) == (0, "ascent_0.1") else run["test_error"]
+    )
+    found = read(tmp_path, records)
+    assert math.inf in as_frame(found)["ascent_0.1"].tolist()
+    assert correlations(found)["ascent_0.1"][0].runs == 33
+    assert correlations(found)["eigenvalue_1"][0].runs == 44
+
+
+def test_with_few_solutions_nothing_is_claimed(tmp_path):
+    records = runs()
+    measured(tmp_path, [each for each in records if each["seed"] == 0 and each["method"] in ("sgd", "sam")])
+    found = read(tmp_path, records)
+    assert explanation(found) == ""
+    assert "correlations" not in draw_sharpness(found)
+    assert read(tmp_path / "nothing", records).solutions == ()
+    assert draw_sharpness(read(tmp_path / "nothing", records)) == {}
+
+
+def test_measures_that_cannot_be_compared_are_refused(tmp_path):
+    records = runs()
+    measured(tmp_path, records[:2])
+    measured(tmp_path, records[2:3], settings={"images": 20})
+    with pytest.raises(StateError, match="2 kinds of settings"):
+        read(tmp_path, records)
+    (tmp_path / "analysis" / "other.json").write_text("{}")
+    with pytest.raises(StateError, match=r"other\.json is no analysis"):
+        read(tmp_path, records)
+
+
+def test_every_measure_has_a_name():
+    from sam_bench.analysis.measure import names
+    from sam_bench.cli.compose import compose
+
+    told = [called(name) for name in names(compose(["analysis=full"]).analysis) if not name.endswith("_se")]
+    assert len(set(told)) == len(told)
+    assert "λ₁" in told and "adaptive rise by ascent, ρ 0.5" in told and "mean rise, σ 0.005" in told
+
+
+def test_there_is_a_figure_for_whatever_was_measured_and_its_bytes_are_the_same(tmp_path):
+    records = runs()
+    measured(tmp_path, records)
+    steps = [-1.0, 0.0, 1.0]
+    for run_id in ("sgd-None-0", "sam-0.1-0", "sam-0.2-1"):
+        plane = [[2.0, 1.0, None], [1.0, 0.1, 3.0], [9.0, 2.0, 20.0]]
+        common = {"run_ids": [run_id], "steps": steps, "errors": plane}
+        write(tmp_path, "landscape", f"plane-{run_id}", settings={"kind": "plane"}, losses=plane, **common)
+        write(tmp_path, "landscape", f"line-{run_id}", settings={"kind": "line"}, losses=[2.0, 0.1, None], **common)
+    write(tmp_path, "landscape", "between-a", settings={"kind": "between"}, run_ids=["sgd-None-0", "sam-0.1-0"],
+          steps=[0.0, 0.5, 1.0], losses=[0.1, 3.0, 0.2], errors=[0.0, 50.0, 0.0])  # fmt: skip
+    probed = record("sam", 0.1, 9)
+    probed["config"]["analysis"] = {"name": "sharpness"}
+    probed["history"] |= {"analysis_eigenvalue_1": [3.0], "analysis_one_step_0.1": [0.1]}
+    found = read(tmp_path, [*records, probed])
+    drawn = draw_sharpness(found)
+    assert list(drawn) == ["sharpness", "explains", "correlations", "landscape", "surface", "slices", "sharpening"]
+    contours = [axes for axes in drawn["landscape"].axes if axes.get_title()]
+    assert [axes.get_title() for axes in contours] == ["SGD, seed 0", "SAM, seed 0", "SAM, ρ 0.2, seed 1"]
+    assert len({tuple(axes.collections[0].get_clim()) for axes in contours}) == 1  # the same scale
+    for name, figure in draw_sharpness(found).items():
+        assert as_bytes(figure, "svg") == as_bytes(drawn[name], "svg"), name
