@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sam_bench.errors import StateError
@@ -257,10 +258,23 @@ def explanation(sharpness: Sharpness) -> str:
         told.append(f"{called(name)} {in_words(across)}{inside}")
     if not told:
         return ""
-    rows = len(sharpness.titles())
     return (
-        f"Rank correlation with the test error across {rows} rows ({len(sharpness.solutions)} solutions): "
-        f"{'; '.join(told)}."
+        f"Rank correlation with the test error across {len(sharpness.titles())} rows ({len(sharpness.solutions)} "
+        f"solutions): {'; '.join(told)}. {thirds(sharpness)}"
+    )
+
+
+def thirds(sharpness: Sharpness, name: str = "eigenvalue_1") -> str:
+    """Return the mean test error of the flattest rows, of those between and of the sharpest, in a sentence.
+
+    A rank correlation does not see that errors may be least in the middle.
+    """
+    of_rows = [np.mean(points, axis=0) for points in _points(sharpness.solutions, name, lambda s: s.title).values()]
+    parts = np.array_split(sorted(map(tuple, of_rows)), 3)
+    errors = [f"{np.mean([error for _, error in part]):.1f} %" for part in parts]
+    return (
+        f"The third of the rows with the least {called(name)} has a mean error of {errors[0]}, the next {errors[1]}, "
+        f"the one with the greatest {errors[2]}."
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sam_bench.report.figures import COLORS, FAINT, INK, LOOK, STYLES, WIDTH, height_for, legend_above, name_places
@@ -50,7 +51,7 @@ def measures(sharpness: Sharpness) -> Figure | None:
             if values:
                 mean = sum(values) / len(values)
                 axes.plot([mean, mean], [place - 0.3, place + 0.3], color=INK)
-        _scale(axes.set_xscale, name, sharpness)
+        _scale(axes, name, sharpness)
         axes.set_xlabel(called(name))
     name_places(panels[0], titles)
     for axes in panels[1:]:
@@ -74,7 +75,7 @@ def scatter(sharpness: Sharpness) -> Figure | None:
                 axes.plot(*points, "o", color=COLORS[known.index(title)], markersize=3.5, mew=0, label=title)
             else:
                 axes.plot(*points, "o", color=FAINT, markersize=2.5, mew=0, alpha=0.7)
-        _scale(axes.set_xscale, name, sharpness)
+        _scale(axes, name, sharpness)
         axes.set_xlabel(called(name))
     panels[0].set_ylabel("test error %")
     if known:
@@ -87,9 +88,11 @@ def forest(sharpness: Sharpness) -> Figure | None:
     found = {name: pair for name, pair in correlations(sharpness).items() if not math.isnan(pair[0].value)}
     if not found:
         return None
-    figure = Figure(figsize=(1.6 * WIDTH, height_for(len(found))))
-    panels = figure.subplots(1, 2, sharey=True)
-    for which, (axes, label) in enumerate(zip(panels, ("across rows", "within a method"), strict=True)):
+    labels = ("across rows", "within a method")
+    shown = [which for which in (0, 1) if not all(math.isnan(pair[which].value) for pair in found.values())]
+    figure = Figure(figsize=((0.6 + 0.5 * len(shown)) * WIDTH, height_for(len(found))))
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, which in zip(panels, shown, strict=True):
         axes.axvline(0, color=FAINT, linewidth=0.6)
         for place, pair in enumerate(found.values()):
             each = pair[which]
@@ -101,7 +104,7 @@ def forest(sharpness: Sharpness) -> Figure | None:
             face = color if separated else "white"
             axes.plot(each.value, place, "o", color=color, markersize=3.5, markerfacecolor=face, mew=0.8)
         axes.set_xlim(-1.05, 1.05)
-        axes.set_xlabel(f"rank correlation {label}")
+        axes.set_xlabel(f"rank correlation {labels[which]}")
     name_places(panels[0], [called(name) for name in found])
     return figure
 
@@ -136,12 +139,11 @@ def surfaces(planes: Sequence[Landscape]) -> Figure | None:
         return None
     shown = planes[:2]
     figure = Figure(figsize=(WIDTH * len(shown), 2.6))
-    low = _lowest(planes)
     for place, each in enumerate(shown, start=1):
         axes = figure.add_subplot(1, len(shown), place, projection="3d")
         x, y = np.meshgrid(each.steps, each.steps)
-        losses = np.clip(np.array(each.losses, dtype=float), low, HIGHEST)
-        norm = mpl.colors.LogNorm(low, HIGHEST)
+        losses = np.clip(np.array(each.losses, dtype=float), 0, HIGHEST)
+        norm = mpl.colors.Normalize(0, HIGHEST)
         surface = axes.plot_surface(x, y, losses, cmap="cividis", norm=norm, rstride=1, cstride=1, linewidth=0.1)
         surface.set_rasterized(True)
         axes.set_zlim(0, HIGHEST)
@@ -160,21 +162,20 @@ def slices(landscapes: Sequence[Landscape]) -> Figure | None:
     ]
     if not groups:
         return None
-    figure = Figure(figsize=(WIDTH * len(groups), 2.2))
+    figure = Figure(figsize=(WIDTH * len(groups), 2.4))
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
     for axes, (label, its) in zip(panels, groups, strict=True):
-        names = distinct(" – ".join(distinct(each.titles)) for each in its)
-        for number, name in enumerate(names):
-            color, style = COLORS[number % len(COLORS)], STYLES[number // 2 % len(STYLES)]
-            of_it = [each for each in its if " – ".join(distinct(each.titles)) == name]
-            for i, each in enumerate(of_it):
-                losses = np.clip(np.array(each.losses, dtype=float), None, HIGHEST)
-                axes.plot(
-                    each.steps, losses, style, color=color, linewidth=0.8, alpha=0.8, label=name if not i else None
-                )
+        named = [(" – ".join(distinct(each.titles)), each) for each in its]
+        names = distinct(name for name, _ in named)
+        for name, each in named:
+            number = names.index(name)
+            losses = np.array(each.losses, dtype=float)
+            axes.plot(each.steps, losses, STYLES[number // 2 % len(STYLES)], color=COLORS[number % len(COLORS)], lw=0.8)
+        axes.set_ylim(0, min(HIGHEST, 1.1 * max(np.nanmax(np.array(each.losses, dtype=float)) for each in its)))
+        handles = [next(line for line, (of, _) in zip(axes.lines, named, strict=True) if of == name) for name in names]
+        axes.legend(handles, names, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=2.6)
         axes.set_xlabel(label)
         axes.set_ylabel("training loss")
-        axes.legend(loc="upper center")
     return figure
 
 
@@ -212,7 +213,10 @@ def _lowest(planes: Sequence[Landscape]) -> float:
     return max(min(float(np.nanmin(np.array(each.losses, dtype=float))) for each in planes), 1e-3)
 
 
-def _scale(set_scale: Callable[[str], None], name: str, sharpness: Sharpness) -> None:
-    """A logarithmic axis, where a measure is above 0 everywhere."""
-    if all(solution.measures[name] > 0 for solution in sharpness.solutions):
-        set_scale("log")
+def _scale(axes: Axes, name: str, sharpness: Sharpness) -> None:
+    """A logarithmic axis for a measure, about 0 a linear one where it is not above 0 everywhere."""
+    values = [solution.measures[name] for solution in sharpness.solutions if math.isfinite(solution.measures[name])]
+    if all(value > 0 for value in values):
+        axes.set_xscale("log")
+    else:
+        axes.set_xscale("symlog", linthresh=float(np.median(np.abs(values))) / 10)
