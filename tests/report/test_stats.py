@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sam_bench.report.stats import Paired, compare, holm, ranks, t_interval
+from sam_bench.report.stats import (
+    Paired,
+    compare,
+    correlation_across,
+    correlation_within,
+    holm,
+    ranks,
+    t_interval,
+)
 
 SGD = {0: 10.0, 1: 12.0, 2: 11.0}
 SAM = {0: 9.0, 1: 10.0, 2: 9.5}
@@ -129,3 +137,43 @@ def test_intervals_cover_the_true_differences_as_often_as_they_say():
         together.append(all(low <= d <= high for (low, high), d in zip(corrected, true, strict=True)))
     assert np.mean(one_by_one) == pytest.approx(0.95, abs=0.01)
     assert 0.95 - 3 * math.sqrt(0.05 * 0.95 / TABLES) < np.mean(together) < 0.99
+
+
+def test_correlations_are_scipys_and_their_bootstrap_is_too():
+    generator = np.random.default_rng(0)
+    groups = {name: generator.normal((2 * i, i), size=(6, 2)) for i, name in enumerate("abcdefgh")}
+    means = np.array([points.mean(0) for points in groups.values()])
+    across = correlation_across(groups)
+    assert across.value == pytest.approx(stats.spearmanr(*means.T).statistic)
+    theirs = stats.bootstrap(
+        tuple(means.T), lambda x, y: stats.spearmanr(x, y).statistic, paired=True, vectorized=False, n_resamples=2000,
+        method="percentile", rng=1,
+    ).confidence_interval  # fmt: skip
+    assert (across.low, across.high) == pytest.approx((theirs.low, theirs.high), abs=0.05)
+    within = correlation_within(groups | {"two runs": np.array([[0, 0], [1, 1]])})
+    each = [stats.spearmanr(*points.T).statistic for points in groups.values()]
+    assert within.value == pytest.approx(np.mean(each)) and (within.groups, within.runs) == (8, 48)
+
+
+def test_groups_count_by_their_runs_and_those_without_an_order_do_not():
+    rising, falling = [(i, i) for i in range(10)], [(i, -i) for i in range(5)]
+    constant = [(1, i) for i in range(20)]
+    found = correlation_within({"rising": rising, "falling": falling, "constant": constant})
+    assert found.value == pytest.approx((10 - 5) / 15) and (found.groups, found.runs) == (2, 15)
+
+
+def test_of_too_little_no_correlation_is_told():
+    few = {name: [(i, i)] for i, name in enumerate("abcd")}
+    for found in (correlation_across(few), correlation_within(few)):
+        assert math.isnan(found.value) and math.isnan(found.low) and math.isnan(found.high)
+
+
+def test_where_nothing_goes_with_anything_few_intervals_exclude_0():
+    generator = np.random.default_rng(1)
+    claimed = {correlation_across: 0, correlation_within: 0}
+    for _ in range(200):
+        drawn = {name: generator.normal(size=(8, 2)) for name in range(20)}
+        for function in claimed:
+            found = function(drawn, resamples=399)
+            claimed[function] += found.low > 0 or found.high < 0
+    assert all(count / 200 <= 0.10 for count in claimed.values()), claimed
