@@ -250,7 +250,7 @@ def explanation(sharpness: Sharpness) -> str:
     """Return in a few sentences what the correlations say; nothing where there is too little to say."""
     found = correlations(sharpness)
     told = []
-    for name in [*sharpness.main_names(), "loss"]:
+    for name in [each for each in (*sharpness.main_names(), "loss") if each in found]:
         across, within = found[name]
         if math.isnan(across.value):
             continue

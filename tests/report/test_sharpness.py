@@ -110,6 +110,7 @@ def test_with_few_solutions_nothing_is_claimed(tmp_path):
     assert "correlations" not in draw_sharpness(found)
     assert read(tmp_path / "nothing", records).solutions == ()
     assert draw_sharpness(read(tmp_path / "nothing", records)) == {}
+    assert explanation(read(tmp_path / "nothing", records)) == ""
 
 
 def test_measures_that_cannot_be_compared_are_refused(tmp_path):
