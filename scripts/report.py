@@ -86,8 +86,9 @@ def make(folder: Path) -> Findings | None:
     sharpness = sharpness_of(folder, found)
     if sharpness.solutions:
         write_sharpness(sharpness, experiment, folder, about)
-    if experiment in choices("study"):
-        write_figures(draw(found, held_out) | draw_sharpness(sharpness), folder / "figures")
+    figures = draw(found, held_out) if experiment in choices("study") else {}
+    if figures := figures | draw_sharpness(sharpness):
+        write_figures(figures, folder / "figures")
     return found
 
 
