@@ -11,11 +11,12 @@ is written beside the records, to results/<experiment>/analysis/<run>.json, or t
 results/<experiment>/landscape/<kind>-<run>.json. What is there already stays, if it was made of the same.
 
 What follows the options are settings as python -m sam_bench takes them: analysis.images=500, data.root=data,
-paths.results=results/measured. By default analysis=full. Between two solutions running statistics are estimated anew at
-every point.
+paths.results=results/measured. By default analysis=full. Between two solutions, which are at 0 and 1, running
+statistics are estimated anew at every point. scripts/report.py --results results makes tables and figures of it.
 """
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -28,14 +29,15 @@ from rich.progress import Progress
 from sam_bench.analysis.landscape import filter_normalised, line, plane
 from sam_bench.analysis.measure import measure
 from sam_bench.analysis.objective import Objective
+from sam_bench.analysis.spectrum import NotConverged
 from sam_bench.cli.compose import compose
-from sam_bench.config.schema import AnalysisConfig, Config
-from sam_bench.errors import ConfigError, StateError
+from sam_bench.config.schema import AnalysisConfig, Config, path_of
+from sam_bench.errors import ConfigError, ResourceError, StateError
 from sam_bench.lookup import lookup
 from sam_bench.plugins import load_installed
 from sam_bench.report.rows import Record
 from sam_bench.runs.files import write_atomically
-from sam_bench.runs.finished import digest_of, images_of, kept_weights, network_of
+from sam_bench.runs.finished import check_analysable, digest_of, images_of, kept_weights, network_of
 from sam_bench.runs.provenance import code_versions
 from sam_bench.runs.record import SCHEMA_VERSION, as_json, read_record
 from sam_bench.runtime.device import Hardware
@@ -48,7 +50,7 @@ KINDS = ("line", "plane", "between")
 SEEDS = (0, 1)
 """Of the random directions."""
 
-DECIDING = ("run_ids", "weights_sha256", "images_sha256", "settings")
+DECIDING = ("run_ids", "test_errors", "weights_sha256", "images_sha256", "settings")
 """Entries that are alike in two analyses of the same."""
 
 
@@ -58,9 +60,8 @@ class Slice:
 
     Args:
         kind: one of `KINDS`.
-        points: along each direction; an odd number, so that a solution is one of them.
-        span: how far it goes to both sides, in lengths of the direction; between two solutions, which are at 0 and 1,
-            how far beyond them.
+        points: along each direction; an odd number, so that the solution is one of them.
+        span: how far it goes to both sides, in lengths of the direction; between two solutions it has no part.
     """
 
     kind: str
@@ -69,8 +70,22 @@ class Slice:
 
     def steps(self) -> list[float]:
         """Return how far along the direction each point is."""
-        low, high = (-self.span, 1 + self.span) if self.kind == "between" else (-self.span, self.span)
-        return [low + (high - low) * i / (self.points - 1) for i in range(self.points)]
+        last = self.points - 1
+        if self.kind == "between":
+            return [i / last for i in range(self.points)]
+        return [self.span * (2 * i - last) / last for i in range(self.points)]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run.
+
+    Args:
+        folder: of its experiment's results.
+    """
+
+    record: Record
+    folder: Path
 
 
 @errors_as_messages()
@@ -78,10 +93,10 @@ def main(arguments: list[str]) -> None:
     words = parser(__doc__)
     words.add_argument("what", help="run=RUN_ID, with --landscape between run=RUN_ID,RUN_ID, or experiment=NAME")
     words.add_argument("--rows", default="", help="of an experiment: its table's rows, with semicolons; else all")
-    words.add_argument("--seeds", default="", help="of an experiment: numbers, with commas; else all")
+    words.add_argument("--seeds", default=[], type=numbers, help="of an experiment: with commas; else all")
     words.add_argument("--landscape", choices=KINDS, help="a slice of the loss instead of measures of its sharpness")
     words.add_argument("--points", default=21, type=at_least(3), help="of a slice along each direction, an odd number")
-    words.add_argument("--span", default=1.0, type=at_least(0.0, float), help="how far a slice goes")
+    words.add_argument("--span", default=1.0, type=at_least(0.0, float), help="how far it goes; not for between")
     words.add_argument("overrides", nargs="*", help="settings, such as analysis.images=500")
     options = words.parse_intermixed_args(arguments)
     load_installed()
@@ -92,25 +107,40 @@ def main(arguments: list[str]) -> None:
         raise ConfigError(f"--points {options.points} must be odd, so that a solution is one of them")
     where = Slice(options.landscape, options.points, options.span) if options.landscape else None
     kind, _, name = options.what.partition("=")
-    results = Path(config.paths.results)
+    results = path_of("paths.results", config.paths.results)
     if kind == "experiment" and name:
-        records = [[record] for record in chosen(results / name, options.rows, options.seeds)]
-    elif kind == "run" and name:
-        records = [[find(results, run_id) for run_id in name.split(",")]]
+        runs = [[run] for run in chosen(results / name, name, options.rows, options.seeds)]
+    elif kind == "run" and name and not options.rows and not options.seeds:
+        runs = [[find(results, run_id) for run_id in name.split(",")]]
     else:
-        raise ConfigError(f"{options.what} must be run=RUN_ID or experiment=NAME")
-    if any(len(each) != (2 if where is not None and where.kind == "between" else 1) for each in records):
+        raise ConfigError(f"{options.what} must be run=RUN_ID, or experiment=NAME with --rows and --seeds")
+    if any(len(each) != (2 if where is not None and where.kind == "between" else 1) for each in runs):
         raise ConfigError("one run is analysed at a time; --landscape between, and it alone, takes run=RUN_ID,RUN_ID")
+    failed = []
     with Progress() as progress:
-        whole = progress.add_task("runs", total=len(records))
-        for each in records:
-            path = analyse(each, config, where, progress)
-            progress.console.print(f"{path}", highlight=False, soft_wrap=True)
+        whole = progress.add_task("runs", total=len(runs))
+        for each in runs:
+            try:
+                said = str(analyse(each, config, where, progress))
+            except NotConverged as error:
+                failed.append(f"{each[0].record['run_id']}: {error}")
+                said = failed[-1]
+            progress.console.print(said, highlight=False, soft_wrap=True)
             progress.advance(whole)
+    if failed:
+        raise ResourceError(f"{len(failed)} of {len(runs)} runs have no eigenvalues; raise analysis.tolerance")
 
 
-def chosen(folder: Path, rows: str, seeds: str) -> list[Record]:
-    """Return the finished runs of an experiment's rows and seeds.
+def numbers(text: str) -> list[int]:
+    """Return an option's value: whole numbers with commas between them."""
+    return [int(number) for number in text.split(",")]
+
+
+def chosen(folder: Path, experiment: str, rows: str, seeds: Sequence[int]) -> list[Finished]:
+    """Return the finished runs of an experiment's rows and seeds that can be analysed.
+
+    Args:
+        folder: of its results.
 
     Raises:
         ConfigError: there is no such row, or there are no such runs.
@@ -120,48 +150,62 @@ def chosen(folder: Path, rows: str, seeds: str) -> list[Record]:
         runs: dict[str, list[Record]] = {}
         for split in ("test", "val"):
             if of_split := [record for record in records if record["config"]["data"]["split"] == split]:
-                for row in findings(folder.name, of_split).rows:
+                for row in findings(experiment, of_split).rows:
                     runs.setdefault(row.title, []).extend(row.runs)
         titles = [title.strip() for title in rows.split(";")]
         for title in titles:
             lookup(runs, title, "row")
         records = [record for title in titles for record in runs[title]]
-    wanted = {int(seed) for seed in seeds.split(",") if seed} or {record["seed"] for record in records}
-    found = [record for record in records if record["status"] == "finished" and record["seed"] in wanted]
+    found = [record for record in records if not seeds or record["seed"] in seeds]
     if not found:
         raise ConfigError(f"{folder / 'records'} has no such finished runs")
-    return found
+    runs = []
+    for record in found:
+        try:
+            check_analysable(record)
+        except StateError as error:
+            print(f"Left out: {error}")
+        else:
+            runs.append(Finished(record, folder))
+    return runs
 
 
-def find(results: Path, run_id: str) -> Record:
-    """Return the record of a run, of whatever experiment.
+def find(results: Path, run_id: str) -> Finished:
+    """Return a run of whatever experiment.
 
     Raises:
-        ConfigError: there is none, or several experiments have it.
+        ConfigError: there is no record of it, or several experiments have one.
     """
     paths = sorted(results.rglob(f"records/{run_id}.json"))
     found = [path for path in paths if "measured" not in path.relative_to(results).parts]
     if len(found) != 1:
         raise ConfigError(f"there are {len(found)} records {run_id}.json below {results}, where there must be one")
-    return read_record(found[0])
+    return Finished(read_record(found[0]), found[0].parents[1])
 
 
-def analyse(records: Sequence[Record], config: Config, where: Slice | None, progress: Progress) -> Path:
+def analyse(runs: Sequence[Finished], config: Config, where: Slice | None, progress: Progress) -> Path:
     """Analyse a run, or the way from one to another, write what is found, and return the file.
 
     Raises:
-        UserError: weights or data are not to be had, or what is there was made of others.
+        UserError: weights or data are not to be had, two runs are not of one network and one set of images, or what is
+            there was made of others.
     """
+    records = [run.record for run in runs]
     first = records[0]
-    folder = config.paths.results_of(first["experiment"])
-    hardware = Hardware(Hardware.choose(config.trainer.device, "fp32").device, "fp32")
+    for record in records:
+        check_analysable(record)
+        if comparable(record) != comparable(first):
+            raise ConfigError(f"{record['run_id']} has another network, or other images, than {first['run_id']}")
+    hardware = Hardware.choose(config.trainer.device, "fp32")
     hardware.configure(deterministic=False)
-    weights = [kept_weights(each, folder, config.paths.runs_of(first["experiment"])) for each in records]
+    weights = [kept_weights(run.record, run.folder, config.paths.runs_of(run.record["experiment"])) for run in runs]
     data = compose([f"data={first['dataset']}", f"data.root={config.data.root}"]).data
     images = images_of(first, data, config.analysis.images, hardware)
+    folder = runs[0].folder
     asked = {
         "schema_version": SCHEMA_VERSION,
         "run_ids": [each["run_id"] for each in records],
+        "test_errors": [each["test_error"] for each in records],
         "weights_sha256": [digest_of(each) for each in weights],
         "images_sha256": images.sha256,
         "settings": settings_of(config.analysis, where),
@@ -177,7 +221,8 @@ def analyse(records: Sequence[Record], config: Config, where: Slice | None, prog
     ]
     started = time.perf_counter()
     if where is None:
-        found = {"measures": measure(networks[0], images, config.analysis)}
+        measures = measure(networks[0], images, config.analysis)
+        found = {"measures": {name: "inf" if value == math.inf else value for name, value in measures.items()}}
     else:
         batchnorm = asked["settings"]["batchnorm"]
         objectives = [
@@ -191,6 +236,11 @@ def analyse(records: Sequence[Record], config: Config, where: Slice | None, prog
     return path
 
 
+def comparable(record: Record) -> tuple[Any, ...]:
+    """Return what two runs must share for a way from one's weights to the other's."""
+    return record["dataset_sha256"], record["config"]["model"]
+
+
 def settings_of(config: AnalysisConfig, where: Slice | None) -> dict[str, Any]:
     """Return what decides the result, as JSON has it."""
     settings = config.model_dump(mode="json", exclude={"name", "every"})
@@ -198,7 +248,7 @@ def settings_of(config: AnalysisConfig, where: Slice | None) -> dict[str, Any]:
         return settings
     shared = {key: settings[key] for key in ("images", "batch_size", "batchnorm")}
     if where.kind == "between":
-        return asdict(where) | shared | {"batchnorm": "reestimated"}
+        return asdict(where) | shared | {"batchnorm": "reestimated", "span": None}
     return asdict(where) | shared | {"direction_seeds": list(SEEDS)[: 2 if where.kind == "plane" else 1]}
 
 

@@ -9,7 +9,6 @@ averages of them were evaluated (`averaging=`, schedule-free bases). What is the
 
 import io
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ import torch
 from sam_bench.errors import StateError
 from sam_bench.report.table import read_records
 from sam_bench.runs.files import write_atomically
-from sam_bench.runs.finished import checkpoint_weights
+from sam_bench.runs.finished import checkpoint_weights, same
 from scripts.arguments import errors_as_messages, parser
 
 
@@ -50,11 +49,6 @@ def main(arguments: list[str]) -> None:
     print(f"{len(records) - len(without)} of {len(records)} runs have their weights in {folder / 'weights'}")
     if without:
         print(f"Without a checkpoint in {options.runs / options.experiment}: {', '.join(without)}")
-
-
-def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
-    """Return whether two networks' states are equal, bit for bit."""
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Without --experiment all of results/measured, and the parts of README.md and res
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -92,6 +93,7 @@ def make(folder: Path) -> Findings | None:
     return found
 
 
+@cache
 def sharpness_of(folder: Path, found: Findings) -> Sharpness:
     """Return what was measured around the weights of an experiment's runs on the test set."""
     return read_sharpness(folder, read_records(folder / "records", "test"), (*found.rows, *found.others))
@@ -146,7 +148,7 @@ def flatness(made: Mapping[str, Findings]) -> list[str]:
         for study in studies(made)
     }
     lines = [f"- `{experiment}`: {text}" for experiment, text in told.items() if text]
-    return ["**Does flatness explain it?**", "\n".join(lines)] if lines else []
+    return ["**Does flatness go with the test error?**", "\n".join(lines)] if lines else []
 
 
 def what_was_run(folders: Sequence[Path]) -> str:

@@ -13,7 +13,10 @@ MAY_IMPORT = {
     "cli": {"cli", "config", "errors", "lookup", "optim.registry", "plugins", "runs", "runtime.signals"},
     "testing": {"optim"},
     "plugins": {"config.schema", "errors", "optim"},
-    "runs": {"config", "data", "errors", "loggers", "optim.registry", "runs", "runtime", "training"},
+    "runs": {
+        "analysis", "config", "data", "errors", "loggers", "models.registry", "optim.registry", "runs", "runtime",
+        "training",
+    },
     "analysis": {"analysis", "config.schema", "data.images", "errors", "optim.running_stats"},
     "training": {"analysis", "config", "data", "errors", "lookup", "models", "optim", "runtime", "training"},
     "report": {"errors", "lookup", "optim.registry", "report", "runs.files", "runs.record"},
@@ -27,7 +30,7 @@ MAY_IMPORT = {
     "errors": set(),
     "__main__": {"cli"},
     "__init__": {"lookup", "optim"},
-}
+}  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:

@@ -43,7 +43,7 @@ def names(config: AnalysisConfig) -> list[str]:
     return [
         "loss", "error", "weight_norm", "gradient_norm",
         *(f"eigenvalue_{i + 1}" for i in range(config.eigenvalues)),
-        *(["trace", "trace_se"] if config.probes else []),
+        *(["trace", "trace_se"] if config.trace_vectors else []),
         *(
             f"{kind}{measure}_{rho:g}"
             for kind, radii in (("", config.radii), ("adaptive_", config.adaptive_radii))
@@ -100,8 +100,8 @@ def _spectrum(objective: Objective, w: Tensor, config: AnalysisConfig) -> dict[s
     if config.eigenvalues:
         known = top_eigenpairs(product, objective.size, config.eigenvalues, config.tolerance)
         found = {f"eigenvalue_{i + 1}": value for i, value in enumerate(known[0].tolist())}
-    if config.probes:
-        found["trace"], found["trace_se"] = trace(product, objective.size, config.probes, known=known)
+    if config.trace_vectors:
+        found["trace"], found["trace_se"] = trace(product, objective.size, config.trace_vectors, known=known)
     return found
 
 
@@ -115,10 +115,13 @@ class Probe:
     PREFIX = "analysis_"
     """Of the names in a run's history."""
 
+    SECONDS = f"{PREFIX}seconds"
+    """What a measurement took, in a run's history."""
+
     def __init__(self, config: AnalysisConfig, images: FixedImages):
         self.config = config
         self.images = images
-        self.names = [f"{self.PREFIX}{name}" for name in names(config)]
+        self.names = [*(f"{self.PREFIX}{name}" for name in names(config)), self.SECONDS]
 
     def is_due(self, epochs_done: int) -> bool:
         """Whether the weights after so many epochs are measured, though they are not the last."""
@@ -130,6 +133,6 @@ class Probe:
             found = measure(model, self.images, self.config)
         except NotConverged as error:
             MESSAGES.warning(f"analysis: {error}")
-            others = self.config.model_copy(update={"eigenvalues": 0, "probes": 0})
+            others = self.config.model_copy(update={"eigenvalues": 0, "trace_vectors": 0})
             found = dict.fromkeys(names(self.config), math.nan) | measure(model, self.images, others)
         return {f"{self.PREFIX}{name}": value for name, value in found.items()}

@@ -14,8 +14,6 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from sam_bench.optim.running_stats import reestimate_statistics
 
-warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")  # torch's own, in its forward mode
-
 BatchNormMode = Literal["stored", "batch", "reestimated"]
 """What layers of batch normalisation normalise with. "stored": the running statistics that came with the weights, as in
 evaluation. "batch": those of each batch, as in training. "reestimated": running statistics that are estimated anew, on
@@ -33,8 +31,8 @@ class Objective:
     """L(w), the mean cross-entropy of a network on fixed images, in the precision of its parameters.
 
     All vectors are flat, of d elements, on the parameters' device and of their dtype; d counts the parameters that
-    require a gradient, and w has them in the order of `model.parameters()`. Dropout is off. The network works on a copy
-    of the model, which is left as it is.
+    require a gradient, and w has them in the order of `model.parameters()`. Dropout is off, but while statistics are
+    re-estimated. Everything is done on a copy of the model, which is left as it is.
 
     Args:
         images: N × …, what the model takes.
@@ -99,7 +97,8 @@ class Objective:
         parameters = self.split(w)
         if self.batchnorm == "reestimated":
             self.model.load_state_dict(parameters, strict=False)
-            with torch.random.fork_rng([w.device] if w.is_cuda else []):  # of dropout, which training mode brings
+            with torch.random.fork_rng([w.device] if w.is_cuda else []):
+                torch.manual_seed(0)  # of dropout, which is on while statistics are estimated
                 reestimate_statistics(self.model, self.images.split(self.batch_size))
         loss = torch.zeros((), dtype=torch.float64, device=w.device)
         wrong = torch.zeros((), dtype=torch.int64, device=w.device)
@@ -131,7 +130,8 @@ class Objective:
         self._check_differentiable()
         total = torch.zeros_like(w)
         for images, labels, share in self._batches():
-            with forward_ad.dual_level():
+            with warnings.catch_warnings(), forward_ad.dual_level():
+                warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")  # torch's own use of it
                 variable = forward_ad.make_dual(w.detach().requires_grad_(), v.to(w))
                 loss = self.criterion(functional_call(self.model, self.split(variable), images), labels)
                 (gradient,) = torch.autograd.grad(loss, variable)

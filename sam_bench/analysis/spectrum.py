@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from sam_bench.errors import UserError
@@ -31,6 +30,8 @@ def top_eigenpairs(
 ) -> tuple[Tensor, Tensor]:
     """Return the `count` greatest eigenvalues, descending, and their eigenvectors, by Lanczos's method (ARPACK).
 
+    Takes 20 products or more, and memory for as many vectors.
+
     Args:
         size: d, the matrix's number of rows.
         count: from 1 to d − 1.
@@ -46,6 +47,8 @@ def top_eigenpairs(
     """
     if not 1 <= count < size:
         raise ValueError(f"the number of eigenvalues, {count}, must be from 1 to {size - 1}")
+    from scipy.sparse.linalg import LinearOperator, eigsh  # which only this needs of what every run imports
+
     start = np.random.default_rng(seed).standard_normal(size)
 
     def multiply(v: np.ndarray) -> np.ndarray:

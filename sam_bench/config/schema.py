@@ -149,11 +149,15 @@ class AveragingConfig(Settings):
             raise ConfigError(f"averaging.starts={list(self.starts)} must be one or more fractions, each of them once")
 
 
-Radii = Items[Annotated[float, Field(gt=0)]]
+Lengths = Items[Annotated[float, Field(gt=0)]]
 
 
 class AnalysisConfig(Settings):
-    """What is measured of the loss around the weights, on some of the training images (`analysis=`)."""
+    """What is measured of the loss around the weights, on some of the training images (`analysis=`).
+
+    The loss is the plain cross-entropy, whatever was trained on. A run is the same with and without; its seconds are
+    not counted among those of training and evaluation, its memory is.
+    """
 
     name: Literal["none", "sharpness"]
     every: int | None = Field(default=None, ge=1)
@@ -164,21 +168,21 @@ class AnalysisConfig(Settings):
     """Images in a pass."""
     batchnorm: Literal["stored", "batch"] | None = None
     """What batch normalisation normalises with: running statistics, or those of each batch."""
-    eigenvalues: int | None = Field(default=None, ge=0)
+    eigenvalues: int | None = Field(default=None, ge=0, le=100)
     """How many of the Hessian's greatest."""
     tolerance: float | None = Field(default=None, gt=0, lt=1)
     """Of an eigenpair: the length of `H v − λ v`, as a part of |λ|."""
-    probes: int | None = Field(default=None, ge=0)
+    trace_vectors: int | None = Field(default=None, ge=0)
     """Random vectors that the Hessian's trace is estimated with."""
-    radii: Radii | None = None
+    radii: Lengths | None = None
     """The ρ of worst-case sharpness."""
-    adaptive_radii: Radii | None = None
+    adaptive_radii: Lengths | None = None
     """The ρ of adaptive worst-case sharpness."""
     ascent_steps: int | None = Field(default=None, ge=0)
     """Steps of ascent for worst-case sharpness, beyond the one-step estimate."""
-    sigmas: Radii | None = None
+    sigmas: Lengths | None = None
     """The σ of average-case sharpness."""
-    adaptive_sigmas: Radii | None = None
+    adaptive_sigmas: Lengths | None = None
     """The σ of adaptive average-case sharpness."""
     draws: int | None = Field(default=None, ge=1)
     """Pairs of random perturbations for each σ."""
@@ -433,7 +437,7 @@ class Config(Settings):
     data: DataConfig
     schedule: ScheduleConfig
     trainer: TrainerConfig
-    analysis: AnalysisConfig = Field(exclude_if=lambda value: value.is_off)
+    analysis: AnalysisConfig = Field(exclude=True)
     plugin: str | None = Field(default=None, exclude=True)
     """A Python file whose methods are offered too; named on the command line only."""
     logger: LoggerConfig = Field(exclude=True)

@@ -133,11 +133,17 @@ def _regime(regime: Mapping[str, Any]) -> str:
         _help(regime["columns"]),
         _commands(regime["rows"]),
         '<div class="curves"></div>',
-        f"<h3>Does flatness explain it?</h3><p>{_prose(regime['sharpness'])}</p>" if regime["sharpness"] else "",
+        f"<h3>Does flatness go with the test error?</h3><p>{_prose(regime['sharpness'])}</p>"
+        if regime["sharpness"]
+        else "",
         _figures(regime),
         "</section>",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _sharpness(text: str) -> str:
+    return f"<h3>Does flatness go with the test error?</h3>\n<p>{_prose(text)}</p>" if text else ""
 
 
 def _statements(statements: Sequence[Mapping[str, str]]) -> str:

@@ -23,7 +23,7 @@ CAPTIONS = {
     "explains": ("Test error against sharpness", "a point for each solution"),
     "correlations": (
         "Rank correlation of sharpness with the test error",
-        "with the intervals of a bootstrap, filled where they exclude 0",
+        "with the intervals of a bootstrap, not corrected for their number, filled where they exclude 0",
     ),
     "landscape": ("The training loss around solutions", "along two random directions, normalised filter by filter"),
     "surface": ("The same as surfaces", "of the first two"),

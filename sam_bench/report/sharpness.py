@@ -5,10 +5,11 @@ Reads what scripts/analyse.py has measured; nothing is computed from weights her
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,17 +21,23 @@ from sam_bench.report.stats import Correlation, correlation_across, correlation_
 from sam_bench.runs.files import write_atomically
 
 FAMILIES = {
-    "one_step": "rise by one step, ρ {}",
-    "ascent": "rise by ascent, ρ {}",
-    "adaptive_one_step": "adaptive rise by one step, ρ {}",
-    "adaptive_ascent": "adaptive rise by ascent, ρ {}",
-    "average": "mean rise, σ {}",
-    "adaptive_average": "adaptive mean rise, σ {}",
+    "one_step": "worst case (one step), ρ {}",
+    "ascent": "worst case (ascent), ρ {}",
+    "adaptive_one_step": "adaptive worst case (one step), ρ {}",
+    "adaptive_ascent": "adaptive worst case (ascent), ρ {}",
+    "average": "average case, σ {}",
+    "adaptive_average": "adaptive average case, σ {}",
 }
 """What measures at a radius, or at a σ, are called."""
 
 RADIUS = ("optimizer.rho", "optimizer.rho_min")
 """Settings in which runs of a method may differ, and are still of one family."""
+
+SHOWN = (("eigenvalue",), ("ascent", "one_step"), ("adaptive_ascent", "adaptive_one_step"), ("average",))
+"""What figures show: of each of these the first that was measured."""
+
+HIGHEST = 1e100
+"""In the place of an infinite rise, which has a rank as all others have."""
 
 PLAIN = {
     "loss": "training loss",
@@ -82,6 +89,20 @@ class Landscape:
     errors: Any
 
 
+class Correlations(NamedTuple):
+    """Rank correlations of a measure with the test error.
+
+    Args:
+        across: of the rows' means.
+        radii: within a method, of the means at its radii.
+        seeds: within a row, of its seeds.
+    """
+
+    across: Correlation
+    radii: Correlation
+    seeds: Correlation
+
+
 @dataclass(frozen=True)
 class Sharpness:
     """All that was found of an experiment's solutions.
@@ -102,11 +123,23 @@ class Sharpness:
 
     def main_names(self) -> list[str]:
         """A measure of each kind: of those at several radii the one in the middle."""
-        found = [name for name in ("gradient_norm", "eigenvalue_1", "trace") if name in self.names]
-        for family in ("ascent", "adaptive_ascent", "average", "adaptive_average"):
+        found = [name for name in ("eigenvalue_1", "trace") if name in self.names]
+        for family in FAMILIES:
             at = [name for name in self.names if name.rpartition("_")[0] == family]
             found += at[len(at) // 2 :][:1]
+        return [*found, *(name for name in ("gradient_norm", "loss") if name in self.names)]
+
+    def shown_names(self) -> list[str]:
+        """Those that figures show: the greatest eigenvalue, and worst and average case."""
+        found = []
+        for families in SHOWN:
+            found += [name for of in families for name in self.main_names() if name.rpartition("_")[0] == of][:1]
         return found
+
+    @cached_property
+    def correlations(self) -> dict[str, Correlations]:
+        """By measure, its rank correlations with the test error."""
+        return {name: correlations_of(self.solutions, name) for name in self.names}
 
     def titles(self) -> list[str]:
         """The rows of the solutions, in their order."""
@@ -119,8 +152,11 @@ def read_sharpness(folder: Path, records: Sequence[Record], rows: Sequence[Row])
     Args:
         rows: those of its table, and further ones.
 
+    Runs that average weights are left out: those that they have trained are another row's too.
+
     Raises:
-        StateError: a file is not readable, or of no record, or runs were measured with different settings.
+        StateError: a file cannot be read, or is of an earlier run of the same name, or settings were not the same for
+            all.
     """
     runs = {record["run_id"]: record for record in records}
     titles = _titles(rows)
@@ -130,10 +166,9 @@ def read_sharpness(folder: Path, records: Sequence[Record], rows: Sequence[Row])
     for path in sorted((folder / "analysis").glob("*.json")):
         found = _read(path)
         (run_id,) = found["run_ids"]
-        if run_id not in runs:
+        if (run := _run_of(found, run_id, runs, path)) is None or run["averaged"]:
             continue
         settings.setdefault(json.dumps([found["settings"], found["images_sha256"]], sort_keys=True), []).append(run_id)
-        run = runs[run_id]
         solutions.append(
             Solution(
                 run_id,
@@ -145,7 +180,7 @@ def read_sharpness(folder: Path, records: Sequence[Record], rows: Sequence[Row])
                 run["config"]["optimizer"].get("rho"),
                 run["seed"],
                 run["test_error"],
-                {name: math.inf if value is None else value for name, value in found["measures"].items()},
+                {name: math.nan if value is None else float(value) for name, value in found["measures"].items()},
             )
         )
     if len(settings) > 1:
@@ -156,8 +191,8 @@ def read_sharpness(folder: Path, records: Sequence[Record], rows: Sequence[Row])
     landscapes = []
     for path in sorted((folder / "landscape").glob("*.json")):
         found = _read(path)
-        if all(run_id in runs for run_id in found["run_ids"]):
-            its = [runs[run_id] for run_id in found["run_ids"]]
+        its = [_run_of(found, run_id, runs, path) for run_id in found["run_ids"]]
+        if None not in its:
             landscapes.append(
                 Landscape(
                     found["settings"]["kind"],
@@ -170,7 +205,7 @@ def read_sharpness(folder: Path, records: Sequence[Record], rows: Sequence[Row])
             )
     solutions.sort(key=lambda each: (order[each.title], each.seed))
     landscapes.sort(key=lambda each: ([order[title] for title in each.titles], each.seeds))
-    probed = [record for record in records if "analysis" in record["config"]]
+    probed = [record for record in records if "analysis" in record]
     return Sharpness(tuple(solutions), tuple(landscapes), tuple(probed))
 
 
@@ -194,19 +229,23 @@ def as_frame(sharpness: Sharpness) -> pd.DataFrame:
     )
 
 
-def correlations(sharpness: Sharpness) -> dict[str, tuple[Correlation, Correlation]]:
-    """By measure, its rank correlation with the test error: across rows, and within a method over seeds and radii."""
-    found = {}
-    for name in sharpness.names:
-        across = _points(sharpness.solutions, name, lambda each: each.title)
-        within = _points(sharpness.solutions, name, lambda each: each.family)
-        found[name] = correlation_across(across), correlation_within(within)
-    return found
+def correlations_of(solutions: Sequence[Solution], name: str) -> Correlations:
+    """Return a measure's rank correlations with the test error."""
+    rows: dict[str, list[tuple[float, float]]] = {}
+    radii: dict[str, dict[float | None, list[tuple[float, float]]]] = {}
+    for each in solutions:
+        value = each.measures.get(name, math.nan)
+        if not math.isnan(value):
+            point = min(value, HIGHEST), each.error
+            rows.setdefault(each.title, []).append(point)
+            radii.setdefault(each.family, {}).setdefault(each.rho, []).append(point)
+    means = {family: [_mean(points) for points in of_it.values()] for family, of_it in radii.items()}
+    return Correlations(correlation_across(rows), correlation_within(means), correlation_within(rows))
 
 
 def tables(sharpness: Sharpness, experiment: str, about: str) -> str:
     """Return the page of an experiment's sharpness, in Markdown."""
-    names = ["loss", *sharpness.main_names()]
+    names = sharpness.main_names()
     cells = []
     for title in sharpness.titles():
         its = [each for each in sharpness.solutions if each.title == title]
@@ -215,29 +254,33 @@ def tables(sharpness: Sharpness, experiment: str, about: str) -> str:
         cells.append([title, str(len(its)), _mean_in_words(errors, ".2f"), *values])
     parts = [
         f"# {experiment}: sharpness",
-        f"{about} Means over the seeds ± half of Student's 95 % interval. Rises are those of the training loss, in "
-        "nats; λ₁ and the trace are the Hessian's.",
+        f"{about} Means over the seeds ± half of Student's 95 % interval. The loss is the cross-entropy on training "
+        "images, in nats, and sharpness its rise; λ₁ and the trace are the Hessian's. Rows of averaged weights are "
+        "left out: what they have trained is another row's.",
         markdown(["row", "seeds", "test error %", *map(called, names)], cells),
         "## Does it go with the test error?",
         explanation(sharpness),
         markdown(
-            ["measure", "across rows", "rows", "within a method", "methods", "runs"],
+            ["measure", "across rows", "rows", "over radii", "methods", "over seeds", "rows"],
             [
                 [
                     called(name),
-                    in_words(across),
-                    str(across.groups),
-                    in_words(within),
-                    str(within.groups),
-                    str(within.runs),
+                    in_words(found.across),
+                    str(found.across.groups),
+                    in_words(found.radii),
+                    str(found.radii.groups),
+                    in_words(found.seeds),
+                    str(found.seeds.groups),
                 ]
-                for name, (across, within) in correlations(sharpness).items()
+                for name, found in sharpness.correlations.items()
             ],
         ),
-        "Spearman's rank correlations with the test error, with 95 % intervals of a bootstrap: across rows of their "
-        "means, drawing rows; within a method over its seeds and radii, drawing runs, and averaged over the methods.",
+        "Spearman's rank correlations with the test error, with 95 % intervals of a bootstrap, not corrected for their "
+        "number: across rows of their means, drawing rows; over the radii of a method, of the means at each, drawing "
+        "radii, and averaged over the methods; over the seeds of a row, drawing seeds, and averaged over the rows. "
+        "Methods and rows with fewer than four are left out.",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def write_sharpness(sharpness: Sharpness, experiment: str, folder: Path, about: str) -> None:
@@ -248,20 +291,23 @@ def write_sharpness(sharpness: Sharpness, experiment: str, folder: Path, about: 
 
 def explanation(sharpness: Sharpness) -> str:
     """Return in a few sentences what the correlations say; nothing where there is too little to say."""
-    found = correlations(sharpness)
     told = []
-    for name in [each for each in (*sharpness.main_names(), "loss") if each in found]:
-        across, within = found[name]
-        if math.isnan(across.value):
-            continue
-        inside = "" if math.isnan(within.value) else f", within a method {in_words(within)}"
-        told.append(f"{called(name)} {in_words(across)}{inside}")
+    for name in sharpness.main_names():
+        found = sharpness.correlations[name]
+        within = (("over radii", found.radii), ("over seeds", found.seeds))
+        parts = [
+            in_words(found.across),
+            *(f"{how} {in_words(each)}" for how, each in within if not math.isnan(each.value)),
+        ]
+        if not math.isnan(found.across.value):
+            told.append(f"{called(name)} {', '.join(parts)}")
     if not told:
         return ""
     return (
         f"Rank correlation with the test error across {len(sharpness.titles())} rows ({len(sharpness.solutions)} "
-        f"solutions): {'; '.join(told)}. {thirds(sharpness)}"
-    )
+        f"solutions), with 95 % intervals that are not corrected for their number: {'; '.join(told)}. "
+        f"{thirds(sharpness)}"
+    ).rstrip()
 
 
 def thirds(sharpness: Sharpness, name: str = "eigenvalue_1") -> str:
@@ -269,9 +315,11 @@ def thirds(sharpness: Sharpness, name: str = "eigenvalue_1") -> str:
 
     A rank correlation does not see that errors may be least in the middle.
     """
-    of_rows = [np.mean(points, axis=0) for points in _points(sharpness.solutions, name, lambda s: s.title).values()]
-    parts = np.array_split(sorted(map(tuple, of_rows)), 3)
-    errors = [f"{np.mean([error for _, error in part]):.1f} %" for part in parts]
+    if name not in sharpness.names:
+        return ""
+    rows = [[s for s in sharpness.solutions if s.title == title] for title in sharpness.titles()]
+    of_rows = sorted(_mean([(each.measures[name], each.error) for each in row]) for row in rows)
+    errors = [f"{np.mean([error for _, error in part]):.1f} %" for part in np.array_split(of_rows, 3)]
     return (
         f"The third of the rows with the least {called(name)} has a mean error of {errors[0]}, the next {errors[1]}, "
         f"the one with the greatest {errors[2]}."
@@ -285,24 +333,30 @@ def in_words(correlation: Correlation) -> str:
     return f"{correlation.value:+.2f} ({correlation.low:+.2f} to {correlation.high:+.2f})".replace("-", "−")
 
 
+def _run_of(found: Mapping[str, Any], run_id: str, runs: Mapping[str, Record], path: Path) -> Record | None:
+    """The run that an analysis is of; None where there is none."""
+    run = runs.get(run_id)
+    if run is not None and run["test_error"] != found["test_errors"][found["run_ids"].index(run_id)]:
+        raise StateError(f"{path} is of an earlier run of the same name: move it away, and analyse again")
+    return run
+
+
 def _titles(rows: Iterable[Row]) -> dict[str, str]:
-    """By run, the title of its row; of rows of one title the further ones have their radius behind it."""
+    """By run, the title of its row; of rows of one title the further ones have their radius behind it, or a number."""
     found: dict[str, str] = {}
+    taken: list[str] = []
     for row in rows:
-        known = row.title in found.values()
+        title = row.title
+        if title in taken:
+            title += f", ρ {row.rho:g}" if row.rho else f" ({taken.count(title) + 1})"
+        taken.append(row.title)
         for run in row.runs:
-            found.setdefault(run["run_id"], f"{row.title}, ρ {row.rho:g}" if known and row.rho else row.title)
+            found.setdefault(run["run_id"], title)
     return found
 
 
-def _points(
-    solutions: Iterable[Solution], name: str, group: Callable[[Solution], str]
-) -> dict[str, list[tuple[float, float]]]:
-    found: dict[str, list[tuple[float, float]]] = {}
-    for each in solutions:
-        if math.isfinite(each.measures.get(name, math.nan)):
-            found.setdefault(group(each), []).append((each.measures[name], each.error))
-    return found
+def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return tuple(np.mean(points, axis=0).tolist())
 
 
 def _mean_in_words(values: Sequence[float], form: str = ".3g") -> str:
@@ -314,7 +368,7 @@ def _mean_in_words(values: Sequence[float], form: str = ".3g") -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text())
-        _ = found["run_ids"], found["settings"]
+        _ = found["run_ids"], found["test_errors"], found["settings"]
     except (ValueError, KeyError, TypeError) as error:
         raise StateError(f"{path} is no analysis of a run ({error!r}): move it away") from error
     return found

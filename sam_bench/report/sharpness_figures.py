@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from sam_bench.report.figures import COLORS, FAINT, INK, LOOK, STYLES, WIDTH, height_for, legend_above, name_places
 from sam_bench.report.rows import Record, distinct, title_of
-from sam_bench.report.sharpness import Landscape, Sharpness, called, correlations
+from sam_bench.report.sharpness import Landscape, Sharpness, called
 
 MOST = 4
 """Measures that a figure shows beside each other."""
@@ -37,7 +37,7 @@ def draw_sharpness(sharpness: Sharpness) -> dict[str, Figure]:
 
 def measures(sharpness: Sharpness) -> Figure | None:
     """Each row's measures, every solution a point, their mean a line."""
-    names = sharpness.main_names()[1 : MOST + 1]
+    names = sharpness.shown_names()[:MOST]
     titles = sharpness.titles()
     if not names:
         return None
@@ -60,8 +60,8 @@ def measures(sharpness: Sharpness) -> Figure | None:
 
 
 def scatter(sharpness: Sharpness) -> Figure | None:
-    """The test error against each of the main measures: a point for a solution, filled for the best known methods."""
-    names = sharpness.main_names()[1 : MOST + 1]
+    """The test error against sharpness: a point for a solution, coloured for the best known methods."""
+    names = sharpness.shown_names()[:MOST]
     if not names or len(sharpness.solutions) < 3:
         return None
     known = [title for title in ("SGD", "SAM", "ASAM", "GSAM", "WSAM") if title in sharpness.titles()]
@@ -84,12 +84,12 @@ def scatter(sharpness: Sharpness) -> Figure | None:
 
 
 def forest(sharpness: Sharpness) -> Figure | None:
-    """Rank correlations with the test error, across rows and within methods, with their intervals."""
-    found = {name: pair for name, pair in correlations(sharpness).items() if not math.isnan(pair[0].value)}
-    if not found:
+    """Rank correlations with the test error, with their intervals, which are not corrected for their number."""
+    found = sharpness.correlations
+    labels = ("across rows", "over the radii of a method", "over the seeds of a row")
+    shown = [which for which in range(3) if not all(math.isnan(each[which].value) for each in found.values())]
+    if not shown:
         return None
-    labels = ("across rows", "within a method")
-    shown = [which for which in (0, 1) if not all(math.isnan(pair[which].value) for pair in found.values())]
     figure = Figure(figsize=((0.6 + 0.5 * len(shown)) * WIDTH, height_for(len(found))))
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, which in zip(panels, shown, strict=True):
@@ -104,7 +104,7 @@ def forest(sharpness: Sharpness) -> Figure | None:
             face = color if separated else "white"
             axes.plot(each.value, place, "o", color=color, markersize=3.5, markerfacecolor=face, mew=0.8)
         axes.set_xlim(-1.05, 1.05)
-        axes.set_xlabel(f"rank correlation {labels[which]}")
+        axes.set_xlabel(labels[which])
     name_places(panels[0], [called(name) for name in found])
     return figure
 
@@ -184,8 +184,8 @@ def curves(probed: Sequence[Record], most: int = 3) -> Figure | None:
     if not probed:
         return None
     histories = [record["history"] for record in probed]
-    wanted = ["analysis_eigenvalue_1", "analysis_gradient_norm"]
-    wanted += sorted({name for history in histories for name in history if "one_step" in name})
+    one_step = sorted({name for history in histories for name in history if name.startswith("analysis_one_step")})
+    wanted = ["analysis_eigenvalue_1", *one_step[-1:], "analysis_gradient_norm"]
     names = [name for name in wanted if any(name in history for history in histories)][: most - 1]
     figure = Figure(figsize=(2 * WIDTH, 2.0))
     panels = figure.subplots(1, 1 + len(names), squeeze=False)[0]
@@ -195,9 +195,14 @@ def curves(probed: Sequence[Record], most: int = 3) -> Figure | None:
             for i, record in enumerate(record for record in probed if record["method"] == method):
                 values = record["history"].get(name, [])
                 points = [(epoch, value) for epoch, value in enumerate(values, start=1) if value is not None]
+                if not points:
+                    continue
                 label = title_of(method) if not i else None
                 axes.plot(
-                    *zip(*points, strict=True), STYLES[number // 2 % len(STYLES)], color=COLORS[number], label=label
+                    *zip(*points, strict=True),
+                    STYLES[number // 2 % len(STYLES)],
+                    color=COLORS[number % len(COLORS)],
+                    label=label,
                 )
         axes.set_xlabel("epoch")
         plain = name.removeprefix("analysis_")

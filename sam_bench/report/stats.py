@@ -185,31 +185,35 @@ class Correlation:
 Points = Sequence[tuple[float, float]]
 """Two quantities of each of a group's runs."""
 
-FEWEST_GROUPS = 5
-"""With fewer, no correlation across groups is told: four points are in order by chance once in twelve times."""
+FEWEST_GROUPS = 8
+"""With fewer, no correlation across groups is told: five are in perfect order by chance once in sixty times, and no
+draw of them is in any other."""
 
 FEWEST_RUNS = 4
-"""Groups with fewer runs have no part in the correlation within groups."""
+"""Groups with fewer runs have no part in the correlation within groups; `FEWEST_GROUPS` runs are needed in all."""
 
 
 def correlation_across(groups: Mapping[K, Points], resamples: int = 9999, seed: int = 0) -> Correlation:
     """The rank correlation of the groups' means; the bootstrap draws groups."""
     means = np.array([np.mean(points, axis=0) for points in groups.values() if len(points)]).reshape(-1, 2)
     runs = sum(map(len, groups.values()))
-    if len(means) < FEWEST_GROUPS:
+    if len(means) < FEWEST_GROUPS or not np.ptp(means, axis=0).all():
         return Correlation(math.nan, math.nan, math.nan, len(means), runs)
     drawn = np.random.default_rng(seed).integers(len(means), size=(resamples, len(means)))
     return Correlation(float(_spearman(means)), *_percentiles(_spearman(means[drawn])), len(means), runs)
 
 
 def correlation_within(groups: Mapping[K, Points], resamples: int = 9999, seed: int = 0) -> Correlation:
-    """The mean of the groups' rank correlations, each counting by its runs; the bootstrap draws runs in each group."""
+    """The mean of the groups' rank correlations, each counting by its runs; the bootstrap draws runs in each group.
+
+    Runs of a group must not depend on each other, as the seeds of one configuration do not, or the means of several.
+    """
     generator = np.random.default_rng(seed)
     large = [np.array(points) for points in groups.values() if len(points) >= FEWEST_RUNS]
     large = [points for points in large if np.ptp(points, axis=0).all()]  # else there is nothing to be in order
     sizes = np.array([len(points) for points in large])
-    if not large:
-        return Correlation(math.nan, math.nan, math.nan, 0, 0)
+    if sizes.sum() < FEWEST_GROUPS:
+        return Correlation(math.nan, math.nan, math.nan, len(large), int(sizes.sum()))
     found = np.average([_spearman(points) for points in large], weights=sizes)
     drawn = np.stack(
         [_spearman(points[generator.integers(len(points), size=(resamples, len(points)))]) for points in large]

@@ -11,6 +11,7 @@ from sam_bench.config.schema import DataConfig, ModelConfig
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.models.registry import member
 from sam_bench.models.registry import model as build_model
+from sam_bench.optim.registry import BASES
 from sam_bench.runs.checkpoint import Checkpoints
 from sam_bench.runs.record import Record
 from sam_bench.runtime.device import Hardware
@@ -39,6 +40,24 @@ def checkpoint_weights(record: Record, folder: Path) -> Weights | None:
     return weights
 
 
+def check_analysable(record: Record) -> None:
+    """Find out whether a run's last weights are those that its error is of.
+
+    Raises:
+        StateError: the run diverged, or what was evaluated is an average of the weights that its base optimizer keeps.
+    """
+    if record["status"] != "finished":
+        raise StateError(f"{record['run_id']} diverged: there is no solution")
+    base = record["config"]["optimizer"]["base"]["name"]
+    if BASES[base].averages:
+        raise StateError(f"{record['run_id']}: {base} evaluates an average of the weights, which no checkpoint holds")
+
+
+def same(a: Weights, b: Weights) -> bool:
+    """Return whether two networks' states are equal, bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
 def kept_weights(record: Record, results: Path, runs: Path) -> Weights:
     """Return a run's last weights, from where `scripts/keep_weights.py` put them, or from its last checkpoint.
 
@@ -46,16 +65,18 @@ def kept_weights(record: Record, results: Path, runs: Path) -> Weights:
         results, runs: the experiment's two folders.
 
     Raises:
-        StateError: they are in neither place, or a file cannot be used.
+        StateError: they are in neither place, or not the same in both, or a file cannot be used.
     """
     path = results / "weights" / f"{record['run_id']}.pt"
+    found = checkpoint_weights(record, runs / record["run_id"])
     if path.exists():
         try:
             weights: Weights = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # what holds no tensors can fail in any way
             raise StateError(f"{path} holds no weights ({type(error).__name__})") from error
+        if found is not None and not same(weights, found):
+            raise StateError(f"{path} has other weights than the run's last checkpoint: move it away")
         return weights
-    found = checkpoint_weights(record, runs / record["run_id"])
     if found is None:
         raise StateError(
             f"{record['run_id']} has its weights neither in {path} nor in {runs / record['run_id']}: run it again, "

@@ -109,6 +109,11 @@ def run(
         held.callback(RunLock(files.lock).release)
 
     if (record := earlier()) is not None:
+        if not config.analysis.is_off and "analysis" not in record:
+            MESSAGES.warning(
+                f"{spec.run_id} was finished without an analysis: trainer.rerun=true trains it again, with one; "
+                f"scripts/analyse.py run={spec.run_id} measures its last weights"
+            )
         return record, False
     processes.on_main_process(lambda: obtain_data(config.data))
     dataset = load_data(config.data)
@@ -303,7 +308,7 @@ def _no_memory(spec: RunSpec, training: Training) -> str:
     if training.position == len(training.train):  # the epoch is trained
         return (
             f"{device} has not enough memory to evaluate trainer.eval_batch_size={trainer.eval_batch_size} images at "
-            "once: lower it"
+            f"once{'' if training.probe is None else ', or analysis.batch_size'}: lower it"
         )
     size = min(trainer.micro_batch_size or own, m or own)
     ways = [f"trainer.micro_batch_size={max(size // 2, 1)} (the perturbation stays that of the whole batch)"]
@@ -364,9 +369,16 @@ def make_record(spec: RunSpec, dataset: Dataset, training: Training, code: list[
         "wrong_test_labels": dataset.test.wrong_labels,
         "config": spec.identity_of(training.step.compiled),
         "history": history,
+        **({"analysis": _analysis(config, training)} if training.probe is not None else {}),
         **code[-1],
         "earlier_code": code[:-1],
     }
+
+
+def _analysis(config: Config, training: Training) -> dict[str, Any]:
+    """With what settings, and on which images, the sharpness in the history was measured."""
+    settings = config.analysis.model_dump(mode="json", exclude={"name"})
+    return {**settings, "images_sha256": training.probe.images.sha256}
 
 
 def _number(passes: float) -> int | float:

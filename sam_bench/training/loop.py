@@ -272,7 +272,7 @@ class Training:
                 if probed:
                     probe_started = time.perf_counter()
                     measured |= self.processes.on_main_process(lambda: self.probe(self.model))
-                    probe_seconds = time.perf_counter() - probe_started
+                    probe_seconds = measured[Probe.SECONDS] = time.perf_counter() - probe_started
         for name in MEASURES:
             self._note(name, measured.get(name))
         if last:
@@ -281,10 +281,9 @@ class Training:
             if self.diverged_epoch is None and (mostly_skipped or not math.isfinite(measured["test_loss"])):
                 self.diverged_epoch = self.epoch + 1
         self._note("eval_seconds", time.perf_counter() - started - probe_seconds)
-        if self.probe is not None:
-            for name in self.probe.names:
-                self._note(name, measured.get(name))
-            self._note("analysis_seconds", probe_seconds)
+        before = [name for name in self.history if name.startswith(Probe.PREFIX)]  # by a process before this one
+        for name in dict.fromkeys([*before, *(self.probe.names if self.probe is not None else [])]):
+            self._note(name, measured.get(name))
 
     def _note(self, name: str, value: float | None) -> None:
         """Add a value of this epoch; what earlier code has not measured is None in the epochs before."""

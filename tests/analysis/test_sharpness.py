@@ -62,6 +62,7 @@ def test_steps_of_ascent_never_find_less():
     assert rises[0].ascent == rises[0].one_step > 0
     assert all(each.one_step == pytest.approx(rises[0].one_step, rel=1e-12) for each in rises)
     assert sorted(each.ascent for each in rises) == [each.ascent for each in rises]
+    assert rises[-1].ascent > 1.01 * rises[0].ascent
 
 
 @pytest.mark.parametrize(("method", "adaptive"), [("sam", False), ("asam", True)])

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sam_bench.cli import compose
 from sam_bench.errors import ConfigError
-from sam_bench.models.registry import MODELS, model
+from sam_bench.models.registry import MODELS, member, model
 from sam_bench.report.estimate import GIGAFLOP
 from tests.conftest import network, options
 
@@ -42,6 +42,20 @@ def test_parameters_and_operations_are_the_published_ones(name):
     assert logits.shape == (1, 10)
     assert sum(p.numel() for p in built.parameters()) == (PUBLISHED | COUNTED)[name]
     assert counter.get_total_flops() / 1e9 == pytest.approx(GIGAFLOP[name], abs=5e-4)
+
+
+@pytest.mark.parametrize("name", [*OWN, "resnet18", "torchvision"])
+def test_a_name_tells_the_family_and_its_options(name):
+    config = compose.compose([f"model={name}"]).model
+    family, options = member(config.name)
+    assert family == config.family
+    assert options.items() <= config.options().items() and config.options().keys() - options.keys() <= {"arch"}
+
+
+def test_a_name_of_no_network_is_refused():
+    for name in ("resnet9000", "resnet", "wrn16", "lenet5"):
+        with pytest.raises(ConfigError, match=f"no network is called {name}"):
+            member(name)
 
 
 @pytest.mark.parametrize("name", ["wrn16_8", "wrn22_8"])

@@ -11,11 +11,11 @@ pytest.importorskip("matplotlib")
 from sam_bench.errors import StateError
 from sam_bench.report.figures import as_bytes
 from sam_bench.report.rows import rows_of
-from sam_bench.report.sharpness import as_frame, called, correlations, explanation, read_sharpness, tables
+from sam_bench.report.sharpness import as_frame, called, explanation, read_sharpness, tables
 from sam_bench.report.sharpness_figures import draw_sharpness
 
 METHODS = ("sgd", "sam", "asam", "gsam", "wsam", "msam")
-RADII = (0.1, 0.2)
+RADII = (0.1, 0.2, 0.3, 0.4)
 MEASURES = ("loss", "error", "gradient_norm", "eigenvalue_1", "trace", "trace_se", "one_step_0.1", "ascent_0.1",
             "average_0.01", "average_0.01_se")  # fmt: skip
 
@@ -44,7 +44,8 @@ def write(folder, kind, name, **content):
 def measured(folder, records, value=lambda record, name: record["test_error"], **changes):
     for each in records:
         measures = {name: value(each, name) for name in MEASURES}
-        found = {"run_ids": [each["run_id"]], "settings": {"images": 10}, "images_sha256": "1", "measures": measures}
+        found = {"run_ids": [each["run_id"]], "test_errors": [each["test_error"]], "settings": {"images": 10}}
+        found |= {"images_sha256": "1", "measures": measures}
         write(folder, "analysis", each["run_id"], **found | changes)
 
 
@@ -75,31 +76,53 @@ def test_what_goes_with_the_error_is_told_from_what_does_not(tmp_path):
 
     records = runs()
     measured(tmp_path, records, value)
-    found = correlations(read(tmp_path, records))
-    across, within = found["eigenvalue_1"]
-    assert (across.value, across.low, across.high) == pytest.approx((1, 1, 1))
-    assert within.value == pytest.approx(1) and (across.groups, across.runs) == (11, 44)
-    assert (within.groups, within.runs) == (6, 44)
-    across, within = found["trace"]
-    assert across.value > 0.8 and within.value == pytest.approx(-1)
-    across, within = found["gradient_norm"]
-    assert across.low < 0 < across.high and within.low < 0 < within.high
+    found = read(tmp_path, records).correlations
+    across, radii, seeds = found["eigenvalue_1"]
+    assert (across.value, across.low, across.high) == pytest.approx((1, 1, 1)) and (across.groups, across.runs) == (
+        21,
+        84,
+    )
+    assert radii.value == pytest.approx(1) and (radii.groups, radii.runs) == (5, 20)  # SGD has no radius
+    assert seeds.value == pytest.approx(1) and (seeds.groups, seeds.runs) == (21, 84)
+    across, radii, seeds = found["trace"]
+    assert across.value > 0.3 and radii.value == seeds.value == pytest.approx(-1)
+    across, radii, seeds = found["gradient_norm"]
+    assert all(each.low < 0 < each.high for each in (across, radii, seeds))
     text = explanation(read(tmp_path, records))
-    assert "across 11 rows (44 solutions)" in text and "λ₁ +1.00 (+1.00 to +1.00), within a method +1.00" in text
-    assert "The third of the rows with the least λ₁ has a mean error of 49.9 %, the next 51.7 %" in text
+    assert "across 21 rows (84 solutions)" in text
+    assert "λ₁ +1.00 (+1.00 to +1.00), over radii +1.00 (+1.00 to +1.00), over seeds +1.00" in text
+    means = sorted(
+        {each["run_id"][:-2]: each["test_error"] for each in records if each["run_id"].endswith("-0")}.values()
+    )
+    thirds = [np.mean(means[start : start + 7]) + 0.15 for start in (0, 7, 14)]
+    assert f"the least λ₁ has a mean error of {thirds[0]:.1f} %, the next {thirds[1]:.1f} %" in text
     page = tables(read(tmp_path, records), "noisy40", "About.")
     assert "| ‖∇L‖" in page and "| trace" in page and "−1.00 (−1.00 to −1.00)" in page
 
 
-def test_a_measure_that_is_infinite_somewhere_leaves_that_solution_out(tmp_path):
+def test_an_infinite_rise_is_the_greatest_and_an_unknown_one_is_none(tmp_path):
     records = runs()
-    measured(
-        tmp_path, records, lambda run, name: None if (run["seed"], name) == (0, "ascent_0.1") else run["test_error"]
-    )
+
+    def value(run, name):
+        known = run["test_error"] if run["test_error"] < 54 else "inf"
+        return {"ascent_0.1": known, "trace": None if run["seed"] == 0 else run["test_error"]}.get(name, 1.0)
+
+    measured(tmp_path, records, value)
     found = read(tmp_path, records)
-    assert math.inf in as_frame(found)["ascent_0.1"].tolist()
-    assert correlations(found)["ascent_0.1"][0].runs == 33
-    assert correlations(found)["eigenvalue_1"][0].runs == 44
+    assert math.inf in as_frame(found)["ascent_0.1"].tolist() and found.correlations["ascent_0.1"].across.value > 0.95
+    assert found.correlations["trace"].across.runs == 63
+    assert math.isnan(found.correlations["eigenvalue_1"].across.value)  # constant
+    assert draw_sharpness(found)
+
+
+def test_averaged_weights_are_left_out_and_an_earlier_run_is_refused(tmp_path):
+    records = runs()[:8]
+    records[0]["averaged"] = {"swa 0.75": {"test_error": 49.0}}
+    measured(tmp_path, records)
+    assert len(read(tmp_path, records).solutions) == 7
+    records[1]["test_error"] += 1
+    with pytest.raises(StateError, match="of an earlier run of the same name"):
+        read(tmp_path, records)
 
 
 def test_with_few_solutions_nothing_is_claimed(tmp_path):
@@ -130,7 +153,7 @@ def test_every_measure_has_a_name():
 
     told = [called(name) for name in names(compose(["analysis=full"]).analysis) if not name.endswith("_se")]
     assert len(set(told)) == len(told)
-    assert "λ₁" in told and "adaptive rise by ascent, ρ 0.5" in told and "mean rise, σ 0.005" in told
+    assert "λ₁" in told and "adaptive worst case (ascent), ρ 0.5" in told and "average case, σ 0.005" in told
 
 
 def test_there_is_a_figure_for_whatever_was_measured_and_its_bytes_are_the_same(tmp_path):
@@ -139,19 +162,23 @@ def test_there_is_a_figure_for_whatever_was_measured_and_its_bytes_are_the_same(
     steps = [-1.0, 0.0, 1.0]
     for run_id in ("sgd-None-0", "sam-0.1-0", "sam-0.2-1"):
         plane = [[2.0, 1.0, None], [1.0, 0.1, 3.0], [9.0, 2.0, 20.0]]
-        common = {"run_ids": [run_id], "steps": steps, "errors": plane}
+        error = next(each["test_error"] for each in records if each["run_id"] == run_id)
+        common = {"run_ids": [run_id], "test_errors": [error], "steps": steps, "errors": plane}
         write(tmp_path, "landscape", f"plane-{run_id}", settings={"kind": "plane"}, losses=plane, **common)
         write(tmp_path, "landscape", f"line-{run_id}", settings={"kind": "line"}, losses=[2.0, 0.1, None], **common)
-    write(tmp_path, "landscape", "between-a", settings={"kind": "between"}, run_ids=["sgd-None-0", "sam-0.1-0"],
-          steps=[0.0, 0.5, 1.0], losses=[0.1, 3.0, 0.2], errors=[0.0, 50.0, 0.0])  # fmt: skip
+    between = {"run_ids": ["sgd-None-0", "sam-0.1-0"], "steps": [0.0, 0.5, 1.0], "errors": [0.0, 50.0, 0.0]}
+    between |= {"test_errors": [records[0]["test_error"], records[4]["test_error"]], "losses": [0.1, 3.0, 0.2]}
+    write(tmp_path, "landscape", "between-a", settings={"kind": "between"}, **between)
     probed = record("sam", 0.1, 9)
-    probed["config"]["analysis"] = {"name": "sharpness"}
-    probed["history"] |= {"analysis_eigenvalue_1": [3.0], "analysis_one_step_0.1": [0.1]}
+    probed["analysis"] = {"every": 1}
+    probed["history"] |= {"analysis_eigenvalue_1": [3.0], "analysis_one_step_0.1": [0.1], "analysis_gradient_norm": [1]}
     found = read(tmp_path, [*records, probed])
     drawn = draw_sharpness(found)
     assert list(drawn) == ["sharpness", "explains", "correlations", "landscape", "surface", "slices", "sharpening"]
     contours = [axes for axes in drawn["landscape"].axes if axes.get_title()]
     assert [axes.get_title() for axes in contours] == ["SGD, seed 0", "SAM, seed 0", "SAM, ρ 0.2, seed 1"]
     assert len({tuple(axes.collections[0].get_clim()) for axes in contours}) == 1  # the same scale
+    shown = [axes.get_ylabel() for axes in drawn["sharpening"].axes]
+    assert shown == ["test error %", "λ₁", "worst case (one step), ρ 0.1"]
     for name, figure in draw_sharpness(found).items():
         assert as_bytes(figure, "svg") == as_bytes(drawn[name], "svg"), name

@@ -79,7 +79,7 @@ def test_a_run_interrupted_after_every_step_ends_as_one_that_never_was(ends_the_
 
 
 def test_a_run_interrupted_while_its_sharpness_is_measured_ends_as_one_that_never_was(ends_the_same):
-    little = ["analysis.images=10", "analysis.eigenvalues=0", "analysis.probes=2", "analysis.sigmas=[0.01]"]
+    little = ["analysis.images=10", "analysis.eigenvalues=0", "analysis.trace_vectors=2", "analysis.sigmas=[0.01]"]
     whole = ends_the_same(*overrides_for("sam"), "analysis=sharpness", "analysis.every=1", *little, after=(3, 4, 9))
     assert None not in whole["history"]["analysis_trace"]
 

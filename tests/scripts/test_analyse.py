@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sam_bench.analysis.measure import names
+from sam_bench.analysis.spectrum import NotConverged
 from sam_bench.cli import compose
 from sam_bench.runtime.device import Hardware
 from sam_bench.training.build import build_network, fixed_images, load_data
@@ -14,7 +15,7 @@ from tests.conftest import TINY, everything_below, last_checkpoint
 
 RUN = ["experiment=smoke", "model=resnet8", "data.crop=false", "data.flip=false", "trainer.precision=fp32",
        "data.train_subset=20"]  # fmt: skip
-LITTLE = ["analysis.images=10", "analysis.eigenvalues=0", "analysis.probes=2", "analysis.radii=[0.1]",
+LITTLE = ["analysis.images=10", "analysis.eigenvalues=0", "analysis.trace_vectors=2", "analysis.radii=[0.1]",
           "analysis.adaptive_radii=[]", "analysis.sigmas=[]", "analysis.adaptive_sigmas=[]"]  # fmt: skip
 SMALL = ["--points", "3", *LITTLE]
 
@@ -87,11 +88,11 @@ def test_a_slice_has_the_solution_in_its_middle(tiny_run, folder, kind):
 
 def test_between_two_solutions(tiny_run, folder):
     one, other = (tiny_run(*RUN, f"optimizer={optimizer}")["run_id"] for optimizer in ("sgd", "sam"))
-    analyse.main([f"run={one},{other}", "--landscape", "between", "--span", "0", *SMALL])
+    analyse.main([f"run={one},{other}", "--landscape", "between", *SMALL])
     (found,) = read(folder, "landscape")
     assert found["steps"] == [0.0, 0.5, 1.0] and found["run_ids"] == [one, other]
     assert found["settings"]["batchnorm"] == "reestimated"
-    analyse.main([f"run={other},{one}", "--landscape", "between", "--span", "0", *SMALL])
+    analyse.main([f"run={other},{one}", "--landscape", "between", *SMALL])
     back, there = sorted(read(folder, "landscape"), key=lambda each: each["run_ids"] == [one, other])
     assert back["losses"] == pytest.approx(there["losses"][::-1], rel=1e-4)
 
@@ -111,6 +112,44 @@ def test_wrong_labels_count_as_they_were_trained_on(tiny_run, folder):
     assert found["measures"]["error"] == pytest.approx(100 * (predicted != train.labels).double().mean().item())
 
 
+def test_a_run_without_eigenvalues_is_named_and_the_others_are_measured(tiny_run, folder, monkeypatch, capsys):
+    ids = [tiny_run(*RUN, "optimizer=sam", f"seed={seed}")["run_id"] for seed in (0, 1)]
+    measured = analyse.measure
+    outcomes = iter([NotConverged("no eigenvalues: too many steps"), None])
+
+    def measure(*arguments):
+        if error := next(outcomes):
+            raise error
+        return measured(*arguments)
+
+    monkeypatch.setattr(analyse, "measure", measure)
+    with pytest.raises(SystemExit, match="1 of 2 runs have no eigenvalues"):
+        analyse.main(["experiment=smoke", *LITTLE])
+    (found,) = read(folder, "analysis")
+    (missing,) = set(ids) - set(found["run_ids"])
+    assert f"{missing}: no eigenvalues: too many steps" in capsys.readouterr().out
+
+
+def test_what_has_no_solution_is_left_out_or_refused(tiny_run, folder, capsys):
+    lost = tiny_run(*RUN, "optimizer=sgd", "optimizer.base.lr=1e30")
+    assert lost["status"] == "diverged"
+    average = tiny_run(*RUN, "optimizer=sam", "optimizer/base=schedule_free")
+    kept = tiny_run(*RUN, "optimizer=sam")
+    for record, words in ((lost, "diverged: there is no solution"), (average, "evaluates an average of the weights")):
+        with pytest.raises(SystemExit, match=words):
+            analyse.main([f"run={record['run_id']}", *LITTLE])
+    analyse.main(["experiment=smoke", *LITTLE])
+    assert [found["run_ids"] for found in read(folder, "analysis")] == [[kept["run_id"]]]
+    assert capsys.readouterr().out.count("Left out: ") == 2
+
+
+def test_between_different_networks_there_is_no_way(tiny_run, folder):
+    one = tiny_run(*RUN, "optimizer=sam")["run_id"]
+    other = tiny_run(*RUN, "optimizer=sam", "data.label_noise=0.4")["run_id"]
+    with pytest.raises(SystemExit, match="another network, or other images"):
+        analyse.main([f"run={one},{other}", "--landscape", "between", *SMALL])
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -118,7 +157,8 @@ def test_wrong_labels_count_as_they_were_trained_on(tiny_run, folder):
         (["experiment=smoke", "--seeds", "7"], "no such finished runs"),
         (["experiment=smoke", "--rows", "SMA"], "did you mean SAM"),
         (["experiment=smoke", "--landscape", "between"], "takes run=RUN_ID,RUN_ID"),
-        (["smoke"], "must be run=RUN_ID or experiment=NAME"),
+        (["smoke"], "must be run=RUN_ID, or experiment=NAME"),
+        (["run=RUN", "--seeds", "0"], "experiment=NAME with --rows and --seeds"),
         (["run=RUN,RUN"], "one run is analysed at a time"),
         (["run=RUN", "--points", "4"], "must be odd"),
         (["run=RUN", "analysis=none"], "measures nothing"),
