@@ -21,6 +21,7 @@ def results(tmp_path):
         for seed in (0, 1, 2):
             for split in ("test", "val"):
                 made = record([*study.overrides(title), f"seed={seed}", f"data.split={split}"], 50 + seed, epochs=1)
+                made |= {"run_id": f"{title}-{seed}-{split}", "averaged": {}}
                 made |= {"schema_version": 1, "train_seconds": 1.0, "eval_seconds": 1.0, "test_ece": 1.0}
                 made["history"] = {"test_error": [50.0 + seed]}
                 (folder / f"{title}-{seed}-{split}.json").write_text(json.dumps(made))
