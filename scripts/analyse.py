@@ -200,7 +200,7 @@ def analyse(runs: Sequence[Finished], config: Config, where: Slice | None, progr
     hardware.configure(deterministic=False)
     weights = [kept_weights(run.record, run.folder, config.paths.runs_of(run.record["experiment"])) for run in runs]
     data = compose([f"data={first['dataset']}", f"data.root={config.data.root}"]).data
-    images = images_of(first, data, config.analysis.images, hardware)
+    images = images_of(first, data, config.analysis, hardware)
     folder = runs[0].folder
     asked = {
         "schema_version": SCHEMA_VERSION,

@@ -1,6 +1,5 @@
 """All measures of a network's sharpness that a configuration asks for, by name."""
 
-import hashlib
 import logging
 import math
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from sam_bench.analysis.objective import Objective
 from sam_bench.analysis.sharpness import average_case, worst_case
 from sam_bench.analysis.spectrum import NotConverged, top_eigenpairs, trace
 from sam_bench.config.schema import AnalysisConfig
-from sam_bench.data.images import Images
 
 MESSAGES = logging.getLogger("sam_bench")
 
@@ -29,13 +27,6 @@ class FixedImages:
     inputs: Tensor
     labels: Tensor
     sha256: str
-
-
-def digest(images: Images) -> str:
-    """Return the sha256 of a set of images and their labels."""
-    content = hashlib.sha256(images.pixels.contiguous().cpu().numpy())
-    content.update(images.labels.cpu().numpy())
-    return content.hexdigest()
 
 
 def names(config: AnalysisConfig) -> list[str]:

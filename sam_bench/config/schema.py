@@ -195,6 +195,18 @@ class AnalysisConfig(Settings):
             if len({f"{value:g}" for value in values}) < len(values):
                 raise ConfigError(f"analysis.{name}={list(values)} must have each value once")
 
+    def check_images(self, classes: int, available: int) -> None:
+        """Find out whether there are as many training images, equally many of each class.
+
+        Raises:
+            ConfigError: there are not.
+        """
+        if self.images % classes or self.images > available:
+            raise ConfigError(
+                f"analysis.images={self.images} must be a multiple of the {classes} classes, and at most the "
+                f"{available} training images"
+            )
+
     @property
     def is_off(self) -> bool:
         """Whether nothing is measured."""
@@ -467,7 +479,7 @@ class Config(Settings):
                 f"trainer.batch_size={self.trainer.batch_size} is more"
             )
         if not self.analysis.is_off:
-            self._check_analysis(self.analysis.images)
+            self.analysis.check_images(self.data.spec.classes, self.data.train_images)
         most = (self.data.spec.classes - 1) / self.data.spec.classes
         if self.trainer.smoothing_over == "others" and self.trainer.label_smoothing > most:
             raise ConfigError(
@@ -477,13 +489,6 @@ class Config(Settings):
         if self.schedule.lr_min >= self.optimizer.base.lr:
             raise ConfigError(
                 f"schedule.lr_min={self.schedule.lr_min} must be below optimizer.base.lr={self.optimizer.base.lr}"
-            )
-
-    def _check_analysis(self, images: int) -> None:
-        if images % self.data.spec.classes or images > self.data.train_images:
-            raise ConfigError(
-                f"analysis.images={images} must be a multiple of the {self.data.spec.classes} classes, and at most the "
-                f"{self.data.train_images} training images"
             )
 
     @property

@@ -65,11 +65,16 @@ def divide(spec: DatasetSpec, train: Images, test: Images, split: str, train_sub
         test, train = balanced(train, len(train) // HELD_OUT, spec.classes)
     if train_subset is not None:
         train, _ = balanced(train, train_subset, spec.classes)
-    digest = hashlib.sha256()
-    for images in (train, test):
-        digest.update(images.pixels.contiguous().numpy())
-        digest.update(images.labels.numpy())
-    return Dataset(spec.name, train, test, digest.hexdigest())
+    return Dataset(spec.name, train, test, digest(train, test))
+
+
+def digest(*sets: Images) -> str:
+    """Return the sha256 of exactly these images and labels, which are on the CPU."""
+    content = hashlib.sha256()
+    for images in sets:
+        content.update(images.pixels.contiguous().numpy())
+        content.update(images.labels.numpy())
+    return content.hexdigest()
 
 
 def balanced(images: Images, count: int, classes: int) -> tuple[Images, Images]:

@@ -112,10 +112,8 @@ def differences(findings: Findings) -> Figure | None:
             each = comparison.at(kind, row)
             if each is None or each.verdict is None:
                 continue
-            color = (COLORS[0] if each.mean < 0 else COLORS[1]) if each.separated else FAINT
-            axes.plot(each.corrected_interval, [place, place], color=color)
-            face = color if each.separated else "white"
-            axes.plot(each.mean, place, "o", color=color, markersize=3.5, markerfacecolor=face, markeredgewidth=0.8)
+            color = COLORS[0] if each.mean < 0 else COLORS[1]
+            plot_interval(axes, place, each.mean, each.corrected_interval, color if each.separated else None)
         axes.set_xlabel(f"{comparison.heading(kind)} (points)")
     name_places(panels[0], [row.title for row in rows])
     return figure
@@ -237,6 +235,13 @@ def legend_above(figure: Figure, axes: Axes, columns: int) -> None:
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.14 * math.ceil(len(labels) / columns))
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, handlelength=2.6)
+
+
+def plot_interval(axes: Axes, place: float, value: float, ends: tuple[float, float], color: str | None) -> None:
+    """A value with its interval: filled, or hollow and faint where there is no color, as nothing is separated."""
+    axes.plot(ends, [place, place], color=color or FAINT)
+    face = color or "white"
+    axes.plot(value, place, "o", color=color or FAINT, markersize=3.5, markerfacecolor=face, markeredgewidth=0.8)
 
 
 def height_for(rows: int) -> float:

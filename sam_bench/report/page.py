@@ -133,9 +133,7 @@ def _regime(regime: Mapping[str, Any]) -> str:
         _help(regime["columns"]),
         _commands(regime["rows"]),
         '<div class="curves"></div>',
-        f"<h3>Does flatness go with the test error?</h3><p>{_prose(regime['sharpness'])}</p>"
-        if regime["sharpness"]
-        else "",
+        _sharpness(regime["sharpness"]),
         _figures(regime),
         "</section>",
     ]

@@ -8,12 +8,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sam_bench.report.figures import COLORS, FAINT, INK, LOOK, STYLES, WIDTH, height_for, legend_above, name_places
+from sam_bench.report.figures import (
+    COLORS,
+    FAINT,
+    INK,
+    LOOK,
+    STYLES,
+    WIDTH,
+    height_for,
+    legend_above,
+    name_places,
+    plot_interval,
+)
 from sam_bench.report.rows import Record, distinct, title_of
 from sam_bench.report.sharpness import Landscape, Sharpness, called
-
-MOST = 4
-"""Measures that a figure shows beside each other."""
 
 HIGHEST = 8.0
 """Nats: what is higher in a landscape is cut off."""
@@ -37,7 +45,7 @@ def draw_sharpness(sharpness: Sharpness) -> dict[str, Figure]:
 
 def measures(sharpness: Sharpness) -> Figure | None:
     """Each row's measures, every solution a point, their mean a line."""
-    names = sharpness.shown_names()[:MOST]
+    names = sharpness.shown_names()
     titles = sharpness.titles()
     if not names:
         return None
@@ -61,7 +69,7 @@ def measures(sharpness: Sharpness) -> Figure | None:
 
 def scatter(sharpness: Sharpness) -> Figure | None:
     """The test error against sharpness: a point for a solution, coloured for the best known methods."""
-    names = sharpness.shown_names()[:MOST]
+    names = sharpness.shown_names()
     if not names or len(sharpness.solutions) < 3:
         return None
     known = [title for title in ("SGD", "SAM", "ASAM", "GSAM", "WSAM") if title in sharpness.titles()]
@@ -94,15 +102,11 @@ def forest(sharpness: Sharpness) -> Figure | None:
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, which in zip(panels, shown, strict=True):
         axes.axvline(0, color=FAINT, linewidth=0.6)
-        for place, pair in enumerate(found.values()):
-            each = pair[which]
-            if math.isnan(each.value):
-                continue
-            separated = each.low > 0 or each.high < 0
-            color = COLORS[0] if separated else FAINT
-            axes.plot([each.low, each.high], [place, place], color=color)
-            face = color if separated else "white"
-            axes.plot(each.value, place, "o", color=color, markersize=3.5, markerfacecolor=face, mew=0.8)
+        for place, of_measure in enumerate(found.values()):
+            each = of_measure[which]
+            if not math.isnan(each.value):
+                color = COLORS[0] if each.low > 0 or each.high < 0 else None
+                plot_interval(axes, place, each.value, (each.low, each.high), color)
         axes.set_xlim(-1.05, 1.05)
         axes.set_xlabel(labels[which])
     name_places(panels[0], [called(name) for name in found])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench.analysis.measure import FixedImages
-from sam_bench.config.schema import DataConfig, ModelConfig
+from sam_bench.config.schema import AnalysisConfig, DataConfig, ModelConfig
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.models.registry import member
 from sam_bench.models.registry import model as build_model
@@ -103,27 +103,24 @@ def network_of(record: Record, weights: Weights, classes: int) -> nn.Module:
     return network.to(memory_format=torch.channels_last)
 
 
-def images_of(record: Record, defaults: DataConfig, count: int, hardware: Hardware) -> FixedImages:
+def images_of(record: Record, defaults: DataConfig, analysis: AnalysisConfig, hardware: Hardware) -> FixedImages:
     """Return those of a run's training images on which the loss around its weights is measured.
 
     Args:
         defaults: settings of the run's data set; they say where its files are, the rest is as the record has it.
-        count: how many.
+        analysis: says how many.
 
     Raises:
         DataError: the data cannot be had.
-        StateError: they are not those of the run, or not as many.
+        StateError: they are not those of the run.
+        ConfigError: there are not as many.
     """
     data = DataConfig.build(dict(defaults) | record["config"]["data"])
     dataset = load_data(data)
     if dataset.sha256 != record["dataset_sha256"]:
         raise StateError(f"{record['run_id']} was made with other data than {data.name} here")
-    if count > len(dataset.train) or count % data.spec.classes:
-        raise StateError(
-            f"analysis.images={count} must be a multiple of the {data.spec.classes} classes, and at most the "
-            f"{len(dataset.train)} training images of {record['run_id']}"
-        )
-    return fixed_images(data, dataset.train, count, hardware)
+    analysis.check_images(data.spec.classes, len(dataset.train))
+    return fixed_images(data, dataset.train, analysis.images, hardware)
 
 
 def digest_of(weights: Weights) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from sam_bench.analysis.measure import FixedImages, Probe, digest
+from sam_bench.analysis.measure import FixedImages, Probe
 from sam_bench.config.schema import Config, DataConfig
 from sam_bench.data.augment import Augment
 from sam_bench.data.batches import Batches, generator_for
-from sam_bench.data.images import Dataset, Images, balanced, divide
+from sam_bench.data.images import Dataset, Images, balanced, digest, divide
 from sam_bench.data.label_noise import LabelNoise
 from sam_bench.data.registry import DatasetSpec
 from sam_bench.errors import ConfigError
