@@ -5,9 +5,9 @@ python scripts/tune.py --experiment noisy40 --methods sgd,sam --trials 12
 A trial is a run with data.split=val: nothing of the test set is used. A method's first trial has the preset's own
 values, the others are points of a Sobol sequence in its ranges (conf/tune/). The best of them, by the held-out error of
 the last epoch, is written to conf/tuned/<experiment>_<method>.yaml, from where every later run takes it, unless it says
-~tuned; all trials are written to results/<experiment>/tuning.{md,csv}. Interrupted, the same command goes on where it
-was; with more trials, those that are done count. With --only optimizer.rho nothing but the radius is tuned, of methods
-that have one.
+~tuned; all trials are written to results/<experiment>/tuning.{md,csv}, or with --tuned FOLDER beside the values in it.
+Interrupted, the same command goes on where it was; with more trials, those that are done count. With --only
+optimizer.rho nothing but the radius is tuned, of methods that have one.
 
 What follows the options are settings of all trials, such as trainer.device=cpu.
 """
@@ -113,8 +113,10 @@ def main(arguments: list[str]) -> None:
         for method, its in planned.items()
     }
     report = tuning_report(options.experiment, trials, remarks(trials, earlier, asked))
-    folder = planned[options.methods[0]][0].run.config.paths.results_of(options.experiment)
-    files = {folder / "tuning.md": report, folder / "tuning.csv": trials_as_frame(trials).to_csv(index=False)}
+    results = planned[options.methods[0]][0].run.config.paths.results_of(options.experiment)
+    ours = options.tuned == CONF / "tuned"
+    name = results / "tuning" if ours else options.tuned / f"{options.experiment}_tuning"
+    files = {Path(f"{name}.md"): report, Path(f"{name}.csv"): trials_as_frame(trials).to_csv(index=False)}
     for method in options.methods:
         if best(trials[method]) is not None:
             files[target(options.tuned, options.experiment, method)] = tuned_file(trials[method], asked)
@@ -217,8 +219,9 @@ def points(space: Mapping[str, Range], count: int) -> list[dict[str, float]]:
 
 
 def remarks(trials: Mapping[str, list[Trial]], earlier: Mapping[str, Search], asked: Search) -> list[str]:
-    """Return what else is to be said: best values at ends of their ranges, methods with more or fewer trials."""
-    found = []
+    """Return what else is to be said: what all were told, best values at ends of their ranges, methods with more or
+    fewer trials."""
+    found = [f"All with {asked.overrides}."] if asked.overrides else []
     for method, its in trials.items():
         space = {key: ends for key, ends in search_space(method).items() if key in its[0].settings}
         chosen = best(its)

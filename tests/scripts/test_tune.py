@@ -71,9 +71,9 @@ def test_every_method_has_as_many_trials_and_gets_its_best_values(forked, folder
         assert text.splitlines()[:2] == ["# @package _global_", f"# {tune.Search(3, ' '.join(TINY)).header()}"]
         least = min(record["test_error"] for record in records if record["method"] == method)
         assert f"#   {least:.2f} %  optimizer.base.lr=" in text.splitlines()[2]
-    report = (folder / "results/smoke/tuning.md").read_text()
+    report = (folder / "tuned/smoke_tuning.md").read_text()
     assert report in capsys.readouterr().out
-    assert len((folder / "results/smoke/tuning.csv").read_text().splitlines()) == 7
+    assert len((folder / "tuned/smoke_tuning.csv").read_text().splitlines()) == 7
 
 
 def test_the_radius_may_be_tuned_alone(forked, folder):
@@ -87,6 +87,18 @@ def test_the_radius_may_be_tuned_alone(forked, folder):
     assert lines[5:-1] == ["optimizer:"] and lines[-1].startswith("  rho: ")
     with pytest.raises(SystemExit, match=r"has the best of 3 trials of optimizer\.rho alone"):
         tuned("--trials", "3")
+
+
+def test_the_report_of_another_protocol_does_not_replace_the_presets(in_this_process, folder, monkeypatch):
+    monkeypatch.setattr(tune, "CONF", folder / "conf")
+    search = ["--experiment", "smoke", "--methods", "sgd", "--trials", "1", "trainer.device=cpu"]
+    tune.main(search)
+    usual = (folder / "results/smoke/tuning.md").read_text()
+    tune.main([*search, "trainer.epochs=3", "--tuned", "longer"])
+    assert (folder / "results/smoke/tuning.md").read_text() == usual
+    longer = (folder / "longer/smoke_tuning.md").read_text()
+    assert "All with trainer.device=cpu trainer.epochs=3." in longer and longer != usual
+    assert everything_below(folder / "longer") == ["smoke_sgd.yaml", "smoke_tuning.csv", "smoke_tuning.md"]
 
 
 def test_runs_of_the_preset_take_the_values_unless_told_otherwise(forked, folder, command):
@@ -244,10 +256,10 @@ def test_values_of_another_search_or_a_larger_one_stay(tmp_path, trials, overrid
 def test_methods_tuned_one_by_one_are_reported_together_if_their_trials_are_equally_many(forked, folder):
     tuned("--trials", "2", methods="sgd")
     tuned("--trials", "2", methods="sam")
-    report = (folder / "results/smoke/tuning.md").read_text()
+    report = (folder / "tuned/smoke_tuning.md").read_text()
     assert "## SGD" in report and "## SAM" in report
     tuned("--trials", "3", methods="sam")
-    report = (folder / "results/smoke/tuning.md").read_text()
+    report = (folder / "tuned/smoke_tuning.md").read_text()
     assert "## SGD" not in report and "SGD's values are the best of 2 trials" in report
 
 
