@@ -13,6 +13,7 @@ from sam_bench.errors import Interrupted
 from sam_bench.runtime.device import Hardware
 from sam_bench.training.build import build_network, fixed_images, load_data
 from tests.conftest import TINY, last_checkpoint, lasting, options
+from tests.forked import command_line, side_by_side
 
 RUN = ["model=resnet8", "trainer.epochs=5", "data.train_subset=20", "trainer.batch_size=10", "trainer.precision=fp32"]
 LITTLE = [
@@ -79,6 +80,24 @@ def test_a_run_that_goes_on_without_what_it_began_with_has_gaps(tiny_run, interr
     history = tiny_run(*RUN)["history"]
     assert history["analysis_loss"][1] is not None and history["analysis_loss"][2:] == [None] * 3
     assert {len(values) for values in history.values()} == {5}
+
+
+def test_of_two_processes_one_measures_and_the_run_stays_what_it_is(folder, records):
+    run = [*RUN, "experiment=smoke", "trainer.epochs=2", "trainer.device=cpu"]
+    made = []
+    for more in ([], [*LITTLE, "trainer.rerun=true"]):
+        ends = side_by_side(command_line, *run, *more, cwd=folder)
+        assert [code for code, _ in ends] == [0, 0], ends
+        made += records("smoke").values()
+    plain, record = made
+    assert record["processes"] == 2 and record["history"]["train_loss"] == plain["history"]["train_loss"]
+    config = compose.compose([*run, *LITTLE])
+    model = build_network(config).to(memory_format=torch.channels_last)
+    model.load_state_dict(last_checkpoint(folder, record["run_id"], "smoke")["training"]["model"])
+    images = fixed_images(config.data, load_data(config.data).train, 10, CPU)
+    found = measures.measure(model, images, config.analysis)
+    last = {name: values[-1] for name, values in probed(record).items() if name != "analysis_seconds"}
+    assert last == pytest.approx({f"analysis_{name}": value for name, value in found.items()}, rel=1e-4)
 
 
 @pytest.mark.parametrize("option", [each for each in options("analysis") if each != "none"])
