@@ -19,16 +19,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sam_bench.cli.compose import choices
 from sam_bench.errors import ConfigError, StateError, UserError
-from sam_bench.optim.registry import METHODS
 from sam_bench.runs.files import write_atomically
 from sam_bench.runs.provenance import code_versions
 from sam_bench.runtime.device import Hardware
-from scripts.arguments import at_least, errors_as_messages, names_of, parser
+from scripts.arguments import at_least, errors_as_messages, method_names, names_of, parser
 from scripts.benchmark.plan import Plan
 from scripts.benchmark.records import Case, CaseResult, Comparison, ComparisonResult
 from scripts.benchmark.report import report
@@ -229,12 +229,12 @@ def options_of(description: str | None) -> argparse.ArgumentParser:
     add("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
     add("--models", default="resnet8,resnet20,wrn16_8", type=names_of(choices("model"), "models"), help="networks")
     methods = "sgd,sam,asam,gsam,wsam,looksam"
-    add("--methods", default=methods, type=names_of(METHODS, "methods"), help="compared with SGD")
+    add("--methods", default=methods, type=method_names, help="compared with SGD, or all")
     add("--rounds", default=7, type=at_least(LEAST_ROUNDS), help="turns of each case; quartiles need 3")
     add("--seconds", default=1.0, type=float, help="about so many a turn")
     add("--scaling", default=True, action=argparse.BooleanOptionalAction, help="batch sizes, widths, threads, GPUs")
     add("--minutes", default=math.inf, type=at_least(0.001, float), help="then all ends, and what is missing is named")
-    add("--only", default="", help="comparisons with this text in their name")
+    add("--only", default="", help="comparisons with one of these texts, with commas between them, in their names")
     add("--out", default=Path("results/benchmark"), type=Path, help="folder of the data and the report")
     return words
 
@@ -245,11 +245,23 @@ def main(arguments: list[str]) -> None:
     options = options_of(__doc__).parse_args(arguments)
     hardware = Hardware.choose(options.device, options.precision)
     plan = Plan(hardware.device.type, hardware.precision)
+    comparisons = chosen(plan.comparisons(options.models, options.methods, options.scaling), options.only.split(","))
     output = Output(options.out, hardware, began)
-    for comparison in plan.comparisons(options.models, options.methods, options.scaling):
-        if options.only in str(comparison):
-            measure_into(output, comparison, options, began + 60 * options.minutes)
+    for comparison in comparisons:
+        measure_into(output, comparison, options, began + 60 * options.minutes)
     print(f"\n{report(output.data)}\nwritten: {output.path}")
+
+
+def chosen(comparisons: Sequence[Comparison], texts: Sequence[str]) -> list[Comparison]:
+    """Return the comparisons that have one of these texts in their names.
+
+    Raises:
+        ConfigError: none has one of them.
+    """
+    for text in texts:
+        if not any(text in str(each) for each in comparisons):
+            raise ConfigError(f"--only {text}: there are {', '.join(dict.fromkeys(map(str, comparisons)))}")
+    return [each for each in comparisons if any(text in str(each) for text in texts)]
 
 
 def measure_into(output: Output, comparison: Comparison, options: argparse.Namespace, deadline: float) -> None:

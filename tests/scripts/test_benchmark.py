@@ -342,6 +342,7 @@ def test_every_required_comparison_is_planned(monkeypatch, cuda):
     [
         ("--models resnet9", "did you mean resnet"),
         ("--methods sm", "did you mean"),
+        ("--models resnet8 --methods sam --no-scaling --only sam,method", "--only method: there are resnet8: "),
         ("--rounds x", "argument --rounds: invalid"),
         ("--rounds 2", "2 is less than 3"),
         ("--minutes soon", "argument --minutes: invalid"),
