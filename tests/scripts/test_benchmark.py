@@ -17,7 +17,7 @@ from scripts.benchmark import benchmark, case
 from scripts.benchmark.plan import Plan
 from scripts.benchmark.records import Case, CaseResult, Comparison, ComparisonResult
 from scripts.benchmark.report import report
-from tests.conftest import ROOT, has_ended
+from tests.conftest import ROOT, everything_below, has_ended
 
 FOLDER = ROOT / "scripts" / "benchmark"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -342,7 +342,6 @@ def test_every_required_comparison_is_planned(monkeypatch, cuda):
     [
         ("--models resnet9", "did you mean resnet"),
         ("--methods sm", "did you mean"),
-        ("--models resnet8 --methods sam --no-scaling --only sam,method", "--only method: there are resnet8: "),
         ("--rounds x", "argument --rounds: invalid"),
         ("--rounds 2", "2 is less than 3"),
         ("--minutes soon", "argument --minutes: invalid"),
@@ -354,3 +353,13 @@ def test_every_required_comparison_is_planned(monkeypatch, cuda):
 )
 def test_bad_arguments_are_told_and_create_nothing(refused, arguments, said):
     refused(benchmark.main, arguments, said)
+
+
+def test_a_text_that_no_comparison_has_is_refused_with_the_names_there_are(folder):
+    asked = ["--device", "cpu", "--models", "resnet8", "--methods", "sam,usam", "--no-scaling", "--only", "usam,method"]
+    with pytest.raises(SystemExit, match=r"--only method: there are .*, resnet8: usam$"):
+        benchmark.main(asked)
+    assert everything_below(folder) == []
+    comparisons = Plan("cpu", "fp32").comparisons(["resnet8"], ["sam", "usam"], scaling=False)
+    assert list(map(str, benchmark.chosen(comparisons, ["usam", "engines"]))) == ["resnet8: engines", "resnet8: usam"]
+    assert benchmark.chosen(comparisons, [""]) == comparisons
