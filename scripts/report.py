@@ -15,7 +15,7 @@ from statistics import median
 from sam_bench.cli.compose import choices, describe_preset
 from sam_bench.errors import StateError
 from sam_bench.plugins import load_installed
-from sam_bench.report.comparison import write_comparison
+from sam_bench.report.comparison import Comparison, in_short, write_comparison
 from sam_bench.report.estimate import SEEDS, SHARE, Estimate, not_run
 from sam_bench.report.figures import draw, write_figures
 from sam_bench.report.markup import markdown
@@ -25,7 +25,7 @@ from sam_bench.report.published import PUBLISHED, is_of_protocol, published_tabl
 from sam_bench.report.rows import Row, distinct
 from sam_bench.report.sharpness import Sharpness, explanation, read_sharpness, write_sharpness
 from sam_bench.report.sharpness_figures import draw_sharpness
-from sam_bench.report.statements import statements
+from sam_bench.report.statements import across, statements
 from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, protocol, read_records, write_table
 from sam_bench.runs.files import write_atomically
@@ -38,8 +38,8 @@ MEASURED = ROOT / "results" / "measured"
 BENCHMARK = ROOT / "results" / "benchmark" / "amd-epyc-2-threads.json"
 """That from which costs are estimated."""
 
-HEADLINE = "noisy40"
-"""The study with which the README opens."""
+ORDER = ("noisy40", "noisy40_shared", "noisy40_aug", "clean5k", "clean5k_aug")
+"""In which studies are shown, before any others; the README opens with the first."""
 
 BEGIN, END = "<!-- made by make report -->", "<!-- so far made by make report -->"
 """What stands around the part of a file that is written here."""
@@ -114,31 +114,48 @@ def index(made: Mapping[str, Findings]) -> str:
     }
     data = distinct(f"{record['dataset']} {record['dataset_sha256'][:8]}" for record in records)
     versions |= {"data": ", ".join(data), "runs": str(len(records))}
-    return page(page_payload(regimes, versions))
+    return page(
+        page_payload(regimes, versions, {study.title: made[study.experiment].comparison for study in studies(made)})
+    )
 
 
 def studies(made: Mapping[str, Findings]) -> list[Study]:
-    """Return our studies that have runs, the one of the headline first."""
-    found = [Study.read(path) for name, path in choices("study").items() if name in made]
-    return sorted(found, key=lambda study: (study.experiment != HEADLINE, study.experiment))
+    """Return our studies that have runs, in their order."""
+    files = choices("study")
+    return [Study.read(files[name]) for name in distinct([*ORDER, *files]) if name in made and name in files]
 
 
 def opening(made: Mapping[str, Findings]) -> str:
-    """What the README opens with: what each study finds, and of the first of them the figure and the table."""
-    parts = []
-    for study in studies(made):
-        found = made[study.experiment]
-        runs = f"{len(found.records)} of {len(study.rows) * len(study.seeds)} runs"
-        lost = sum(row.diverged for row in found.rows)
-        about = f"`{study.experiment}`, {runs}{f', {lost} of them diverged' if lost else ''}"
-        lines = [f"- {each.text}" for each in statements(found.comparison)]
-        parts.append("\n".join([f"**{study.title}** ({about}):", "", *lines]))
-    found = made[HEADLINE]
-    folder = f"results/measured/{HEADLINE}"
-    parts.append(f"![Differences to SGD and to SAM with their intervals]({folder}/figures/differences.png)")
-    parts.append(markdown(*found.for_reading()))
-    parts.append(protocol([record["config"] for record in found.records], HEADLINE))
+    """What the README opens with: what the studies find, and of the first of them more."""
+    first, *_ = all_of_them = studies(made)
+    found = made[first.experiment]
+    folder = f"results/measured/{first.experiment}"
+    parts = [
+        "\n".join(runs_of(study, made[study.experiment]) for study in all_of_them),
+        compared_across({study.experiment: made[study.experiment].comparison for study in all_of_them}),
+        f"**{first.title}** (`{first.experiment}`):",
+        "\n".join(f"- {each.text}" for each in statements(found.comparison)),
+        f"![Differences to SGD and to SAM with their intervals]({folder}/figures/differences.png)",
+        markdown(*found.for_reading()),
+        protocol([record["config"] for record in found.records], first.experiment),
+    ]
     return "\n\n".join([*parts, *flatness(made)])
+
+
+def runs_of(study: Study, found: Findings) -> str:
+    """Say what a study is, and how many of its runs there are."""
+    lost = sum(row.diverged for row in found.rows)
+    runs = f"{len(found.records)} of {len(study.rows) * len(study.seeds)} runs{f', {lost} diverged' if lost else ''}"
+    return f"- `{study.experiment}`: {study.title} ({runs})"
+
+
+def compared_across(studies: Mapping[str, Comparison]) -> str:
+    """Return the table of what all studies find."""
+    cells = [
+        [line, *("".join([row, in_short(each)]) for row, each in (of_line.get(name, ("", None)) for name in studies))]
+        for line, of_line in across(studies).items()
+    ]
+    return markdown(["points of test error", *(f"`{name}`" for name in studies)], cells)
 
 
 def flatness(made: Mapping[str, Findings]) -> list[str]:

@@ -90,7 +90,7 @@ def test_the_differences_at_the_papers_settings_are_those_of_the_committed_recor
 
 def same_matplotlib() -> bool:
     """Whether the committed figures were drawn by the version that is installed."""
-    drawn = MEASURED / report.HEADLINE / "figures" / "errors.svg"
+    drawn = MEASURED / report.ORDER[0] / "figures" / "errors.svg"
     return f"Matplotlib v{mpl.__version__}" in drawn.read_text()
 
 

@@ -49,8 +49,8 @@ def page(payload: Mapping[str, Any]) -> str:
     Its tables can be read without JavaScript, which adds sorting, filters, curves and the details of rows.
 
     Args:
-        payload: `title`, `finding` (a sentence), `version` (texts by name) and `regimes`; tests/report/page_payload.py
-            has an example of everything.
+        payload: `title`, `finding` (a sentence), `version` (texts by name), `across` (lines with a cell for each
+            regime) and `regimes`; tests/report/page_payload.py has an example of everything.
     """
     regimes = payload["regimes"]
     scripts = [
@@ -62,6 +62,7 @@ def page(payload: Mapping[str, Any]) -> str:
         title=escape(payload["title"]),
         finding=_prose(payload["finding"]),
         styles=_asset("uplot.min.css") + "\n" + _asset("page.css"),
+        across=_across(payload["across"], regimes) if len(regimes) > 1 else "",
         tabs="\n".join(_tab(regime) for regime in regimes) if len(regimes) > 1 else "",
         regimes="\n".join(_regime(regime) for regime in regimes),
         versions=_definitions(payload["version"]),
@@ -114,6 +115,26 @@ def _script(source: str, kind: str = "text/javascript") -> tuple[str, str]:
 def _policy(hashes: Iterable[str]) -> str:
     scripts = " ".join(hashes)
     return f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def _across(lines: Sequence[Mapping[str, Any]], regimes: Sequence[Mapping[str, Any]]) -> str:
+    """What all regimes find, side by side."""
+    headings = "".join(f'<th scope="col">{escape(regime["title"])}</th>' for regime in regimes)
+    body = "\n".join(
+        f'<tr><th scope="row">{escape(line["title"])}</th>{"".join(map(_cell_across, line["cells"]))}</tr>'
+        for line in lines
+    )
+    return "\n".join(
+        [
+            '<div class="scroll" tabindex="0" role="region" aria-label="All comparisons: table">',
+            f'<table class="across"><thead><tr><th scope="col">points of test error</th>{headings}</tr></thead>',
+            f"<tbody>\n{body}\n</tbody></table></div>",
+        ]
+    )
+
+
+def _cell_across(cell: Mapping[str, str] | None) -> str:
+    return f"<td>{_prose(cell['text'])} {_verdict(cell['verdict'])}</td>" if cell else "<td>–</td>"
 
 
 def _tab(regime: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE, Comparison, difference
 from sam_bench.report.figures import INK
 from sam_bench.report.rows import Record, Row, memorised, memorised_by_epoch, own_settings
-from sam_bench.report.statements import statements
+from sam_bench.report.statements import across, statements
 from sam_bench.report.stats import Paired
 from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, protocol
@@ -33,14 +33,28 @@ CAPTIONS = {
 """Of the figures: the title, and what it shows."""
 
 
-def page_payload(regimes: Sequence[Mapping[str, Any]], versions: Mapping[str, str]) -> dict[str, Any]:
-    """The whole page; the first regime's first statement is its finding."""
+def page_payload(
+    regimes: Sequence[Mapping[str, Any]], versions: Mapping[str, str], comparisons: Mapping[str, Comparison]
+) -> dict[str, Any]:
+    """The whole page; the first regime's first statements are its finding.
+
+    Args:
+        comparisons: of the regimes, by title.
+    """
     return {
         "title": "Sharpness-aware optimizers, compared",
         "finding": finding(regimes[0]),
         "version": dict(versions),
+        "across": [
+            {"title": line, "cells": [_across(*of_line.get(title, ("", None))) for title in comparisons]}
+            for line, of_line in across(comparisons).items()
+        ],
         "regimes": list(regimes),
     }
+
+
+def _across(row: str, each: Paired | None) -> dict[str, Any] | None:
+    return each and {"text": row + difference(each), "verdict": each.verdict or "not separated"}
 
 
 def finding(regime: Mapping[str, Any]) -> str:

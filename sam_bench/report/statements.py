@@ -1,8 +1,19 @@
-"""What a study finds, in sentences: every one with its interval, and none that the interval does not bear."""
+"""What studies find: every statement with its interval, and none that the interval does not bear."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE, SECONDS, Comparison, interval, more_seeds, signed
+from sam_bench.report.comparison import (
+    EPOCHS,
+    PASSES,
+    REFERENCE,
+    SECONDS,
+    Comparison,
+    Pair,
+    interval,
+    more_seeds,
+    signed,
+)
 from sam_bench.report.stats import Paired
 
 
@@ -20,21 +31,52 @@ class Statement:
 
 
 def statements(comparison: Comparison) -> list[Statement]:
-    """The planned comparisons, in their order, and that of the best row with the reference."""
+    """The planned comparisons, in their order, and that of the best row with the reference, which is said once."""
+    best = comparison.best
     found = []
-    for row, base in comparison.planned:
-        if (row, base) in comparison.found:
-            how = [kind for kind in (EPOCHS, PASSES, SECONDS) if comparison.baselines[kind].get(row) is base]
-            at = f" at equal {' and '.join(kind.removeprefix('equal ') for kind in how)}" if how else ""
-            each = comparison.found[row, base]
+    for (row, base), each in _planned(comparison).items():
+        if best is None or each is not best[1]:
+            at = _at(comparison, (row, base))
             found.append(Statement(_sentence(row.title, base.title, each, at), each.verdict))
-    if comparison.best is not None:
-        best, each = comparison.best
+    if best is not None:
+        row, each = best
         count = sum(pair in comparison.found for pair in comparison.baselines[REFERENCE].items())
-        among = f"{best.title}, of the least error of {count} compared with {comparison.reference.title}"
-        lost = f" ({best.diverged} of {len(best.runs)} runs diverged)" if best.diverged else ""
+        among = f"{row.title}, of the least error of {count} compared with {comparison.reference.title}"
+        lost = f" ({row.diverged} of {len(row.runs)} runs diverged)" if row.diverged else ""
         found.append(Statement(_sentence(f"{among}{lost},", comparison.reference.title, each), each.verdict))
     return found
+
+
+def across(studies: Mapping[str, Comparison]) -> dict[str, dict[str, tuple[str, Paired]]]:
+    """The planned comparisons of several studies side by side, and below them that of the best row of each.
+
+    Returns:
+        By what is compared, and then by study, of those that have it: which row it is of, where that is not said by
+        what is compared, and the difference.
+    """
+    lines: dict[str, dict[str, tuple[str, Paired]]] = {}
+    best: dict[str, dict[str, tuple[str, Paired]]] = {}
+    for study, comparison in studies.items():
+        for (row, base), each in _planned(comparison).items():
+            line = f"{row.title} less {base.title}{_at(comparison, (row, base))}"
+            lines.setdefault(line, {})[study] = ("", each)
+        if comparison.best is not None:
+            row, each = comparison.best
+            line = f"the row of the least error less {comparison.reference.title}"
+            best.setdefault(line, {})[study] = (f"{row.title}: ", each)
+    return lines | best
+
+
+def _planned(comparison: Comparison) -> dict[Pair, Paired]:
+    """Those of which there are runs."""
+    return {pair: comparison.found[pair] for pair in comparison.planned if pair in comparison.found}
+
+
+def _at(comparison: Comparison, pair: Pair) -> str:
+    """What is equal in both rows of a pair."""
+    row, base = pair
+    how = [kind for kind in (EPOCHS, PASSES, SECONDS) if comparison.baselines[kind].get(row) is base]
+    return f" at equal {' and '.join(kind.removeprefix('equal ') for kind in how)}" if how else ""
 
 
 def _sentence(one: str, other: str, each: Paired, at: str = "") -> str:

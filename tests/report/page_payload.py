@@ -47,6 +47,16 @@ def payload(rows: int = 27, seeds: int = 5) -> dict[str, Any]:
         "title": "Sharpness-aware optimizers on CIFAR-10",
         "finding": "With 40 % wrong labels, SAM's test error is 3.1 points below that of SGD with as many passes "
         "(95 % interval 2.6 to 3.6, 5 seeds); with right labels the two are not separated.",
+        "across": [
+            {"title": "SAM less SGD at equal epochs", "cells": [{"text": "−3.10 ± 0.50", "verdict": "better"}, None]},
+            {
+                "title": f"{NASTY} less SAM",
+                "cells": [
+                    {"text": "+1.20 ± 0.30", "verdict": "worse"},
+                    {"text": "ASAM: +0.10", "verdict": "not separated"},
+                ],
+            },
+        ],
         "version": {"sam_bench": "0.1.0", "data": "cifar10 6d3a8c2f", "runs": "537 in 2 studies"},
         "regimes": [
             _regime("noisy40", "40 % wrong labels, everything tuned", rows, seeds),

@@ -20,19 +20,27 @@ STUDY = OURS["noisy40"]
 
 
 @pytest.fixture(scope="module")
-def made():
+def found():
     history = {"test_error": [None, 51.23456], "train_error": [90.0, 80.0], "train_loss": [2.0, None], "lr": [0.1, 0]}
     history["wrong_label_error"] = [90.0, 75.0]
     changes = {"run_id": "a", "git_commit": "b", "history": history, "epochs": 2}
     records = some("SGD", "SAM", **changes)
     records[-1] |= {"status": "diverged"}
-    found = Findings.of_study(STUDY, records, settings(STUDY))
+    return Findings.of_study(STUDY, records, settings(STUDY))
+
+
+@pytest.fixture(scope="module")
+def made(found):
     svgs = {name: as_bytes(figure, "svg").decode() for name, figure in draw(found).items()}
     return regime(STUDY, found, svgs, about="A preset.")
 
 
-def test_it_is_plain_data_and_the_finding_is_the_first_statements(made):
-    whole = page_payload([made], {"sam_bench": "1"})
+def test_it_is_plain_data_and_the_finding_is_the_first_statements(made, found):
+    whole = page_payload([made], {"sam_bench": "1"}, {STUDY.title: found.comparison})
+    assert whole["across"][0] == {
+        "title": "SAM less SGD at equal epochs and passes and seconds",
+        "cells": [{"text": "+0.00", "verdict": "not separated"}],
+    }
     assert json.loads(json.dumps(whole, allow_nan=False)) == whole
     finding = "SAM less SGD at equal epochs and passes and seconds: +0.00 points, of too few seeds to tell."
     assert whole["finding"] == f"{STUDY.title}: {finding}"
@@ -42,7 +50,7 @@ def test_it_is_plain_data_and_the_finding_is_the_first_statements(made):
 
 
 def test_the_page_sorts_by_numbers(made):
-    shown = page(page_payload([made], {}))
+    shown = page(page_payload([made], {}, {}))
     values = re.findall(r'<td data-sort="([^"]*)"', shown)
     assert any(values) and all(value == "" or math.isfinite(float(value)) for value in values)
 

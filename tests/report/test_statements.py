@@ -1,7 +1,7 @@
 """Statements: what was planned, in its order, and the best; none stronger than its interval."""
 
-from sam_bench.report.statements import statements
-from tests.report.test_comparison import ASAM, CHEAP, LONGER, ROWS, SGD, compared, row
+from sam_bench.report.statements import across, statements
+from tests.report.test_comparison import ASAM, CHEAP, LONGER, ROWS, SAM, SGD, compared, row
 
 
 def test_what_was_planned_is_said_in_its_order_and_then_the_best():
@@ -21,6 +21,26 @@ def test_better_and_worse_are_said_where_the_interval_excludes_nothing():
     assert told[0].verdict == "worse"
     assert told[0].text.startswith("Worse is worse than SGD at equal epochs, by 10.03 points (+9.")
     assert told[1].text == "ASAM is better than SGD at equal epochs, by 0.50 points (−0.50 to −0.50)"
+
+
+def test_what_was_planned_and_is_best_is_said_once():
+    best = row("Best", {0: 8.0, 1: 9.1, 2: 7.0}, passes=2)
+    told = [each.text.partition(":")[0] for each in statements(compared((SGD, SAM, best), planned=[(best, SAM)]))]
+    assert told == ["Best, of the least error of 1 compared with SAM, less SAM"]
+
+
+def test_studies_stand_side_by_side_each_with_its_own_best():
+    rows = (SGD, LONGER, SAM, ASAM)
+    found = across(
+        {"one": compared(rows, planned=[(SAM, SGD), (ASAM, SAM)]), "two": compared(planned=[(ASAM, SAM), (CHEAP, SGD)])}
+    )
+    assert {line: {study: f"{row}{each.mean:.2f}" for study, (row, each) in of_line.items()} for line, of_line in
+            found.items()} == {
+        "SAM less SGD at equal epochs": {"one": "-1.50"},
+        "ASAM less SAM": {"one": "1.00", "two": "1.00"},
+        "Cheap less SGD at equal epochs and passes and seconds": {"two": "-0.67"},
+        "the row of the least error less SAM": {"one": "ASAM: 1.00", "two": "ASAM: 1.00"},
+    }  # fmt: skip
 
 
 def test_of_few_seeds_nothing_is_claimed():
