@@ -41,7 +41,8 @@ class Processes:
             dist.init_process_group("nccl" if device == "cuda" else "gloo")
             atexit.register(_leave)
         self.hosts = dist.new_group(backend="gloo") if device == "cuda" and self.world_size > 1 else None
-        """Through which the programs talk while their devices work; None for the usual group."""
+        """Through which the programs talk while their devices work, with more patience (half an hour) than NCCL has;
+        None for the usual group."""
 
     @property
     def is_main_process(self) -> bool:
@@ -53,8 +54,8 @@ class Processes:
         if self.world_size == 1:
             return value
         holder = [value]
-        dist.broadcast_object_list(holder)
-        dist.barrier()  # so that none leaves the program while another still listens to it
+        dist.broadcast_object_list(holder, group=self.hosts)
+        dist.barrier(group=self.hosts)  # so that none leaves the program while another still listens to it
         return holder[0]
 
     def on_main_process(self, action: Callable[[], T]) -> T:
@@ -83,7 +84,7 @@ class Processes:
         if self.world_size == 1:
             return [value]
         values = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.hosts)
         return values
 
     def any(self, *flags: bool) -> list[bool]:
