@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -151,10 +152,11 @@ def curves(findings: Findings, most: int = 7) -> Figure | None:
 
 
 def radius(tuning: Sequence[Record]) -> Figure | None:
-    """Held-out error against the radius, of methods that were run with three or more, all else alike."""
+    """Held-out error against the radius, of methods that were run with three or more, all else alike; SGD as a line."""
+    found = [row for row in rows_of(tuning) if row.errors and not row.is_average]
     series: dict[str, list[Row]] = {}
-    for row in rows_of(tuning):
-        if row.rho and row.errors and not row.is_average:
+    for row in found:
+        if row.rho:
             alike = {key: value for key, value in row.settings.items() if key not in RADIUS}
             series.setdefault(f"{row.method} {sorted(alike.items())}", []).append(row)
     series = {key: rows for key, rows in series.items() if len(rows) >= 3}
@@ -168,11 +170,24 @@ def radius(tuning: Sequence[Record]) -> Figure | None:
         errors_at = [row.mean for row in rows]
         label = title_of(rows[0].method)
         axes.plot([row.rho for row in rows], errors_at, style, marker=marker, markersize=3, label=label)
+    beside = [_without_method(rows[0]) for rows in series.values()]
+    for row in found:
+        if row.method == "sgd" and _without_method(row) in beside:
+            axes.axhline(row.mean, color=FAINT, linewidth=0.8, label=title_of(row.method), zorder=0)
     axes.set_xscale("log")
     axes.set_xlabel("radius ρ")
     axes.set_ylabel("held-out error %")
     legend_above(figure, axes, 3)
     return figure
+
+
+def _without_method(row: Row) -> dict[str, Any]:
+    """The settings that SGD beside a method has too."""
+    return {
+        key: value
+        for key, value in row.settings.items()
+        if key not in RADIUS and (key.startswith("optimizer.base.") or not key.startswith("optimizer."))
+    }
 
 
 def cost(findings: Findings) -> Figure | None:

@@ -16,7 +16,7 @@ CAPTIONS = {
     "errors": ("Test error of every seed", "the mean as a line, Student's 95 % interval as a bar"),
     "differences": ("Differences, seed by seed", "with corrected intervals, filled where they exclude 0"),
     "curves": ("Over the epochs", "means over the seeds, and bands from the least to the greatest"),
-    "radius": ("Error against the radius", "on held-out images"),
+    "radius": ("Error against the radius", "on held-out images, SGD's as a line"),
     "cost": ("Error against cost", "the line is the Pareto front, costs within 5 % being equal"),
     "ranks": ("Ranks", "by the mean error, with the intervals of a bootstrap over the seeds"),
     "sharpness": ("Sharpness of every solution", "on training images, the mean of a row as a line"),

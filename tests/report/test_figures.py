@@ -89,3 +89,10 @@ def test_methods_tuned_otherwise_are_other_lines():
         each["config"]["optimizer"] |= {"base": {"lr": 0.3}, "rho_min": each["config"]["optimizer"]["rho"]}
     figure = radius([*trials([0.2, 0.05, 0.1]), *other])
     assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[0.05, 0.1, 0.2]] * 2
+
+
+def test_sgd_of_the_same_settings_is_a_line_beside():
+    sgd, otherwise = run("sgd", 42, 64.0), run("sgd", 42, 65.0)
+    otherwise["config"]["trainer"] = {"epochs": 8}
+    lines = radius([*trials([0.2, 0.05, 0.1]), sgd, otherwise]).axes[0].lines
+    assert [(line.get_label(), line.get_ydata()[0]) for line in lines[1:]] == [("SGD", 64.0)]
