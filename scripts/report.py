@@ -151,11 +151,8 @@ def runs_of(study: Study, found: Findings) -> str:
 
 def compared_across(studies: Mapping[str, Comparison]) -> str:
     """Return the table of what all studies find."""
-    cells = [
-        [line, *("".join([row, in_short(each)]) for row, each in (of_line.get(name, ("", None)) for name in studies))]
-        for line, of_line in across(studies).items()
-    ]
-    return markdown(["points of test error", *(f"`{name}`" for name in studies)], cells)
+    lines = [[line, *(row + in_short(each) for row, each in cells.values())] for line, cells in across(studies).items()]
+    return markdown(["points of test error", *(f"`{name}`" for name in studies)], lines)
 
 
 def flatness(made: Mapping[str, Findings]) -> list[str]:

@@ -46,8 +46,8 @@ def page_payload(
         "finding": finding(regimes[0]),
         "version": dict(versions),
         "across": [
-            {"title": line, "cells": [_across(*of_line.get(title, ("", None))) for title in comparisons]}
-            for line, of_line in across(comparisons).items()
+            {"title": line, "cells": [_across(row, each) for row, each in cells.values()]}
+            for line, cells in across(comparisons).items()
         ],
         "regimes": list(regimes),
     }

@@ -47,23 +47,23 @@ def statements(comparison: Comparison) -> list[Statement]:
     return found
 
 
-def across(studies: Mapping[str, Comparison]) -> dict[str, dict[str, tuple[str, Paired]]]:
+def across(studies: Mapping[str, Comparison]) -> dict[str, dict[str, tuple[str, Paired | None]]]:
     """The planned comparisons of several studies side by side, and below them that of the best row of each.
 
     Returns:
-        By what is compared, and then by study, of those that have it: which row it is of, where that is not said by
-        what is compared, and the difference.
+        By what is compared, and then by study: which row it is of, where that is not said by what is compared, and the
+        difference, or None where the study has it not.
     """
-    lines: dict[str, dict[str, tuple[str, Paired]]] = {}
-    best: dict[str, dict[str, tuple[str, Paired]]] = {}
+    lines: dict[str, dict[str, tuple[str, Paired | None]]] = {}
+    best: dict[str, dict[str, tuple[str, Paired | None]]] = {}
     for study, comparison in studies.items():
         for (row, base), each in _planned(comparison).items():
             line = f"{row.title} less {base.title}{_at(comparison, (row, base))}"
-            lines.setdefault(line, {})[study] = ("", each)
+            lines.setdefault(line, dict.fromkeys(studies, ("", None)))[study] = ("", each)
         if comparison.best is not None:
             row, each = comparison.best
             line = f"the row of the least error less {comparison.reference.title}"
-            best.setdefault(line, {})[study] = (f"{row.title}: ", each)
+            best.setdefault(line, dict.fromkeys(studies, ("", None)))[study] = (f"{row.title}: ", each)
     return lines | best
 
 
