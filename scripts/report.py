@@ -102,21 +102,20 @@ def sharpness_of(folder: Path, found: Findings) -> Sharpness:
 def index(made: Mapping[str, Findings]) -> str:
     """Return the page of all studies that have runs, with their figures as they are in their folders."""
     regimes = []
-    for study in studies(made):
+    shown = studies(made)
+    for study in shown:
         folder = MEASURED / study.experiment
         figures = {path.stem: path.read_text() for path in (folder / "figures").glob("*.svg")}
         found = made[study.experiment]
         told = explanation(sharpness_of(folder, found))
         regimes.append(regime(study, found, figures, describe_preset(study.experiment), told))
-    records = [record for study in studies(made) for record in made[study.experiment].records]
+    records = [record for study in shown for record in made[study.experiment].records]
     versions = {
         name: ", ".join(distinct(record["versions"][name] for record in records)) for name in ("sam_bench", "torch")
     }
     data = distinct(f"{record['dataset']} {record['dataset_sha256'][:8]}" for record in records)
     versions |= {"data": ", ".join(data), "runs": str(len(records))}
-    return page(
-        page_payload(regimes, versions, {study.title: made[study.experiment].comparison for study in studies(made)})
-    )
+    return page(page_payload(regimes, versions, {study.title: made[study.experiment].comparison for study in shown}))
 
 
 def studies(made: Mapping[str, Findings]) -> list[Study]:
@@ -127,12 +126,13 @@ def studies(made: Mapping[str, Findings]) -> list[Study]:
 
 def opening(made: Mapping[str, Findings]) -> str:
     """What the README opens with: what the studies find, and of the first of them more."""
-    first, *_ = all_of_them = studies(made)
+    shown = studies(made)
+    first = shown[0]
     found = made[first.experiment]
     folder = f"results/measured/{first.experiment}"
     parts = [
-        "\n".join(runs_of(study, made[study.experiment]) for study in all_of_them),
-        compared_across({study.experiment: made[study.experiment].comparison for study in all_of_them}),
+        "\n".join(runs_of(study, made[study.experiment]) for study in shown),
+        compared_across({study.experiment: made[study.experiment].comparison for study in shown}),
         f"**{first.title}** (`{first.experiment}`):",
         "\n".join(f"- {each.text}" for each in statements(found.comparison)),
         f"![Differences to SGD and to SAM with their intervals]({folder}/figures/differences.png)",

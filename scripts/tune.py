@@ -96,7 +96,8 @@ def main(arguments: list[str]) -> None:
     earlier = searches(options.tuned, options.experiment)
     for method in options.methods:
         check_replaceable(target(options.tuned, options.experiment, method), earlier.get(method), asked)
-    if options.tuned == CONF / "tuned":
+    is_preset = options.tuned == CONF / "tuned"
+    if is_preset:
         check_protocol(options.experiment, options.methods[0], options.overrides)
     only = [key for key in options.only.split(",") if key] or None
     known = {key for method in options.methods for key in search_space(method)}
@@ -114,8 +115,7 @@ def main(arguments: list[str]) -> None:
     }
     report = tuning_report(options.experiment, trials, remarks(trials, earlier, asked))
     results = planned[options.methods[0]][0].run.config.paths.results_of(options.experiment)
-    ours = options.tuned == CONF / "tuned"
-    name = results / "tuning" if ours else options.tuned / f"{options.experiment}_tuning"
+    name = results / "tuning" if is_preset else options.tuned / f"{options.experiment}_tuning"
     files = {Path(f"{name}.md"): report, Path(f"{name}.csv"): trials_as_frame(trials).to_csv(index=False)}
     for method in options.methods:
         if best(trials[method]) is not None:
