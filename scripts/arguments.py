@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from sam_bench.errors import ConfigError, UserError
@@ -54,6 +55,17 @@ def method_names(text: str) -> list[str]:
     """Return an option's value: names of methods with commas between them, or all."""
     load_installed()
     return list(METHODS) if text == "all" else names_of(METHODS, "optimizer")(text)
+
+
+def add_config_dir(words: argparse.ArgumentParser) -> None:
+    """Add the option `--config-dir`, which means what it means to `python -m sam_bench`."""
+
+    def folder(text: str) -> Path:
+        if not Path(text).is_dir():
+            raise argparse.ArgumentTypeError(f"{text} is no folder")
+        return Path(text)
+
+    words.add_argument("--config-dir", type=folder, help="folder of your own, its files come before those of conf/")
 
 
 def jobs() -> int:

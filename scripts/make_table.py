@@ -36,18 +36,26 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"Error: there are no records with data.split={options.split} in {where}; run the experiment first")
 
 
-def make(experiment: str, folder: Path, split: str, study: Study | None = None, overrides: Sequence[str] = ()) -> bool:
+def make(
+    experiment: str,
+    folder: Path,
+    split: str,
+    study: Study | None = None,
+    overrides: Sequence[str] = (),
+    config_dir: Path | None = None,
+) -> bool:
     """Make an experiment's table in its folder, and its comparison, and return whether it has records.
 
     Args:
         study: whose rows these are; else that of `conf/study` which has the experiment's name, if there is one.
         overrides: what its runs were told beside.
+        config_dir: the folder of the user's own that they were told, as `--config-dir` names it.
     """
     records = read_records(folder / "records", split)
     if not records:
         return False
     name = "table" if split == "test" else f"table-{split}"
-    found = findings(experiment, records, study, overrides)
+    found = findings(experiment, records, study, overrides, config_dir)
     print(write_table(found, experiment, folder, name, describe_preset(experiment)))
     print(f"Written: {folder}/{name}.csv, .md and .tex")
     if split == "test" and found.comparison.found:
@@ -61,7 +69,11 @@ def make(experiment: str, folder: Path, split: str, study: Study | None = None, 
 
 
 def findings(
-    experiment: str, records: list[Record], study: Study | None = None, overrides: Sequence[str] = ()
+    experiment: str,
+    records: list[Record],
+    study: Study | None = None,
+    overrides: Sequence[str] = (),
+    config_dir: Path | None = None,
 ) -> Findings:
     """Return what records say: with the rows of the experiment's study if there are any, else with all there are."""
     cost = Cost.read(BENCHMARKS)
@@ -69,7 +81,9 @@ def findings(
     if study is None and experiment in files and records[0]["config"]["data"]["split"] == "test":
         study = Study.read(files[experiment])
     if study is not None:
-        settings = {title: compose([*study.overrides(title), *overrides]).identity() for title in study.rows}
+        settings = {
+            title: compose([*study.overrides(title), *overrides], config_dir).identity() for title in study.rows
+        }
         found = Findings.of_study(study, records, settings, cost)
         if found.rows:
             return found

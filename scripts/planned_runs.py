@@ -3,6 +3,7 @@
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from sam_bench.cli.compose import compose
 from sam_bench.cli.main import EXIT_RESUMABLE, EXIT_RUN
@@ -18,22 +19,23 @@ class PlannedRun:
 
     Args:
         title: what the display calls it.
-        overrides: its command line.
+        words: its command line.
     """
 
     title: str
-    overrides: list[str]
+    words: list[str]
     config: Config
     files: RunFiles
 
 
-def plan(runs: list[tuple[str, list[str]]]) -> list[PlannedRun]:
-    """Compose and check runs, given by title and overrides.
+def plan(runs: list[tuple[str, list[str]]], config_dir: Path | None = None) -> list[PlannedRun]:
+    """Compose and check runs, given by title and overrides, with a folder of the user's own beside `conf/`.
 
     Raises:
         UserError: one of them cannot be run.
     """
-    composed = [(title, overrides, compose(overrides)) for title, overrides in runs]
+    folder = [] if config_dir is None else ["--config-dir", str(config_dir)]
+    composed = [(title, [*folder, *overrides], compose(overrides, config_dir)) for title, overrides in runs]
     specs = check([config for *_, config in composed])
     return [PlannedRun(*run, specs[run[-1]].files) for run in composed]
 
@@ -59,7 +61,7 @@ def train(planned: list[PlannedRun], at_once: int, otherwise: str) -> None:
             error = "diverged" if record["status"] == "diverged" else f"{record['test_error']:.2f} %"
             print(f"{count}/{len(planned)}  {run.title}  {error}", flush=True)
 
-    commands = [["-m", "sam_bench", *run.overrides, "trainer.progress=none"] for run in waiting]
+    commands = [["-m", "sam_bench", *run.words, "trainer.progress=none"] for run in waiting]
     programs.run(commands, ended)
     missing = sum(run.files.finished() is None for run in planned)
     if missing:

@@ -5,25 +5,28 @@ python scripts/tune.py --experiment noisy40 --methods sgd,sam --trials 12
 A trial is a run with data.split=val: nothing of the test set is used. A method's first trial has the preset's own
 values, the others are points of a Sobol sequence in its ranges (conf/tune/). The best of them, by the held-out error of
 the last epoch, is written to conf/tuned/<experiment>_<method>.yaml, from where every later run takes it, unless it says
-~tuned; all trials are written to results/<experiment>/tuning.{md,csv}, or with --tuned FOLDER beside the values in it.
+~tuned; all trials are written to results/<experiment>/tuning.{md,csv}. With --config-dir mine both are written to
+mine/tuned/, from where runs with --config-dir mine take them, and presets and ranges may lie in mine/ too.
 Interrupted, the same command goes on where it was; with more trials, those that are done count. With --only
 optimizer.rho nothing but the radius is tuned, of methods that have one.
 
-What follows the options are settings of all trials, such as trainer.device=cpu.
+What follows the options are settings of all trials, such as trainer.device=cpu, or plugin=mine.py.
 """
 
+import argparse
 import math
 import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from scipy.stats import qmc
 
-from sam_bench.cli.compose import CONF, compose
+from sam_bench.cli.compose import CONF, compose, load_plugins
 from sam_bench.cli.search_space import Range, search_space
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.lookup import suggestion
@@ -32,7 +35,7 @@ from sam_bench.report.tuning import Trial, at_ends, best, trials_as_frame, tunin
 from sam_bench.runs.files import write_atomically
 from sam_bench.runs.record import flat
 from sam_bench.runs.spec import RunSpec
-from scripts.arguments import at_least, errors_as_messages, jobs, method_names, parser
+from scripts.arguments import add_config_dir, at_least, errors_as_messages, jobs, method_names, parser
 from scripts.planned_runs import PlannedRun, train
 from scripts.planned_runs import plan as plan_runs
 
@@ -85,41 +88,55 @@ class Planned:
 def main(arguments: list[str]) -> None:
     words = parser(__doc__)
     words.add_argument("--experiment", required=True, help="preset that is tuned")
-    words.add_argument("--methods", default="sgd,sam,asam,gsam", type=method_names, help="of optimization, or all")
+    words.add_argument("--methods", default="sgd,sam,asam,gsam", help="methods with commas between them, or all")
     words.add_argument("--trials", default=12, type=at_least(1), help="of each method")
     words.add_argument("--only", default="", help="settings to tune, with commas between them; else all")
     words.add_argument("--jobs", default=jobs(), type=at_least(1), help="trials at once, which share the cores")
-    words.add_argument("--tuned", default=CONF / "tuned", type=Path, help="folder of the values that are chosen")
+    add_config_dir(words)
     words.add_argument("overrides", nargs="*", help="settings of all trials")
     options = words.parse_intermixed_args(arguments)
-    asked = Search(options.trials, " ".join(options.overrides), options.only)
-    earlier = searches(options.tuned, options.experiment)
-    for method in options.methods:
-        check_replaceable(target(options.tuned, options.experiment, method), earlier.get(method), asked)
-    is_preset = options.tuned == CONF / "tuned"
-    if is_preset:
-        check_protocol(options.experiment, options.methods[0], options.overrides)
+    load_plugins(options.overrides)
+    try:
+        methods = method_names(options.methods)
+    except argparse.ArgumentTypeError as error:
+        words.error(f"argument --methods: {error}")
+    of_protocol = [override for override in options.overrides if not override.startswith("plugin=")]
+    asked = Search(options.trials, " ".join(of_protocol), options.only)
+    folder = (options.config_dir or CONF) / "tuned"
+    earlier = searches(folder, options.experiment)
+    for method in methods:
+        check_replaceable(target(folder, options.experiment, method), earlier.get(method), asked)
+    if options.config_dir is None:
+        check_protocol(options.experiment, methods[0], options.overrides)
     only = [key for key in options.only.split(",") if key] or None
-    known = {key for method in options.methods for key in search_space(method)}
+    known = {key for method in methods for key in search_space(method, options.config_dir)}
     for key in only or ():
         if key not in known:
             raise ConfigError(f"--only {key}{suggestion(key, known)}: none of these methods has it in conf/tune")
-    planned = plan(options.experiment, options.methods, options.trials, options.overrides, only)
+    trials_of = partial(
+        plan,
+        options.experiment,
+        count=options.trials,
+        extra=options.overrides,
+        only=only,
+        config_dir=options.config_dir,
+    )
+    planned = trials_of(methods)
     train([each.run for its in planned.values() for each in its], options.jobs, "nothing is chosen")
     alike = [method for method, search in earlier.items() if search == asked and method not in planned]
-    others = plan(options.experiment, alike, options.trials, options.overrides, only)
+    others = trials_of(alike)
     planned |= {method: its for method, its in others.items() if all(each.run.files.finished() for each in its)}
     trials = {
         method: [Trial(method, each.settings, each.run.files.finished()) for each in its]
         for method, its in planned.items()
     }
-    report = tuning_report(options.experiment, trials, remarks(trials, earlier, asked))
-    results = planned[options.methods[0]][0].run.config.paths.results_of(options.experiment)
-    name = results / "tuning" if is_preset else options.tuned / f"{options.experiment}_tuning"
+    report = tuning_report(options.experiment, trials, remarks(trials, earlier, asked, options.config_dir))
+    results = planned[methods[0]][0].run.config.paths.results_of(options.experiment)
+    name = results / "tuning" if options.config_dir is None else folder / f"{options.experiment}_tuning"
     files = {Path(f"{name}.md"): report, Path(f"{name}.csv"): trials_as_frame(trials).to_csv(index=False)}
-    for method in options.methods:
+    for method in methods:
         if best(trials[method]) is not None:
-            files[target(options.tuned, options.experiment, method)] = tuned_file(trials[method], asked)
+            files[target(folder, options.experiment, method)] = tuned_file(trials[method], asked)
     for path, text in files.items():
         write_atomically(path, text.encode())
     print(report)
@@ -168,12 +185,17 @@ def check_protocol(experiment: str, method: str, overrides: list[str]) -> None:
     if preset | {"seed": None} != changed | {"seed": None}:
         raise ConfigError(
             f"{' '.join(overrides)} is another protocol than {experiment}: its values belong into a folder of your "
-            "own, --tuned mine/tuned, from where runs with --config-dir mine take them"
+            "own, --config-dir mine, from where runs with the same option take them"
         )
 
 
 def plan(
-    experiment: str, methods: list[str], count: int, extra: list[str], only: list[str] | None = None
+    experiment: str,
+    methods: list[str],
+    count: int,
+    extra: list[str],
+    only: list[str] | None = None,
+    config_dir: Path | None = None,
 ) -> dict[str, list[Planned]]:
     """Return the trials of each method, of all its settings or of some; each is checked before any is run.
 
@@ -183,7 +205,7 @@ def plan(
     """
     found = []
     for method in methods:
-        whole = search_space(method)
+        whole = search_space(method, config_dir)
         space = {key: ends for key, ends in whole.items() if only is None or key in only}
         if not space:
             raise ConfigError(f"--only {','.join(only or ())}: {method} has none of these, but {', '.join(whole)}")
@@ -191,12 +213,14 @@ def plan(
             if (key := override.partition("=")[0].lstrip("+")) in (*space, *OURS):
                 raise ConfigError(f"{override}: {key} is not the same for all trials; leave it out")
         common = [f"experiment={experiment}", f"optimizer={method}", "~tuned", "data.split=val", *extra]
-        preset = flat(compose(common).identity())
+        preset = flat(compose(common, config_dir).identity())
         own = {key: preset[key] for key in space}
         for settings in [own, *points(space, count - 1)]:
             overrides = [*common, *(f"{key}={value!r}" for key, value in settings.items())]
             found.append((method, settings, overrides))
-    runs = plan_runs([(f"{method}  {written(settings)}", overrides) for method, settings, overrides in found])
+    runs = plan_runs(
+        [(f"{method}  {written(settings)}", overrides) for method, settings, overrides in found], config_dir
+    )
     planned: dict[str, list[Planned]] = {}
     for (method, settings, _), run in zip(found, runs, strict=True):
         planned.setdefault(method, []).append(Planned(method, settings, run))
@@ -218,12 +242,14 @@ def points(space: Mapping[str, Range], count: int) -> list[dict[str, float]]:
     ]
 
 
-def remarks(trials: Mapping[str, list[Trial]], earlier: Mapping[str, Search], asked: Search) -> list[str]:
+def remarks(
+    trials: Mapping[str, list[Trial]], earlier: Mapping[str, Search], asked: Search, config_dir: Path | None
+) -> list[str]:
     """Return what else is to be said: what all were told, best values at ends of their ranges, methods with more or
     fewer trials."""
     found = [f"All with {asked.overrides}."] if asked.overrides else []
     for method, its in trials.items():
-        space = {key: ends for key, ends in search_space(method).items() if key in its[0].settings}
+        space = {key: ends for key, ends in search_space(method, config_dir).items() if key in its[0].settings}
         chosen = best(its)
         for key in at_ends(chosen.settings, space) if chosen else ():
             least, greatest = space[key]

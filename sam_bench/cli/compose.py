@@ -102,9 +102,14 @@ class Asked:
     needs_gpu: bool = False
 
 
-def choices(group: str) -> dict[str, Path]:
-    """Return the files of a group of the configuration, by the names that the command line has for them."""
-    return {path.stem: path for path in sorted((CONF / group).glob("*.yaml"))}
+def choices(group: str, config_dir: Path | None = None) -> dict[str, Path]:
+    """Return the files of a group of the configuration, by the names that the command line has for them.
+
+    Args:
+        config_dir: a folder of the user's own, as `--config-dir` names it: its files come before ours.
+    """
+    folders = [CONF, *([config_dir] if config_dir else [])]
+    return {path.stem: path for folder in folders for path in sorted((folder / group).glob("*.yaml"))}
 
 
 def describe_preset(experiment: str) -> str:
@@ -121,8 +126,11 @@ def new_command() -> None:
     _started = f"{datetime.now():%Y-%m-%d/%H-%M-%S}-{secrets.token_hex(2)}"
 
 
-def compose(overrides: list[str]) -> Config:
+def compose(overrides: list[str], config_dir: Path | None = None) -> Config:
     """The config of one run, from overrides as the command line takes them.
+
+    Args:
+        config_dir: a folder of the user's own, as `--config-dir` names it.
 
     Raises:
         ConfigError: they do not make a valid config.
@@ -130,7 +138,7 @@ def compose(overrides: list[str]) -> Config:
     load_plugins(overrides)
     _refuse_group_words(overrides)
     with composing():
-        return read(_loader().load_configuration(CONFIG_NAME, overrides, run_mode=RunMode.RUN))
+        return read(_loader(config_dir).load_configuration(CONFIG_NAME, overrides, run_mode=RunMode.RUN))
 
 
 def load_plugins(overrides: list[str]) -> None:
@@ -290,7 +298,7 @@ def _needs_gpu(launcher: str, hydra_config: DictConfig) -> bool:
     return ray is not None and not ray.init.get("address") and bool(ray.remote.get("num_gpus"))
 
 
-def _loader(config_dir: str | None = None) -> ConfigLoaderImpl:
+def _loader(config_dir: str | Path | None = None) -> ConfigLoaderImpl:
     setup_globals()
     path = create_config_search_path(str(CONF))
     if config_dir is not None:

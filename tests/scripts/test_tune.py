@@ -10,6 +10,7 @@ import time
 
 import pandas as pd
 import pytest
+import yaml
 
 from sam_bench.cli import main as cli_main
 from sam_bench.cli.compose import CONF, compose
@@ -19,7 +20,7 @@ from sam_bench.data.images import Images
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.optim.registry import METHODS
 from sam_bench.report.tuning import Trial
-from scripts import programs, tune
+from scripts import programs, study, tune
 from tests.conftest import ROOT, everything_below, options
 from tests.forked import Forked, command_line
 
@@ -52,7 +53,7 @@ def in_this_process(monkeypatch):
 
 
 def tuned(*arguments: str, methods: str = "sgd,sam") -> None:
-    tune.main(["--experiment", "smoke", "--methods", methods, "--tuned", "tuned", *arguments, *TINY])
+    tune.main(["--experiment", "smoke", "--methods", methods, "--config-dir", ".", *arguments, *TINY])
 
 
 def runs(folder) -> dict[str, float]:
@@ -94,11 +95,12 @@ def test_the_report_of_another_protocol_does_not_replace_the_presets(in_this_pro
     search = ["--experiment", "smoke", "--methods", "sgd", "--trials", "1", "trainer.device=cpu"]
     tune.main(search)
     usual = (folder / "results/smoke/tuning.md").read_text()
-    tune.main([*search, "trainer.epochs=3", "--tuned", "longer"])
+    (folder / "longer").mkdir()
+    tune.main([*search, "trainer.epochs=3", "--config-dir", "longer"])
     assert (folder / "results/smoke/tuning.md").read_text() == usual
-    longer = (folder / "longer/smoke_tuning.md").read_text()
+    longer = (folder / "longer/tuned/smoke_tuning.md").read_text()
     assert "All with trainer.device=cpu trainer.epochs=3." in longer and longer != usual
-    assert everything_below(folder / "longer") == ["smoke_sgd.yaml", "smoke_tuning.csv", "smoke_tuning.md"]
+    assert everything_below(folder / "longer/tuned") == ["smoke_sgd.yaml", "smoke_tuning.csv", "smoke_tuning.md"]
 
 
 def test_runs_of_the_preset_take_the_values_unless_told_otherwise(forked, folder, command):
@@ -113,6 +115,75 @@ def test_runs_of_the_preset_take_the_values_unless_told_otherwise(forked, folder
     for line in (folder / "tuned/mine_sam.yaml").read_text().splitlines():
         if not line.startswith("#") and not line.endswith(":"):
             assert line.strip() in chosen
+
+
+STUDY = """
+title: mine
+experiment: short
+seeds: [0, 1]
+baselines: [SAM]
+reference: SAM
+planned: [[HalfSAM, SAM]]
+note: ""
+rows:
+  SAM: optimizer=sam
+  HalfSAM: plugin=half_sam.py optimizer=half_sam
+"""
+METHOD = """
+from sam_bench import SAM
+from sam_bench.plugins import plugin
+
+class HalfSAM(SAM):
+    pass
+
+HALF_SAM = plugin(HalfSAM, "half_sam", title="HalfSAM", summary="half of it", paper="mine")
+"""
+
+
+def test_a_method_a_preset_and_a_study_of_ones_own_are_tuned_and_compared(forked, folder, plugins_for_now):
+    for name, text in {
+        "half_sam.py": METHOD,
+        "mine/experiment/short.yaml": "# @package _global_\ndefaults: [smoke]\ntrainer: {epochs: 1}\n",
+        "mine/tune/half_sam.yaml": "optimizer.rho: [0.01, 0.1]\noptimizer.base.weight_decay: null\n",
+        "mine/study/mine.yaml": STUDY,
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    search = ["--config-dir", "mine", "--experiment", "short", "--methods", "half_sam,sam", "--trials", "2", *TINY]
+    tune.main([*search, "plugin=half_sam.py"])
+    assert everything_below(folder / "mine/tuned") == [
+        "short_half_sam.yaml", "short_sam.yaml", "short_tuning.csv", "short_tuning.md"
+    ]  # fmt: skip
+    chosen = (folder / "mine/tuned/short_half_sam.yaml").read_text()
+    assert f"the best of 2 trials with {' '.join(TINY)}, by" in chosen and "weight_decay" not in chosen
+    assert "## HalfSAM" in (folder / "mine/tuned/short_tuning.md").read_text()
+    study.main(["mine", "--config-dir", "mine", *TINY])
+    table = pd.read_csv(folder / "results/short/table.csv")
+    assert list(table["row"]) == ["SAM", "HalfSAM"]
+    radii = [yaml.safe_load((folder / f"mine/tuned/short_{name}.yaml").read_text())["optimizer"]["rho"]
+             for name in ("sam", "half_sam")]  # fmt: skip
+    assert list(table["rho"]) == radii
+
+
+@pytest.mark.parametrize(
+    ("ranges", "said"),
+    [
+        (None, "half_sam has no ranges: write tune/half_sam.yaml in a folder of your own"),
+        ("- optimizer.rho", "must have lines such as optimizer.rho: [least, greatest]"),
+        ("optimizer.rho: [0.1", "not valid YAML"),
+        ("optimizer.rho: 0.1", "optimizer.rho: 0.1 in tune/half_sam.yaml is no range"),
+    ],
+)
+def test_a_method_of_ones_own_needs_ranges(folder, plugins_for_now, ranges, said):
+    (folder / "half_sam.py").write_text(METHOD)
+    (folder / "tune").mkdir()
+    if ranges is not None:
+        (folder / "tune/half_sam.yaml").write_text(ranges)
+    search = ["--config-dir", ".", "--experiment", "smoke", "--methods", "half_sam", "plugin=half_sam.py"]
+    with pytest.raises(SystemExit) as ended:
+        tune.main(search)
+    assert said in str(ended.value)
+    assert not (folder / "runs").exists()
 
 
 def test_a_search_that_was_ended_goes_on_to_what_it_would_have_found(forked, folder, capfd):
@@ -197,9 +268,9 @@ def test_nothing_of_the_test_set_is_read(in_this_process, folder, monkeypatch):
             ["--experiment", "smoke", "--only", "optimizer.rho,optimizer.rh"],
             "optimizer.rh — did you mean optimizer.rho",
         ),
-        (["--experiment", "smoke", "--tuned", "mine", "optimizer.base.lr=0.3"], "not the same for all trials"),
-        (["--experiment", "smoke", "data.split=test", "--tuned", "mine"], "data.split is not the same"),
-        (["--experiment", "smoke", "optimizer/base=adam", "--tuned", "mine"], "optimizer/base is not the same"),
+        (["--experiment", "smoke", "--config-dir", ".", "optimizer.base.lr=0.3"], "not the same for all trials"),
+        (["--experiment", "smoke", "data.split=test", "--config-dir", "."], "data.split is not the same"),
+        (["--experiment", "smoke", "optimizer/base=adam", "--config-dir", "."], "optimizer/base is not the same"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_run(folder, arguments, said):
@@ -215,6 +286,7 @@ def test_what_is_wrong_is_said_before_anything_is_run(folder, arguments, said):
         ("--experiment smoke --methods saam", "did you mean sam"),
         ("--experiment smoke --trials 0", "less than 1"),
         ("--methods sam", "--experiment"),
+        ("--experiment smoke --config-dir mine", "mine is no folder"),
     ],
 )
 def test_options_are_refused_in_so_many_words(refused, arguments, said):
