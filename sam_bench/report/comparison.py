@@ -1,4 +1,4 @@
-"""Rows less their baselines, seed by seed, and what can be said of it."""
+"""Differences of rows to their baselines, seed by seed, and what can be said of them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ class Comparison:
                 alike = [each for each in of_sgd if SAME[0] * cost(row) <= cost(each) <= SAME[1] * cost(row)]
                 if alike:
                     baselines[kind][row] = min(alike, key=lambda each: abs(cost(each) - cost(row)))
-            if reference is not None and row not in candidates.get(reference, ()):  # SAM less SGD is said in SAM's row
+            if reference is not None and row not in candidates.get(reference, ()):  # SAM − SGD is said in SAM's row
                 baselines[REFERENCE][row] = reference
         baselines = {
             kind: {row: base for row, base in of_kind.items() if row is not base} for kind, of_kind in baselines.items()
@@ -121,8 +121,8 @@ class Comparison:
     def heading(self, kind: str) -> str:
         """Return what the column of a kind is called."""
         if kind == REFERENCE:
-            return f"less {self.reference.title}"
-        return f"less SGD at {kind}"
+            return f"Δ to {self.reference.title}"
+        return f"Δ to SGD at {kind}"
 
     def as_markdown(self) -> str:
         """A column for each kind, with differences, their corrected intervals and verdicts; and what these are."""
@@ -130,7 +130,7 @@ class Comparison:
         cells = [[row.title, *(in_words(self.at(kind, row)) for kind in kinds)] for row in self.rows]
         text = [markdown(["", *(self.heading(kind) for kind in kinds)], cells)]
         if others := [pair for pair in self.planned if pair in self.found and not self._in_a_column(pair)]:
-            lines = [f"- {row.title} less {base.title}: {in_words(self.found[row, base])}" for row, base in others]
+            lines = [f"- {row.title} − {base.title}: {in_words(self.found[row, base])}" for row, base in others]
             text.append("\n".join(lines))
         return "\n\n".join([*text, *self.remarks()]) + "\n"
 
@@ -138,14 +138,14 @@ class Comparison:
         """What must be known to read differences."""
         counts = sorted({len(each.differences) for each in self.found.values()})
         lines = [
-            f"Points of test error less the baseline's, seed by seed ({_seeds(counts)}): below 0 is better. With ±, or "
+            f"Δ: error minus the baseline's, in points, seed by seed ({_seeds(counts)}): below 0 is better. With ±, or "
             "in brackets, Student's interval, corrected for the number of comparisons: all of a table hold together "
             f"with 95 % (Bonferroni). From {FEWEST_SEEDS} seeds on better or worse is said where it excludes 0; else "
             "the two are not separated (n. s.), with about how many seeds would separate them with a probability of "
             "80 %, if difference and spread are these. Over seeds alone: images, wrong labels and tuning are one draw."
         ]
         if self.planned:
-            pairs = "; ".join(f"{row.title} less {base.title}" for row, base in self.planned)
+            pairs = "; ".join(f"{row.title} − {base.title}" for row, base in self.planned)
             lines.append(f"Planned, and half of the 5 % are theirs, the other half all others': {pairs}.")
         if PASSES in self.kinds:
             low, high = SAME

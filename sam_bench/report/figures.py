@@ -289,7 +289,7 @@ def _memorised(run: Record) -> list[float | None]:
 
 
 def _front(places: Mapping[Row, tuple[float, float]]) -> list[Row]:
-    """The rows of which no other has less error for as little cost, or 5 % more, by cost."""
+    """The rows of which no other has a lower error for as little cost, or 5 % more, by cost."""
     return [
         row
         for row, (cost, error) in sorted(places.items(), key=lambda each: each[1])

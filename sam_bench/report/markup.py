@@ -6,7 +6,7 @@ LATEX = str.maketrans(
     {character: f"\\{character}" for character in "{}%_&#$"}
     | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"}
     | {"–": "--", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "≈": r"$\approx$"}
-    | {"ρ": r"$\rho$", "γ": r"$\gamma$", "α": r"$\alpha$", "“": "``", "”": "''"}
+    | {"Δ": r"$\Delta$", "ρ": r"$\rho$", "γ": r"$\gamma$", "α": r"$\alpha$", "“": "``", "”": "''"}
 )
 
 

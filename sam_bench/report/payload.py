@@ -100,9 +100,9 @@ def _figure(name: str, svg: str) -> dict[str, str]:
 def _columns(findings: Findings) -> list[dict[str, Any]]:
     comparison = findings.comparison
     kinds = {
-        EPOCHS: "Points of test error less SGD's of as many epochs, seed by seed, with the corrected interval.",
-        PASSES: "The same less SGD's of as many passes.",
-        REFERENCE: f"The same less {comparison.reference.title}'s." if comparison.reference else "",
+        EPOCHS: "Test error minus that of SGD with as many epochs, in points, seed by seed; corrected interval.",
+        PASSES: "The same, to SGD with as many passes.",
+        REFERENCE: f"The same, to {comparison.reference.title}." if comparison.reference else "",
     }
     columns = [
         {"key": "rho", "title": "ρ", "help": "The radius of the perturbation.", "digits": None},

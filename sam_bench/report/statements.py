@@ -41,9 +41,11 @@ def statements(comparison: Comparison) -> list[Statement]:
     if best is not None:
         row, each = best
         count = sum(pair in comparison.found for pair in comparison.baselines[REFERENCE].items())
-        among = f"{row.title}, of the least error of {count} compared with {comparison.reference.title}"
-        lost = f" ({row.diverged} of {len(row.runs)} runs diverged)" if row.diverged else ""
-        found.append(Statement(_sentence(f"{among}{lost},", comparison.reference.title, each), each.verdict))
+        among = f"lowest error of {count} compared with {comparison.reference.title}"
+        lost = f"; {row.diverged} of {len(row.runs)} runs diverged" if row.diverged else ""
+        found.append(
+            Statement(_sentence(f"{row.title} ({among}{lost})", comparison.reference.title, each), each.verdict)
+        )
     return found
 
 
@@ -58,11 +60,11 @@ def across(studies: Mapping[str, Comparison]) -> dict[str, dict[str, tuple[str, 
     best: dict[str, dict[str, tuple[str, Paired | None]]] = {}
     for study, comparison in studies.items():
         for (row, base), each in _planned(comparison).items():
-            line = f"{row.title} less {base.title}{_at(comparison, (row, base))}"
+            line = f"{row.title} − {base.title}{_at(comparison, (row, base))}"
             lines.setdefault(line, dict.fromkeys(studies, ("", None)))[study] = ("", each)
         if comparison.best is not None:
             row, each = comparison.best
-            line = f"the row of the least error less {comparison.reference.title}"
+            line = f"the row with the lowest error − {comparison.reference.title}"
             best.setdefault(line, dict.fromkeys(studies, ("", None)))[study] = (f"{row.title}: ", each)
     return lines | best
 
@@ -83,5 +85,5 @@ def _sentence(one: str, other: str, each: Paired, at: str = "") -> str:
     if each.separated:
         return f"{one} is {each.verdict} than {other}{at}, by {abs(each.mean):.2f} points {interval(each)}"
     if each.verdict is None:
-        return f"{one} less {other}{at}: {signed(each.mean)} points, of too few seeds to tell"
+        return f"{one} − {other}{at}: {signed(each.mean)} points, of too few seeds to tell"
     return f"{one} and {other} are not separated{at}: {signed(each.mean)} points {interval(each)}{more_seeds(each)}"

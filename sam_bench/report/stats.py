@@ -35,12 +35,12 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
 
 @dataclass(frozen=True)
 class Paired:
-    """A row less its baseline, seed by seed: below 0 it is better.
+    """A row minus its baseline, seed by seed: below 0 it is better.
 
     Args:
         differences: in points, one for each seed that both have.
-        better: the probability that a run of the row has less error than one of the baseline, a draw counting as half:
-            the share of such pairs, of any seeds (Agarwal et al., 2021, arXiv:2108.13264).
+        better: the probability that a run of the row has a lower error than one of the baseline, a draw counting as
+            half: the share of such pairs, of any seeds (Agarwal et al., 2021, arXiv:2108.13264).
         p: of a paired two-sided t-test; NaN for fewer than two seeds.
         adjusted_p: Holm's, over all comparisons of its family; to be held against 0.05.
         level: of the corrected interval.

@@ -126,9 +126,9 @@ class Findings:
         for kind in self.comparison.kinds if row in self.rows else ():
             found = self.comparison.at(kind, row)
             key = kind.replace(" ", "_")
-            line[f"less_{key}"] = found and found.mean
-            line[f"less_{key}_low"], line[f"less_{key}_high"] = found.corrected_interval if found else (None, None)
-            line[f"less_{key}_verdict"] = found and found.verdict
+            line[f"delta_{key}"] = found and found.mean
+            line[f"delta_{key}_low"], line[f"delta_{key}_high"] = found.corrected_interval if found else (None, None)
+            line[f"delta_{key}_verdict"] = found and found.verdict
         return line
 
     def for_reading(self) -> tuple[list[str], list[list[str]]]:
@@ -141,7 +141,7 @@ class Findings:
             "method": [row.title for row in self.rows],
             "ρ": [_number(row.rho, "g") for row in self.rows],
             "seeds": [f"{len(row.errors)}{row.diverged_in_words}" for row in self.rows],
-            "test error %": [row.error_in_words for row in self.rows],
+            f"{self._error} %": [row.error_in_words for row in self.rows],
         }
         for kind in kinds:
             found = [in_short(self.comparison.at(kind, row)) for row in self.rows]
@@ -160,7 +160,7 @@ class Findings:
         """What must be known to read the table: its columns, the hardware, and what is not alike in all rows."""
         records = self.records
         lines = [
-            "Test error of the last epoch, mean over the seeds ± half of Student's 95 % interval. "
+            f"{self._error.capitalize()} of the last epoch, mean over the seeds ± half of Student's 95 % interval. "
             + ("ECE: calibration error, 15 bins. " if self.has("test_ece") else "")
             + "Passes: forward-backward passes of one run. Cost: seconds of training over those of SGD."
         ]
@@ -191,6 +191,12 @@ class Findings:
         for device in distinct(f"{record['device']}, {record['precision']}" for record in records):
             lines.append(f"Measured on: {device}.")
         return lines
+
+    @property
+    def _error(self) -> str:
+        """What the table's errors are called."""
+        held_out = any(record["config"]["data"]["split"] == "val" for record in self.records)
+        return "held-out error" if held_out else "test error"
 
     def has(self, key: str) -> bool:
         """Whether any row of the table has this mean."""

@@ -12,9 +12,9 @@ NASTY = '<b>SAM</b> & "quotes" \' </script><script>alert(1)</script> <!--'
 COLUMNS = (
     ("rho", "ρ", "The radius of the perturbation.", None),
     ("error", "test error %", "Mean over the seeds, last epoch, with its standard deviation.", 2),
-    ("delta", "less SGD", "Points of test error less SGD's, seed by seed, with the corrected interval.", 2),
-    ("delta_passes", "less SGD, same passes", "The same against SGD with twice the epochs.", 2),
-    ("delta_sam", "less SAM", "Points of test error less SAM's, seed by seed.", 2),
+    ("delta", "Δ to SGD", "Test error minus SGD's, seed by seed, with the corrected interval.", 2),
+    ("delta_passes", "Δ to SGD, same passes", "The same against SGD with twice the epochs.", 2),
+    ("delta_sam", "Δ to SAM", "Test error minus SAM's, seed by seed.", 2),
     ("memorised", "memorised %", "Wrong training labels that are predicted as labelled.", 1),
     ("ece", "ECE %", "Calibration error, 15 bins.", 2),
     ("nll", "NLL", "Negative log-likelihood in nats.", 3),
@@ -48,9 +48,9 @@ def payload(rows: int = 27, seeds: int = 5) -> dict[str, Any]:
         "finding": "With 40 % wrong labels, SAM's test error is 3.1 points below that of SGD with as many passes "
         "(95 % interval 2.6 to 3.6, 5 seeds); with right labels the two are not separated.",
         "across": [
-            {"title": "SAM less SGD at equal epochs", "cells": [{"text": "−3.10 ± 0.50", "verdict": "better"}, None]},
+            {"title": "SAM − SGD at equal epochs", "cells": [{"text": "−3.10 ± 0.50", "verdict": "better"}, None]},
             {
-                "title": f"{NASTY} less SAM",
+                "title": f"{NASTY} − SAM",
                 "cells": [
                     {"text": "+1.20 ± 0.30", "verdict": "worse"},
                     {"text": "ASAM: +0.10", "verdict": "not separated"},

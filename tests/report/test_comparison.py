@@ -61,7 +61,7 @@ def test_runs_are_paired_by_their_seeds_and_those_that_diverged_are_left_out_and
     assert not any(LOST in pair for pair in found.found)
     table, about, passes, lost = found.as_markdown().strip().split("\n\n")
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-    assert cells[0] == ["", *(f"less SGD at equal {what}" for what in ("epochs", "passes", "seconds")), "less SAM"]
+    assert cells[0] == ["", *(f"Δ to SGD at equal {what}" for what in ("epochs", "passes", "seconds")), "Δ to SAM"]
     assert [each[0] for each in cells[2:]] == [of.title for of in ROWS]
     assert cells[2][1:] == cells[5][1:] == ["–"] * 4
     assert cells[6][1] == "−0.50 (−0.50 to −0.50): better"
@@ -77,8 +77,8 @@ def test_half_of_the_five_percent_is_what_was_planned_and_half_is_the_rest():
     assert [found.found[pair].level for pair in planned] == [1 - 0.025 / 2] * 2
     assert {found.found[pair].level for pair in others} == {1 - 0.025 / 8}
     text = found.as_markdown()
-    assert "\n- SGD, longer less SGD: −0.50 (" in text and "\n- SAM less SGD" not in text
-    assert "half of the 5 % are theirs, the other half all others': SAM less SGD; SGD, longer less SGD." in text
+    assert "\n- SGD, longer − SGD: −0.50 (" in text and "\n- SAM − SGD" not in text
+    assert "half of the 5 % are theirs, the other half all others': SAM − SGD; SGD, longer − SGD." in text
 
 
 def test_what_came_to_nothing_counts_all_the_same():

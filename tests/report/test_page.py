@@ -126,8 +126,8 @@ def test_embedded_data_cannot_end_its_element():
 def test_every_row_stands_in_the_static_table(read):
     heading, *lines = read.rows[: 1 + len(payload()["across"])]
     assert heading == ["points of test error", *(regime["title"] for regime in payload()["regimes"])]
-    assert lines[0] == ["SAM less SGD at equal epochs", "−3.10 ± 0.50 ▼ better", "–"]
-    assert lines[1] == [f"{NASTY} less SAM", "+1.20 ± 0.30 ▲ worse", "ASAM: +0.10 ○ not separated"]
+    assert lines[0] == ["SAM − SGD at equal epochs", "−3.10 ± 0.50 ▼ better", "–"]
+    assert lines[1] == [f"{NASTY} − SAM", "+1.20 ± 0.30 ▲ worse", "ASAM: +0.10 ○ not separated"]
     written = iter([row for row in read.rows[1 + len(lines) :] if row[0] != "method"])
     for regime in payload()["regimes"]:
         for row, cells in zip(regime["rows"], written, strict=False):

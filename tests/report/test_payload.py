@@ -38,11 +38,11 @@ def made(found):
 def test_it_is_plain_data_and_the_finding_is_the_first_statements(made, found):
     whole = page_payload([made], {"sam_bench": "1"}, {STUDY.title: found.comparison})
     assert whole["across"][0] == {
-        "title": "SAM less SGD at equal epochs and passes and seconds",
+        "title": "SAM − SGD at equal epochs and passes and seconds",
         "cells": [{"text": "+0.00", "verdict": "not separated"}],
     }
     assert json.loads(json.dumps(whole, allow_nan=False)) == whole
-    finding = "SAM less SGD at equal epochs and passes and seconds: +0.00 points, of too few seeds to tell."
+    finding = "SAM − SGD at equal epochs and passes and seconds: +0.00 points, of too few seeds to tell."
     assert whole["finding"] == f"{STUDY.title}: {finding}"
     assert made["about"].startswith("A preset. The noisy40 protocol: ")
     assert {figure["name"] for figure in made["figures"]} == {"errors", "curves", "cost"}

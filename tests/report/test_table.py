@@ -60,7 +60,7 @@ The sam_example protocol: wrn22_8, cifar10, all training images, test split, aug
 normalised, 200 epochs, batch 128, step schedule by the step, warm-up 0, base optimizer sgd, lr 0.1, weight_decay \
 0.0005, momentum 0.9, nesterov False, label smoothing 0.1 over others, BatchNorm clean.
 
-| method | ρ    | seeds | test error % | less SGD at equal epochs | ECE % | passes  | cost |
+| method | ρ    | seeds | test error % | Δ to SGD at equal epochs | ECE % | passes  | cost |
 | ------ | ---- | ----- | ------------ | ------------------------ | ----- | ------- | ---- |
 | SGD    | –    | 3     | 3.20 ± 0.25  | –                        | 1.50  | 78,200  | 1.00 |
 | SAM    | 0.05 | 3     | 2.90 ± 0.25  | −0.30 ± 0.36 n. s. (4)   | 1.50  | 156,400 | 2.00 |
@@ -71,7 +71,7 @@ Passes: forward-backward passes of one run. Cost: seconds of training over those
 
 Cost from passes alone, as no benchmark here has it: SAM, GSAM.
 
-Points of test error less the baseline's, seed by seed (1 or 3 seeds): below 0 is better. With ±, or in brackets, \
+Δ: error minus the baseline's, in points, seed by seed (1 or 3 seeds): below 0 is better. With ±, or in brackets, \
 Student's interval, corrected for the number of comparisons: all of a table hold together with 95 % (Bonferroni). From \
 3 seeds on better or worse is said where it excludes 0; else the two are not separated (n. s.), with about how many \
 seeds would separate them with a probability of 80 %, if difference and spread are these. Over seeds alone: images, \
@@ -89,6 +89,15 @@ def write_all(made: list[dict], folder) -> str:
     return write_table(Findings.of(made), "sam_example", folder)
 
 
+def test_errors_on_held_out_images_are_called_so(tmp_path):
+    made = [
+        each | {"config": each["config"] | {"data": each["config"]["data"] | {"split": "val"}}} for each in records()
+    ]
+    text = write_all(made, tmp_path)
+    assert "| held-out error % |" in text and "\n\nHeld-out error of the last epoch" in text
+    assert "test error" not in text.lower()
+
+
 def test_the_files_to_the_letter(tmp_path):
     assert write_all(records(), tmp_path) == GOLDEN
     assert (tmp_path / "table.md").read_text() == GOLDEN
@@ -96,7 +105,7 @@ def test_the_files_to_the_letter(tmp_path):
     assert list(table.columns[:7]) == ["row", "method", "rho", "weights", "settings", "seeds", "diverged"]
     assert table["method"].tolist() == ["sgd", "sam", "gsam"]
     assert table["test_error_mean"].tolist() == pytest.approx([3.2, 2.9, 2.5])
-    assert table["less_equal_epochs"].tolist()[1:] == pytest.approx([-0.3, -0.8])
+    assert table["delta_equal_epochs"].tolist()[1:] == pytest.approx([-0.3, -0.8])
     text = (tmp_path / "table.tex").read_text()
     assert "\\toprule\n" + r"method & $\rho$ & seeds & test error \% &" in text
     assert r"SAM & 0.05 & 3 & 2.90 $\pm$ 0.25 & $-$0.30 $\pm$ 0.36 n. s. (4) &" in text
