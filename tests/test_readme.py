@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,8 +21,9 @@ from sam_bench.report.comparison import write_comparison
 from sam_bench.report.figures import draw, write_figures
 from sam_bench.report.sharpness import write_sharpness
 from sam_bench.report.sharpness_figures import draw_sharpness
+from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, read_records, write_table
-from scripts import make_table, report
+from scripts import make_table, report, study, tune
 from scripts.benchmark.report import summary
 from tests.conftest import ROOT, options
 
@@ -153,6 +155,28 @@ def test_every_command_asks_for_runs_that_are_valid(command, folder, plugins_for
     except ConfigError as error:  # of an extra
         launcher = re.search("hydra/launcher=(ray|slurm)", command)[1]
         assert f"pip install -e '.[{launcher}]'" in str(error)
+
+
+def test_a_method_of_ones_own_can_be_tuned_and_compared_as_is_said(folder, plugins_for_now):
+    ranges, comparison = (
+        next(block for language, block in BLOCKS if language == "yaml" and text in block)
+        for text in ("optimizer.rho: [", "SignSAM: ")
+    )
+    for name, text in {
+        "sign_sam.py": OWN_METHOD,
+        "mine/tune/sign_sam.yaml": ranges,
+        "mine/study/sign_sam.yaml": comparison,
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    mine = Path("mine")
+    trials = tune.plan("noisy40", ["sgd"], 9, []) | tune.plan(
+        "noisy40", ["sign_sam"], 9, ["plugin=sign_sam.py"], config_dir=mine
+    )
+    rates = [[trial.settings["optimizer.base.lr"] for trial in its] for its in trials.values()]
+    assert rates[0] == rates[1]
+    rows = study.plan_study(Study.read(study.path_of("sign_sam", mine)), [0], (), mine)
+    assert [run.title for run in rows] == ["SGD  seed 0", "SAM  seed 0", "SignSAM  seed 0"]
 
 
 @pytest.mark.parametrize("preset", options("experiment"))

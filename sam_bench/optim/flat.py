@@ -1,5 +1,7 @@
 """Many tensors in few buffers: what is done with a buffer is one kernel, however many tensors it holds."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,14 +25,14 @@ class FlatCopy:
         kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
         for position, x in enumerate(like):
             kinds.setdefault((x.dtype, x.device), []).append(position)
-        for same in kinds.values():
+        self._kinds = list(kinds.values())
+        for same in self._kinds:
             sizes = [like[position].numel() for position in same]
             buffer = like[same[0]].new_empty(sum(sizes))
             for position, part in zip(same, torch.split(buffer, sizes), strict=True):
                 self.views[position] = _view_like(part, like[position])
             self.buffers.append(buffer)
-        if tensors:
-            torch._foreach_copy_(self.views, list(tensors))
+        self._copy(self.views, tensors)
 
     def zero_unless(self, condition: Tensor) -> None:
         """Make every copy 0, whatever it holds, where `condition` (a boolean scalar) is false."""
@@ -39,8 +41,7 @@ class FlatCopy:
 
     def write_to(self, tensors: Tensors) -> None:
         """Copy back, into the storage of tensors of the same shapes."""
-        if tensors:
-            torch._foreach_copy_(tensors, self.views)
+        self._copy(tensors, self.views)
 
     def keep_if(self, condition: Tensor, tensors: Tensors) -> "FlatCopy":
         """Leave the tensors as they are where `condition` (a boolean scalar) holds, else write the copies to them.
@@ -56,6 +57,11 @@ class FlatCopy:
             now.copy_(torch.where(condition.to(now.device), now, then))
         present.write_to(tensors)
         return present
+
+    def _copy(self, to: Sequence[Tensor], of: Sequence[Tensor]) -> None:
+        """Copy tensors to tensors, one dtype at a time: of several in a list CUDA makes a launch for each tensor."""
+        for same in self._kinds:
+            torch._foreach_copy_([to[position] for position in same], [of[position] for position in same])
 
 
 def _view_like(part: Tensor, x: Tensor) -> Tensor:

@@ -29,7 +29,11 @@ def versions(*packages: str) -> dict[str, str | None]:
 
 
 def git_commit() -> str | None:
-    """The checkout's commit, with "+changes" where the code differs from it; None outside a checkout."""
+    """The checkout's commit, with "+changes" where the code differs from it.
+
+    Outside a checkout it is what the environment variable `SAM_BENCH_COMMIT` says, else None.
+    """
+    outside = os.environ.get("SAM_BENCH_COMMIT")
     root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
@@ -38,8 +42,8 @@ def git_commit() -> str | None:
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return None
+            return outside
         changes = git("status", "--porcelain", "--", "sam_bench", "conf")
         return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return outside

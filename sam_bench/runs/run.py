@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -321,7 +322,9 @@ def _no_memory(spec: RunSpec, training: Training) -> str:
 
 
 def make_record(spec: RunSpec, dataset: Dataset, training: Training, code: list[dict[str, Any]]) -> Record:
-    """What is kept of a run. Errors in percent, the last epoch's first; seconds without evaluation and start-up.
+    """What is kept of a run. Errors in percent, the last epoch's first; seconds without evaluation.
+
+    The seconds of the first epoch have compiling and capturing in them; images per second are the median epoch's.
 
     Args:
         code: versions and commits that the run was trained with, the last ones last; several, where they changed.
@@ -352,7 +355,7 @@ def make_record(spec: RunSpec, dataset: Dataset, training: Training, code: list[
         "skipped_steps": int(optimizer.skipped),
         "train_seconds": seconds,
         "eval_seconds": sum(history["eval_seconds"]),
-        "images_per_second": training.epoch * training.train.images / seconds,
+        "images_per_second": training.train.images / statistics.median(history["train_seconds"]),
         "peak_memory_bytes": training.peak_memory,
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "device": spec.hardware.name,

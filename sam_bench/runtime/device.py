@@ -60,9 +60,10 @@ class Hardware:
         torch.backends.cudnn.conv.fp32_precision = "ieee"
         torch.backends.cudnn.rnn.fp32_precision = "ieee"
         torch.backends.cuda.matmul.fp32_precision = "ieee"
-        deterministic = deterministic and self.device.type == "cuda"
-        if deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS sums in any order
+        on_cuda = self.device.type == "cuda"
+        if on_cuda:  # without it cuBLAS sums in any order; it is read once, by the first product of the process
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        deterministic = deterministic and on_cuda
         torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cudnn.benchmark_limit = 0  # time all engines of a convolution, not the first ten

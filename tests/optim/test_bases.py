@@ -6,13 +6,13 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from schedulefree import SGDScheduleFree
 from torch import Tensor, nn
 
 from sam_bench import SAM, WSAM, Muon, evaluated_weights
 from sam_bench.optim.registry import METHODS, method
 from tests.optim.problem import ARGUMENTS, OPTIONS, assert_equal, batch, end, flat, state
 
+SGDScheduleFree = pytest.importorskip("schedulefree").SGDScheduleFree
 MUON = {"lr": 0.05, "weight_decay": 0.02, "momentum": 0.9, "nesterov": True}
 ADAMW = {"lr": 1e-3, "weight_decay": 0.02, "betas": (0.9, 0.95), "eps": 1e-10}
 BASES = {

@@ -26,7 +26,7 @@ class Launches(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):
         if not self.paused and not is_view(operation) and name_of(operation) not in ALLOCATIONS:
-            self.counts[name_of(operation)] += 1
+            self.counts[name_of(operation)] += launches_of(operation, arguments)
         return operation(*arguments, **(options or {}))
 
     @contextlib.contextmanager
@@ -34,6 +34,14 @@ class Launches(TorchDispatchMode):
         self.paused = True
         yield
         self.paused = False
+
+
+def launches_of(operation, arguments) -> int:
+    """How many launches an operation on lists is on CUDA: one for each tensor where their dtypes differ."""
+    if not name_of(operation).startswith("aten._foreach"):
+        return 1
+    lists = [each for each in arguments if isinstance(each, list) and isinstance(each[0], torch.Tensor)]
+    return len(lists[0]) if len({x.dtype for each in lists for x in each}) > 1 else 1
 
 
 def beside_the_passes(name: str, layers: int, base, fused: bool | None) -> Counter:

@@ -312,7 +312,10 @@ def test_processes_that_share_a_run_agree_on_a_signal_in_the_last_moment(tmp_pat
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", options("optimizer"))
-def test_a_deterministic_run_on_the_gpu_does_so_too(folder, small_synthetic, interrupted, optimizer, precision):
+def test_a_deterministic_run_on_the_gpu_does_so_too(
+    request, folder, small_synthetic, interrupted, optimizer, precision
+):
+    request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
     overrides = [*TINY, *overrides_for(optimizer), "trainer.device=cuda", "trainer.deterministic=true"]
     overrides += [f"trainer.precision={precision}"]
     whole = execute(compose.compose(overrides))

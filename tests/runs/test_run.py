@@ -17,6 +17,7 @@ from sam_bench.config.schema import AveragingConfig
 from sam_bench.data.batches import Batches
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.runs import run
+from sam_bench.runs.provenance import git_commit
 from sam_bench.runs.spec import RunSpec
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes
@@ -312,6 +313,19 @@ def test_the_last_batch_is_kept_or_dropped(tiny_run):
     assert (kept["drop_last"], dropped["drop_last"]) == (False, True)
     for record, images in ((kept, 10), (dropped, 8)):
         assert record["images_per_second"] == pytest.approx(2 * images / record["train_seconds"])
+
+
+def test_images_per_second_are_the_median_epochs(tiny_run):
+    record = tiny_run("model=resnet8", "trainer.epochs=3")
+    assert record["images_per_second"] == pytest.approx(10 / sorted(record["history"]["train_seconds"])[1])
+
+
+def test_outside_a_checkout_the_commit_is_what_the_environment_says(monkeypatch):
+    inside = git_commit()
+    monkeypatch.setenv("SAM_BENCH_COMMIT", "abc")
+    assert git_commit() == (inside or "abc")
+    monkeypatch.setenv("GIT_DIR", "nowhere")
+    assert git_commit() == "abc"
 
 
 def test_tuning_does_not_touch_the_test_set(tiny_run, small_synthetic):

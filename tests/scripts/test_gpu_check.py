@@ -21,7 +21,8 @@ WITHOUT = """
 import sys
 
 ABSENT = {"wandb", "joblib", "hydra_plugins", "pytorch_optimizer", "ray", "submitit", "ruff", "build", "hatchling"}
-ABSENT |= {"matplotlib", "selenium", "torchmetrics"}
+ABSENT |= {"matplotlib", "selenium", "torchmetrics", "schedulefree", "curvlinops", "accelerate", "transformers"}
+ABSENT |= {"pytorch_lightning", "twine", "mypy"}
 
 
 class Finder:
