@@ -17,6 +17,9 @@ Pair = tuple[Row, Row]
 EPOCHS, PASSES, SECONDS, REFERENCE = "equal epochs", "equal passes", "equal seconds", "reference"
 """With what a row is compared: SGD of as many epochs, or passes, or seconds, as it has itself; one method for all."""
 
+MANY_SEEDS = 100
+"""Of more than these it is only said that they would be more."""
+
 SAME = (0.9, 1.05)
 """Of a row's passes, or seconds, what a baseline may have that counts as having as many."""
 
@@ -132,7 +135,11 @@ class Comparison:
         if others := [pair for pair in self.planned if pair in self.found and not self._in_a_column(pair)]:
             lines = [f"- {row.title} − {base.title}: {in_words(self.found[row, base])}" for row, base in others]
             text.append("\n".join(lines))
-        return "\n\n".join([*text, *self.remarks()]) + "\n"
+        holm = (
+            "The verdict is the interval's (Bonferroni). Holm's p, in comparison.csv, is smaller, and may be below "
+            "0.05 where the two are not separated."
+        )
+        return "\n\n".join([*text, *self.remarks(), holm]) + "\n"
 
     def remarks(self) -> list[str]:
         """What must be known to read differences."""
@@ -208,7 +215,7 @@ def in_short(each: Paired | None) -> str:
         return difference(each)
     if each.verdict != "not separated":
         return f"{difference(each)} {each.verdict or ''}".rstrip()
-    return f"{difference(each)} n. s." + (f" ({each.seeds_needed})" if each.seeds_needed else "")
+    return f"{difference(each)} n. s." + (f" ({_rounded(each.seeds_needed, '> ')})" if each.seeds_needed else "")
 
 
 def difference(each: Paired | None) -> str:
@@ -229,7 +236,9 @@ def interval(each: Paired) -> str:
 
 def more_seeds(each: Paired) -> str:
     """About how many seeds would separate what these do not."""
-    return f", about {each.seeds_needed} seeds would" if not each.separated and each.seeds_needed else ""
+    if each.separated or not each.seeds_needed:
+        return ""
+    return f", {_rounded(each.seeds_needed, 'more than ', 'about ')} seeds would"
 
 
 def signed(value: float) -> str:
@@ -240,6 +249,11 @@ def signed(value: float) -> str:
 def _errors(pairs: Iterable[Pair]) -> dict[Pair, tuple[dict[int, float], dict[int, float]]]:
     """Those that have a seed in common."""
     return {(row, base): (row.errors, base.errors) for row, base in pairs if row.errors.keys() & base.errors.keys()}
+
+
+def _rounded(seeds: int, more: str, about: str = "") -> str:
+    """Numbers of seeds beyond a hundred say no more than that."""
+    return f"{more}{MANY_SEEDS}" if seeds > MANY_SEEDS else f"{about}{seeds}"
 
 
 def _seeds(counts: Sequence[int]) -> str:

@@ -31,7 +31,7 @@ class Study:
             passes, and seconds.
         reference: the row with which all are compared too.
         planned: further pairs of a row and its baseline; these, and those of the others that are among them, were
-            named before there were runs, and are corrected for their own number.
+            named before there were runs, unless the note says otherwise, and are corrected for their own number.
         note: what must be known beside.
         rows: by title, what its runs are told beside the preset and the seed.
     """

@@ -188,6 +188,9 @@ class Findings:
                 "statistics are those of a pass over the training images before the evaluation, forward only."
             )
         lines += [*self.about, *remarks_on_mixtures(self.rows)]
+        changed = sum((record.get("git_commit") or "").endswith("+changes") for record in records)
+        if changed:
+            lines.append(f"{changed} of {len(records)} runs are of a checkout in which not everything was committed.")
         for device in distinct(f"{record['device']}, {record['precision']}" for record in records):
             lines.append(f"Measured on: {device}.")
         return lines

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sam_bench.errors import StateError
-from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE, SECONDS, Comparison
+from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE, SECONDS, Comparison, in_short, in_words
 from sam_bench.report.rows import Row
 
 
@@ -59,7 +59,7 @@ def test_runs_are_paired_by_their_seeds_and_those_that_diverged_are_left_out_and
     assert found.at(EPOCHS, SAM).differences == (-1.0, -2.0)
     assert found.at(REFERENCE, ASAM).differences == (0.5, 1.5)
     assert not any(LOST in pair for pair in found.found)
-    table, about, passes, lost = found.as_markdown().strip().split("\n\n")
+    table, about, passes, lost, holm = found.as_markdown().strip().split("\n\n")
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     assert cells[0] == ["", *(f"Δ to SGD at equal {what}" for what in ("epochs", "passes", "seconds")), "Δ to SAM"]
     assert [each[0] for each in cells[2:]] == [of.title for of in ROWS]
@@ -67,7 +67,18 @@ def test_runs_are_paired_by_their_seeds_and_those_that_diverged_are_left_out_and
     assert cells[6][1] == "−0.50 (−0.50 to −0.50): better"
     assert cells[4][1].endswith(")") and cells[4][1].startswith("−1.50 (")  # two seeds are too few for a verdict
     assert "(2 or 3 seeds)" in about and lost == "Runs that diverged, and are left out: SAM 1, Lost 3."
+    assert holm.startswith("The verdict is the interval's (Bonferroni).")
     assert passes.startswith("At equal passes, or seconds: from 10% less to 5% more than the row's")
+
+
+def test_of_more_than_a_hundred_seeds_the_number_is_not_said():
+    near, far = (row("Near", {0: 11.0, 1: 12.0, 2: 11.8}), row("Far", {0: 10.6, 1: 11.5, 2: 11.0}))
+    few, many = (compared((SGD, each), (SGD,), None).at(EPOCHS, each) for each in (near, far))
+    assert few.seeds_needed < 100 < many.seeds_needed
+    assert in_words(few).endswith(f": not separated, about {few.seeds_needed} seeds would")
+    assert in_short(few).endswith(f" n. s. ({few.seeds_needed})")
+    assert in_words(many).endswith(": not separated, more than 100 seeds would")
+    assert in_short(many).endswith(" n. s. (> 100)")
 
 
 def test_half_of_the_five_percent_is_what_was_planned_and_half_is_the_rest():

@@ -89,6 +89,12 @@ def write_all(made: list[dict], folder) -> str:
     return write_table(Findings.of(made), "sam_example", folder)
 
 
+def test_runs_of_code_that_was_not_committed_are_counted(tmp_path):
+    commits = ["a" * 40, "b" * 40 + "+changes", None]
+    made = [each | {"git_commit": commits[each["seed"]]} for each in records()]
+    assert "\n\n2 of 7 runs are of a checkout in which not everything was committed.\n\n" in write_all(made, tmp_path)
+
+
 def test_errors_on_held_out_images_are_called_so(tmp_path):
     made = [
         each | {"config": each["config"] | {"data": each["config"]["data"] | {"split": "val"}}} for each in records()
