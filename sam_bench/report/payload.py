@@ -59,7 +59,7 @@ def _across(row: str, each: Paired | None) -> dict[str, Any] | None:
 
 def finding(regime: Mapping[str, Any]) -> str:
     """The first statements of a regime, as a sentence."""
-    told = "; ".join(each["text"] for each in regime["statements"][:2])
+    told = "; ".join(each["text"] for each in regime["statements"][:3])
     return f"{regime['title']}: {told}."
 
 

@@ -64,7 +64,7 @@ def across(studies: Mapping[str, Comparison]) -> dict[str, dict[str, tuple[str, 
             lines.setdefault(line, dict.fromkeys(studies, ("", None)))[study] = ("", each)
         if comparison.best is not None:
             row, each = comparison.best
-            line = f"the row with the lowest error − {comparison.reference.title}"
+            line = f"the other row with the lowest error − {comparison.reference.title}"
             best.setdefault(line, dict.fromkeys(studies, ("", None)))[study] = (f"{row.title}: ", each)
     return lines | best
 

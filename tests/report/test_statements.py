@@ -40,7 +40,7 @@ def test_studies_stand_side_by_side_each_with_its_own_best():
         "SAM − SGD at equal epochs": ["-1.50", None],
         "ASAM − SAM": ["1.00", "1.00"],
         "Cheap − SGD at equal epochs and passes and seconds": [None, "-0.67"],
-        "the row with the lowest error − SAM": ["ASAM: 1.00", "ASAM: 1.00"],
+        "the other row with the lowest error − SAM": ["ASAM: 1.00", "ASAM: 1.00"],
     }
 
 
