@@ -170,8 +170,8 @@ def test_a_method_of_ones_own_can_be_tuned_and_compared_as_is_said(folder, plugi
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     mine = Path("mine")
-    trials = tune.plan("noisy40", ["sgd"], 3, []) | tune.plan(
-        "noisy40", ["sign_sam"], 3, ["plugin=sign_sam.py"], config_dir=mine
+    trials = tune.plan("noisy40", ["sgd"], 9, []) | tune.plan(
+        "noisy40", ["sign_sam"], 9, ["plugin=sign_sam.py"], config_dir=mine
     )
     rates = [[trial.settings["optimizer.base.lr"] for trial in its] for its in trials.values()]
     assert rates[0] == rates[1]
