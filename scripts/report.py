@@ -22,7 +22,7 @@ from sam_bench.report.markup import markdown
 from sam_bench.report.page import page
 from sam_bench.report.payload import page_payload, regime
 from sam_bench.report.published import PUBLISHED, is_of_protocol, published_table
-from sam_bench.report.rows import Row, distinct
+from sam_bench.report.rows import Row, distinct, rows_of
 from sam_bench.report.sharpness import Sharpness, explanation, read_sharpness, write_sharpness
 from sam_bench.report.sharpness_figures import draw_sharpness
 from sam_bench.report.statements import across, statements
@@ -95,8 +95,9 @@ def make(folder: Path) -> Findings | None:
 
 @cache
 def sharpness_of(folder: Path, found: Findings) -> Sharpness:
-    """Return what was measured around the weights of an experiment's runs on the test set."""
-    return read_sharpness(folder, read_records(folder / "records", "test"), (*found.rows, *found.others))
+    """Return what was measured around the weights of an experiment's runs."""
+    held_out, records = (read_records(folder / "records", split) for split in ("val", "test"))
+    return read_sharpness(folder, records, (*found.rows, *found.others), rows_of(held_out))
 
 
 def index(made: Mapping[str, Findings]) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from sam_bench.errors import StateError
 from sam_bench.report.markup import markdown
-from sam_bench.report.rows import Record, Row, distinct, settings_of
+from sam_bench.report.rows import Record, Row, distinct, settings_of, title_of
 from sam_bench.report.stats import Correlation, correlation_across, correlation_within, t_interval
 from sam_bench.runs.files import write_atomically
 
@@ -55,7 +55,7 @@ class Solution:
     Args:
         title: of its row.
         family: what it shares with runs that differ from it in seed and radius alone.
-        error: on the test set, of the weights that were measured, in percent.
+        error: on the test set or held-out images, of the weights that were measured, in percent.
         measures: by their names in `sam_bench.analysis.measure`.
     """
 
@@ -94,7 +94,7 @@ class Correlations(NamedTuple):
 
     Args:
         across: of the rows' means.
-        radii: within a method, of the means at its radii.
+        radii: within a method, of the means at its radii; runs on held-out images count too, among themselves.
         seeds: within a row, of its seeds.
     """
 
@@ -108,10 +108,13 @@ class Sharpness:
     """All that was found of an experiment's solutions.
 
     Args:
+        solutions: of runs whose error is the test set's.
+        held_out: of runs whose error is that of held-out images, such as a tuning's, which has a method at many radii.
         probed: records of runs whose sharpness was measured while they trained.
     """
 
     solutions: tuple[Solution, ...]
+    held_out: tuple[Solution, ...] = ()
     landscapes: tuple[Landscape, ...] = ()
     probed: tuple[Record, ...] = ()
 
@@ -139,18 +142,22 @@ class Sharpness:
     @cached_property
     def correlations(self) -> dict[str, Correlations]:
         """By measure, its rank correlations with the test error."""
-        return {name: correlations_of(self.solutions, name) for name in self.names}
+        return {name: correlations_of(self.solutions, self.held_out, name) for name in self.names}
 
     def titles(self) -> list[str]:
         """The rows of the solutions, in their order."""
         return distinct(solution.title for solution in self.solutions)
 
 
-def read_sharpness(folder: Path, records: Sequence[Record], rows: Sequence[Row]) -> Sharpness:
+def read_sharpness(
+    folder: Path, records: Sequence[Record], rows: Sequence[Row], held_out: Sequence[Row] = ()
+) -> Sharpness:
     """Read what was measured of an experiment's runs.
 
     Args:
+        records: of runs on the test set.
         rows: those of its table, and further ones.
+        held_out: rows of runs on held-out images.
 
     Runs that average weights are left out: those that they have trained are another row's too.
 
@@ -158,18 +165,19 @@ def read_sharpness(folder: Path, records: Sequence[Record], rows: Sequence[Row])
         StateError: a file cannot be read, or is of an earlier run of the same name, or settings were not the same for
             all.
     """
-    runs = {record["run_id"]: record for record in records}
-    titles = _titles(rows)
+    runs = {record["run_id"]: record for record in (*records, *(run for row in held_out for run in row.runs))}
+    titles = _titles(rows) | _titles(held_out)
     order = {title: place for place, title in enumerate(distinct(titles.values()))}
-    solutions = []
-    settings = {}
+    found_on: dict[str, list[Solution]] = {"test": [], "val": []}
+    settings: dict[str, dict[str, str]] = {"test": {}, "val": {}}
     for path in sorted((folder / "analysis").glob("*.json")):
         found = _read(path)
         (run_id,) = found["run_ids"]
         if (run := _run_of(found, run_id, runs, path)) is None or run["averaged"]:
             continue
-        settings.setdefault(json.dumps([found["settings"], found["images_sha256"]], sort_keys=True), []).append(run_id)
-        solutions.append(
+        split = run["config"]["data"]["split"]
+        settings[split].setdefault(json.dumps([found["settings"], found["images_sha256"]], sort_keys=True), run_id)
+        found_on[split].append(
             Solution(
                 run_id,
                 titles[run_id],
@@ -183,11 +191,12 @@ def read_sharpness(folder: Path, records: Sequence[Record], rows: Sequence[Row])
                 {name: math.nan if value is None else float(value) for name, value in found["measures"].items()},
             )
         )
-    if len(settings) > 1:
-        raise StateError(
-            f"{folder / 'analysis'} has measures of {len(settings)} kinds of settings, which cannot be compared, such "
-            f"as those of {' and '.join(ids[0] for ids in settings.values())}: move one kind away"
-        )
+    for kinds in settings.values():
+        if len(kinds) > 1:
+            raise StateError(
+                f"{folder / 'analysis'} has measures of {len(kinds)} kinds of settings, which cannot be compared, such "
+                f"as those of {' and '.join(kinds.values())}: move one kind away"
+            )
     landscapes = []
     for path in sorted((folder / "landscape").glob("*.json")):
         found = _read(path)
@@ -203,10 +212,11 @@ def read_sharpness(folder: Path, records: Sequence[Record], rows: Sequence[Row])
                     found["errors"],
                 )
             )
-    solutions.sort(key=lambda each: (order[each.title], each.seed))
+    for solutions in found_on.values():
+        solutions.sort(key=lambda each: (order[each.title], each.seed))
     landscapes.sort(key=lambda each: ([order[title] for title in each.titles], each.seeds))
     probed = [record for record in records if "analysis" in record]
-    return Sharpness(tuple(solutions), tuple(landscapes), tuple(probed))
+    return Sharpness(tuple(found_on["test"]), tuple(found_on["val"]), tuple(landscapes), tuple(probed))
 
 
 def called(name: str) -> str:
@@ -221,24 +231,26 @@ def as_frame(sharpness: Sharpness) -> pd.DataFrame:
     """A line for each solution, with everything that was measured."""
     return pd.DataFrame(
         [
-            {"row": s.title, "method": s.method, "rho": s.rho, "seed": s.seed, "test_error": s.error}
+            {"row": s.title, "method": s.method, "rho": s.rho, "seed": s.seed, "split": split, "test_error": s.error}
             | {"run_id": s.run_id}
             | dict(s.measures)
-            for s in sharpness.solutions
+            for split, solutions in (("test", sharpness.solutions), ("val", sharpness.held_out))
+            for s in solutions
         ]
     )
 
 
-def correlations_of(solutions: Sequence[Solution], name: str) -> Correlations:
-    """Return a measure's rank correlations with the test error."""
+def correlations_of(solutions: Sequence[Solution], held_out: Sequence[Solution], name: str) -> Correlations:
+    """Return a measure's rank correlations with the error; of held-out images only over radii."""
     rows: dict[str, list[tuple[float, float]]] = {}
     radii: dict[str, dict[float | None, list[tuple[float, float]]]] = {}
-    for each in solutions:
+    for each, on_test in (*((s, True) for s in solutions), *((s, False) for s in held_out)):
         value = each.measures.get(name, math.nan)
         if not math.isnan(value):
             point = min(value, HIGHEST), each.error
-            rows.setdefault(each.title, []).append(point)
             radii.setdefault(each.family, {}).setdefault(each.rho, []).append(point)
+            if on_test:
+                rows.setdefault(each.title, []).append(point)
     means = {family: [_mean(points) for points in of_it.values()] for family, of_it in radii.items()}
     return Correlations(correlation_across(rows), correlation_within(means), correlation_within(rows))
 
@@ -278,9 +290,18 @@ def tables(sharpness: Sharpness, experiment: str, about: str) -> str:
         "Spearman's rank correlations with the test error, with 95 % intervals of a bootstrap, not corrected for their "
         "number: across rows of their means, drawing rows; over the radii of a method, of the means at each, drawing "
         "radii, and averaged over the methods; over the seeds of a row, drawing seeds, and averaged over the rows. "
-        "Methods and rows with fewer than four are left out.",
+        f"Methods and rows with fewer than four are left out.{about_held_out(sharpness)}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def about_held_out(sharpness: Sharpness) -> str:
+    """Return what the runs on held-out images are, in a sentence with a space before it; nothing without any."""
+    its = [each for each in sharpness.held_out if each.rho is not None]
+    if not its:
+        return ""
+    methods = distinct(title_of(each.method) for each in its)
+    return f" Over radii {len(its)} runs of {', '.join(methods)} count with their errors on held-out images."
 
 
 def write_sharpness(sharpness: Sharpness, experiment: str, folder: Path, about: str) -> None:

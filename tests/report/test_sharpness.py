@@ -20,14 +20,14 @@ MEASURES = ("loss", "error", "gradient_norm", "eigenvalue_1", "trace", "trace_se
             "average_0.01", "average_0.01_se")  # fmt: skip
 
 
-def record(method: str, rho: float | None, seed: int) -> dict:
+def record(method: str, rho: float | None, seed: int, split: str = "test") -> dict:
     """A run whose error grows with its method's place, falls with its radius, and goes with its seed."""
     error = 50 + METHODS.index(method) - 10 * (rho or 0) + 0.1 * seed
     optimizer = {"name": method, "base": {"name": "sgd"}} | ({} if rho is None else {"rho": rho})
     return {
-        "run_id": f"{method}-{rho}-{seed}", "method": method, "seed": seed, "status": "finished", "test_error": error,
-        "dataset_sha256": "0" * 64, "history": {"test_error": [error]}, "averaged": {},
-        "config": {"optimizer": optimizer, "trainer": {"epochs": 1}, "data": {"split": "test"}, "seed": seed},
+        "run_id": f"{method}-{rho}-{seed}-{split}", "method": method, "seed": seed, "status": "finished",
+        "test_error": error, "dataset_sha256": "0" * 64, "history": {"test_error": [error]}, "averaged": {},
+        "config": {"optimizer": optimizer, "trainer": {"epochs": 1}, "data": {"split": split}, "seed": seed},
     }  # fmt: skip
 
 
@@ -92,12 +92,36 @@ def test_what_goes_with_the_error_is_told_from_what_does_not(tmp_path):
     assert "across 21 rows (84 solutions)" in text
     assert "λ₁ +1.00 (+1.00 to +1.00), over radii +1.00 (+1.00 to +1.00), over seeds +1.00" in text
     means = sorted(
-        {each["run_id"][:-2]: each["test_error"] for each in records if each["run_id"].endswith("-0")}.values()
+        {each["run_id"][:-7]: each["test_error"] for each in records if each["run_id"].endswith("-0-test")}.values()
     )
     thirds = [np.mean(means[start : start + 7]) + 0.15 for start in (0, 7, 14)]
     assert f"the least λ₁ has a mean error of {thirds[0]:.1f} %, the next {thirds[1]:.1f} %" in text
     page = tables(read(tmp_path, records), "noisy40", "About.")
     assert "| ‖∇L‖" in page and "| trace" in page and "−1.00 (−1.00 to −1.00)" in page
+
+
+def test_runs_on_held_out_images_count_over_radii_and_nowhere_else(tmp_path):
+    """A tuning has methods at many radii, with other training images and errors of others than the test set."""
+    tested = [each for each in runs() if each["config"]["optimizer"].get("rho") in (None, 0.1)]
+    held_out = [record(method, rho, 42, "val") for method in ("sam", "asam") for rho in RADII]
+    held_out.append(record("sgd", None, 42, "val"))
+    measured(tmp_path, tested)
+    measured(tmp_path, held_out, lambda run, name: -run["test_error"], images_sha256="2")
+    without = read(tmp_path, tested)
+    found = read_sharpness(tmp_path, tested, rows_of(tested), rows_of(held_out))
+    assert found.solutions == without.solutions and len(found.held_out) == len(held_out)
+    assert math.isnan(without.correlations["trace"].radii.value)  # a radius a method
+    across, radii, seeds = found.correlations["trace"]
+    assert (across, seeds) == without.correlations["trace"][::2]
+    assert radii.value == pytest.approx(-1) and (radii.groups, radii.runs) == (2, 8)
+    frame = as_frame(found)
+    assert frame["split"].tolist() == ["test"] * len(tested) + ["val"] * len(held_out)
+    page = tables(found, "noisy40", "About.")
+    assert "8 runs of SAM, ASAM count with their errors on held-out images" in page
+    assert "held-out images" not in tables(without, "noisy40", "About.")
+    measured(tmp_path, held_out[:1], settings={"images": 20})
+    with pytest.raises(StateError, match="2 kinds of settings"):
+        read_sharpness(tmp_path, tested, rows_of(tested), rows_of(held_out))
 
 
 def test_an_infinite_rise_is_the_greatest_and_an_unknown_one_is_none(tmp_path):
@@ -160,13 +184,13 @@ def test_there_is_a_figure_for_whatever_was_measured_and_its_bytes_are_the_same(
     records = runs()
     measured(tmp_path, records)
     steps = [-1.0, 0.0, 1.0]
-    for run_id in ("sgd-None-0", "sam-0.1-0", "sam-0.2-1"):
+    for run_id in ("sgd-None-0-test", "sam-0.1-0-test", "sam-0.2-1-test"):
         plane = [[2.0, 1.0, None], [1.0, 0.1, 3.0], [9.0, 2.0, 20.0]]
         error = next(each["test_error"] for each in records if each["run_id"] == run_id)
         common = {"run_ids": [run_id], "test_errors": [error], "steps": steps, "errors": plane}
         write(tmp_path, "landscape", f"plane-{run_id}", settings={"kind": "plane"}, losses=plane, **common)
         write(tmp_path, "landscape", f"line-{run_id}", settings={"kind": "line"}, losses=[2.0, 0.1, None], **common)
-    between = {"run_ids": ["sgd-None-0", "sam-0.1-0"], "steps": [0.0, 0.5, 1.0], "errors": [0.0, 50.0, 0.0]}
+    between = {"run_ids": ["sgd-None-0-test", "sam-0.1-0-test"], "steps": [0.0, 0.5, 1.0], "errors": [0.0, 50.0, 0.0]}
     between |= {"test_errors": [records[0]["test_error"], records[4]["test_error"]], "losses": [0.1, 3.0, 0.2]}
     write(tmp_path, "landscape", "between-a", settings={"kind": "between"}, **between)
     probed = record("sam", 0.1, 9)
