@@ -314,18 +314,14 @@ def explanation(sharpness: Sharpness) -> str:
     """Return in a few sentences what the correlations say; nothing where there is too little to say."""
     told = []
     for name in sharpness.main_names():
-        found = sharpness.correlations[name]
-        within = (("over radii", found.radii), ("over seeds", found.seeds))
-        parts = [
-            in_words(found.across),
-            *(f"{how} {in_words(each)}" for how, each in within if not math.isnan(each.value)),
-        ]
-        if not math.isnan(found.across.value):
+        found = zip(("across rows", "over radii", "over seeds"), sharpness.correlations[name], strict=True)
+        parts = [f"{how} {in_words(each)}" for how, each in found if not math.isnan(each.value)]
+        if parts:
             told.append(f"{called(name)} {', '.join(parts)}")
     if not told:
         return ""
     return (
-        f"Rank correlation with the test error across {len(sharpness.titles())} rows ({len(sharpness.solutions)} "
+        f"Rank correlation with the test error ({len(sharpness.titles())} rows, {len(sharpness.solutions)} "
         f"solutions), with 95 % intervals that are not corrected for their number: {'; '.join(told)}. "
         f"{thirds(sharpness)}"
     ).rstrip()
@@ -336,7 +332,7 @@ def thirds(sharpness: Sharpness, name: str = "eigenvalue_1") -> str:
 
     A rank correlation does not see that errors may be least in the middle.
     """
-    if name not in sharpness.names:
+    if name not in sharpness.names or math.isnan(sharpness.correlations[name].across.value):
         return ""
     rows = [[s for s in sharpness.solutions if s.title == title] for title in sharpness.titles()]
     of_rows = sorted(_mean([(each.measures[name], each.error) for each in row]) for row in rows)

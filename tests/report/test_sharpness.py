@@ -89,8 +89,8 @@ def test_what_goes_with_the_error_is_told_from_what_does_not(tmp_path):
     across, radii, seeds = found["gradient_norm"]
     assert all(each.low < 0 < each.high for each in (across, radii, seeds))
     text = explanation(read(tmp_path, records))
-    assert "across 21 rows (84 solutions)" in text
-    assert "λ₁ +1.00 (+1.00 to +1.00), over radii +1.00 (+1.00 to +1.00), over seeds +1.00" in text
+    assert "(21 rows, 84 solutions)" in text
+    assert "λ₁ across rows +1.00 (+1.00 to +1.00), over radii +1.00 (+1.00 to +1.00), over seeds +1.00" in text
     means = sorted(
         {each["run_id"][:-7]: each["test_error"] for each in records if each["run_id"].endswith("-0-test")}.values()
     )
@@ -155,6 +155,9 @@ def test_with_few_solutions_nothing_is_claimed(tmp_path):
     found = read(tmp_path, records)
     assert explanation(found) == ""
     assert "correlations" not in draw_sharpness(found)
+    measured(tmp_path / "six", [each for each in records if each["config"]["optimizer"].get("rho") in (None, 0.1)])
+    text = explanation(read(tmp_path / "six", records))  # six rows: too few to go across them
+    assert "λ₁ over seeds +1.00" in text and "across" not in text and "third" not in text
     assert read(tmp_path / "nothing", records).solutions == ()
     assert draw_sharpness(read(tmp_path / "nothing", records)) == {}
     assert explanation(read(tmp_path / "nothing", records)) == ""
