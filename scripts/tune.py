@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 from scipy.stats import qmc
 
-from sam_bench.cli.compose import CONF, compose, load_plugins
+from sam_bench.cli.compose import CONF, compose, load_plugins, names_plugin
 from sam_bench.cli.search_space import Range, search_space
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.lookup import suggestion
@@ -100,7 +100,7 @@ def main(arguments: list[str]) -> None:
         methods = method_names(options.methods)
     except argparse.ArgumentTypeError as error:
         words.error(f"argument --methods: {error}")
-    of_protocol = [override for override in options.overrides if not override.startswith("plugin=")]
+    of_protocol = [override for override in options.overrides if not names_plugin(override)]
     asked = Search(options.trials, " ".join(of_protocol), options.only)
     folder = (options.config_dir or CONF) / "tuned"
     earlier = searches(folder, options.experiment)

@@ -148,7 +148,7 @@ def load_plugins(overrides: list[str]) -> None:
         ConfigError: one of them cannot be offered, or it is not one file.
     """
     plugins.load_installed()
-    words = [word for word in overrides if re.match(r"\+{0,2}plugin=", word)]
+    words = [word for word in overrides if names_plugin(word)]
     for word in words:
         with composing():
             (override,) = OverridesParser.create().parse_overrides([word])
@@ -157,6 +157,11 @@ def load_plugins(overrides: list[str]) -> None:
         plugins.load_file(path_of("plugin", override.value()))
     for entry in [entry for entry in METHODS.values() if entry.package]:
         _offer(entry)
+
+
+def names_plugin(override: str) -> bool:
+    """Whether a word of the command line names a plug-in's file."""
+    return re.match(r"\+{0,2}plugin=", override) is not None
 
 
 def _offer(entry: MethodEntry) -> None:
