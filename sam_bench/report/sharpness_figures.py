@@ -20,7 +20,7 @@ from sam_bench.report.figures import (
     name_places,
     plot_interval,
 )
-from sam_bench.report.rows import Record, distinct, title_of
+from sam_bench.report.rows import Record, distinct, rank, title_of
 from sam_bench.report.sharpness import Landscape, Sharpness, called
 
 HIGHEST = 8.0
@@ -193,7 +193,7 @@ def curves(probed: Sequence[Record], most: int = 3) -> Figure | None:
     names = [name for name in wanted if any(name in history for history in histories)][: most - 1]
     figure = Figure(figsize=(2 * WIDTH, 2.0))
     panels = figure.subplots(1, 1 + len(names), squeeze=False)[0]
-    methods = distinct(record["method"] for record in probed)
+    methods = sorted(distinct(record["method"] for record in probed), key=rank)
     for axes, name in zip(panels, ["test_error", *names], strict=True):
         for number, method in enumerate(methods):
             for i, record in enumerate(record for record in probed if record["method"] == method):

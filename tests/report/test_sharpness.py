@@ -205,6 +205,9 @@ def test_there_is_a_figure_for_whatever_was_measured_and_its_bytes_are_the_same(
     contours = [axes for axes in drawn["landscape"].axes if axes.get_title()]
     assert [axes.get_title() for axes in contours] == ["SGD, seed 0", "SAM, seed 0", "SAM, ρ 0.2, seed 1"]
     assert len({tuple(axes.collections[0].get_clim()) for axes in contours}) == 1  # the same scale
+    of_sgd = record("sgd", None, 9) | {"analysis": {}, "history": probed["history"]}
+    two = draw_sharpness(read(tmp_path, [*records, probed, of_sgd]))["sharpening"]
+    assert [line.get_label() for line in two.axes[0].lines] == ["SGD", "SAM"]
     shown = [axes.get_ylabel() for axes in drawn["sharpening"].axes]
     assert shown == ["test error %", "λ₁", "worst case (one step), ρ 0.1"]
     for name, figure in draw_sharpness(found).items():
