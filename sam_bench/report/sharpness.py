@@ -261,9 +261,8 @@ def tables(sharpness: Sharpness, experiment: str, about: str) -> str:
     cells = []
     for title in sharpness.titles():
         its = [each for each in sharpness.solutions if each.title == title]
-        errors = [each.error for each in its]
         values = [_mean_in_words([each.measures[name] for each in its]) for name in names]
-        cells.append([title, str(len(its)), _mean_in_words(errors, ".2f"), *values])
+        cells.append([title, str(len(its)), _mean_in_words([each.error for each in its]), *values])
     parts = [
         f"# {experiment}: sharpness",
         f"{about} Means over the seeds ± half of Student's 95 % interval. The loss is the cross-entropy on training "
@@ -313,7 +312,7 @@ def write_sharpness(sharpness: Sharpness, experiment: str, folder: Path, about: 
 def explanation(sharpness: Sharpness) -> str:
     """Return in a few sentences what the correlations say; nothing where there is too little to say."""
     told = []
-    for name in sharpness.main_names():
+    for name in sharpness.shown_names():
         found = zip(("across rows", "over radii", "over seeds"), sharpness.correlations[name], strict=True)
         parts = [f"{how} {in_words(each)}" for how, each in found if not math.isnan(each.value)]
         if parts:
@@ -376,10 +375,14 @@ def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return tuple(np.mean(points, axis=0).tolist())
 
 
-def _mean_in_words(values: Sequence[float], form: str = ".3g") -> str:
-    mean = sum(values) / len(values)
+def _mean_in_words(values: Sequence[float]) -> str:
     low, high = t_interval(values)
-    return f"{mean:{form}}" + ("" if math.isnan(low) else f" ± {(high - low) / 2:.2g}")
+    return _digits(sum(values) / len(values), 3) + ("" if math.isnan(low) else f" ± {_digits((high - low) / 2, 2)}")
+
+
+def _digits(value: float, count: int) -> str:
+    """A number with so many digits that mean something; with all digits before the point, and no exponent for them."""
+    return f"{value:,.0f}" if 10**count <= abs(value) < math.inf else f"{value:.{count}g}"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -174,6 +174,12 @@ def test_measures_that_cannot_be_compared_are_refused(tmp_path):
         read(tmp_path, records)
 
 
+def test_means_have_no_exponents(tmp_path):
+    records = runs()[:2]
+    measured(tmp_path, records, lambda run, name: 1300.0 + 20 * run["seed"])
+    assert "| 1,310 ± 127 " in tables(read(tmp_path, records), "noisy40", "About.")
+
+
 def test_every_measure_has_a_name():
     from sam_bench.analysis.measure import names
     from sam_bench.cli.compose import compose
