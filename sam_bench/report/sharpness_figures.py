@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sam_bench.report.figures import (
     COLORS,
@@ -227,5 +228,10 @@ def _scale(axes: Axes, name: str, sharpness: Sharpness) -> None:
     values = [solution.measures[name] for solution in sharpness.solutions if math.isfinite(solution.measures[name])]
     if all(value > 0 for value in values):
         axes.set_xscale("log")
+        decades = math.log10(max(values) / min(values))
+        named = (1, 1.5, 2, 3, 4, 6, 8) if decades < 0.6 else (1, 2, 5) if decades < 1.5 else (1,)
+        axes.xaxis.set_major_locator(LogLocator(subs=named))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_xscale("symlog", linthresh=float(np.median(np.abs(values))) / 10)

@@ -1,5 +1,6 @@
 """Sharpness in tables, in words and in figures, from what was measured of runs."""
 
+import itertools
 import json
 import math
 
@@ -172,6 +173,21 @@ def test_measures_that_cannot_be_compared_are_refused(tmp_path):
     (tmp_path / "analysis" / "other.json").write_text("{}")
     with pytest.raises(StateError, match=r"other\.json is no analysis"):
         read(tmp_path, records)
+
+
+@pytest.mark.parametrize("greatest", [2.0, 7.0, 9.0, 20.0, 3e4])
+def test_places_on_a_logarithmic_axis_have_names_that_do_not_meet(tmp_path, greatest):
+    records = runs()[:8]
+    measured(tmp_path, records, lambda run, name: 1 + (greatest - 1) * records.index(run) / 7)
+    figure = draw_sharpness(read(tmp_path, records))["sharpness"]
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        shown = [each for each in axes.get_xticklabels(which="both") if each.get_text()]
+        shown = [each.get_window_extent() for each in shown if low <= each.get_position()[0] <= high]
+        places = sorted((extent.x0, extent.x1) for extent in shown)
+        assert len(places) >= 2
+        assert all(left[1] < right[0] for left, right in itertools.pairwise(places))
 
 
 def test_means_have_no_exponents(tmp_path):
