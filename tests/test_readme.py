@@ -90,6 +90,25 @@ def test_the_differences_at_the_papers_settings_are_those_of_the_committed_recor
     assert f"{' and '.join(told)} points, at {sam.mean:.1f} and {sgd.mean:.1f} %" in " ".join(README.split())
 
 
+def test_the_sharpness_that_is_told_is_that_of_the_committed_measures():
+    def mean(experiment, title, measure):
+        solutions = report.sharpness_of(MEASURED / experiment, findings(experiment)).solutions
+        its = [each.measures[measure] for each in solutions if each.title == title]
+        assert len(its) == 5
+        return sum(its) / 5
+
+    noisy = [f"{mean('noisy40', title, 'eigenvalue_1'):.0f} for {title}" for title in ("SAM", "GSAM", "ASAM", "SGD")]
+    clean = [f"{mean('clean5k', title, 'eigenvalue_1'):.0f}" for title in ("SAM", "SGD")]
+    rises = [f"{mean('clean5k', title, 'ascent_0.2'):.1f}" for title in ("SAM", "SGD")]
+    text = " ".join(README.split())
+    assert f"λ₁, is {', '.join(noisy[:3])} and {noisy[3]}." in text
+    assert f"a greater λ₁ than SGD, {' against '.join(clean)};" in text
+    assert f"within ρ = 0.2, {' nats against '.join(rises)}." in text
+    for experiment in ("noisy40", "clean5k"):
+        found = report.sharpness_of(MEASURED / experiment, findings(experiment)).correlations.values()
+        assert all(each.seeds.low <= 0 <= each.seeds.high for each in found)
+
+
 def same_matplotlib() -> bool:
     """Whether the committed figures were drawn by the version that is installed."""
     drawn = MEASURED / report.ORDER[0] / "figures" / "errors.svg"

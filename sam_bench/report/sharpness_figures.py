@@ -169,19 +169,28 @@ def slices(landscapes: Sequence[Landscape]) -> Figure | None:
         return None
     figure = Figure(figsize=(WIDTH * len(groups), 2.4))
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
+    known: list[str] = []
     for axes, (label, its) in zip(panels, groups, strict=True):
-        named = [(" – ".join(distinct(each.titles)), each) for each in its]
+        named = [(each.titles[0] if each.kind == "line" else way(each), each) for each in its]
         names = distinct(name for name, _ in named)
+        known += names
         for name, each in named:
-            number = names.index(name)
+            number = known.index(name)
             losses = np.array(each.losses, dtype=float)
             axes.plot(each.steps, losses, STYLES[number // 2 % len(STYLES)], color=COLORS[number % len(COLORS)], lw=0.8)
         axes.set_ylim(0, min(HIGHEST, 1.1 * max(np.nanmax(np.array(each.losses, dtype=float)) for each in its)))
         handles = [next(line for line, (of, _) in zip(axes.lines, named, strict=True) if of == name) for name in names]
-        axes.legend(handles, names, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=2.6)
+        columns = 2 if len(names) <= 4 else 3
+        axes.legend(handles, names, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, handlelength=2.6)
         axes.set_xlabel(label)
         axes.set_ylabel("training loss")
     return figure
+
+
+def way(landscape: Landscape) -> str:
+    """Return what a legend calls the way from one solution to another."""
+    titles, seeds = distinct(landscape.titles), distinct(map(str, landscape.seeds))
+    return f"{' – '.join(titles)}, seed{'s' if len(seeds) > 1 else ''} {' – '.join(seeds)}"
 
 
 def curves(probed: Sequence[Record], most: int = 3) -> Figure | None:

@@ -224,6 +224,9 @@ def test_there_is_a_figure_for_whatever_was_measured_and_its_bytes_are_the_same(
     found = read(tmp_path, [*records, probed])
     drawn = draw_sharpness(found)
     assert list(drawn) == ["sharpness", "explains", "correlations", "landscape", "surface", "slices", "sharpening"]
+    legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in drawn["slices"].axes]
+    assert legends == [["SGD", "SAM", "SAM, ρ 0.2"], ["SGD – SAM, seed 0"]]
+    assert drawn["slices"].axes[1].lines[0].get_color() not in [x.get_color() for x in drawn["slices"].axes[0].lines]
     contours = [axes for axes in drawn["landscape"].axes if axes.get_title()]
     assert [axes.get_title() for axes in contours] == ["SGD, seed 0", "SAM, seed 0", "SAM, ρ 0.2, seed 1"]
     assert len({tuple(axes.collections[0].get_clim()) for axes in contours}) == 1  # the same scale
