@@ -79,6 +79,7 @@ def test_what_make_report_writes_into_other_files_is_what_it_would_write_today()
         assert report.inserted(text, content) == text, f"{path} is stale: make report"
     if same_matplotlib():
         assert (MEASURED / "index.html").read_text() == report.index(made), "the page is stale: make report"
+    assert (MEASURED / "index.html").stat().st_size < 3_000_000
 
 
 def test_the_differences_at_the_papers_settings_are_those_of_the_committed_records():

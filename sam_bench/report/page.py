@@ -118,7 +118,10 @@ def _script(source: str, kind: str = "text/javascript") -> tuple[str, str]:
 
 def _policy(hashes: Iterable[str]) -> str:
     scripts = " ".join(hashes)
-    return f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    return (
+        f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def _across(lines: Sequence[Mapping[str, Any]], regimes: Sequence[Mapping[str, Any]]) -> str:

@@ -34,6 +34,8 @@ xmlns="http://www.w3.org/2000/svg" version="1.1">
 <text x="50" y="222">30 epochs</text><text x="360" y="222">60 epochs</text><text x="8" y="110">%</text></g>
 <g clip-path="url(#clip)"><path d="M60 60L430 150" fill="none" stroke="#0072b2" stroke-width="2"/></g>
 <use xlink:href="#mark" x="200" y="94" fill="#d55e00"/>
+<image x="300" y="40" width="40" height="40" xlink:href="data:image/png;base64,
+iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="/>
 </svg>
 """
 
