@@ -100,8 +100,12 @@ class Browser:
         self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def open(self, address: str):
+        from selenium.webdriver.support.ui import WebDriverWait
+
         self.driver.get("about:blank")
         self.driver.get(address)
+        there = "return document.readyState === 'complete' && location.href.startsWith(arguments[0])"
+        WebDriverWait(self.driver, 30).until(lambda _: self.js(there, address.partition("#")[0]))
 
     def js(self, script: str, *arguments):
         return self.driver.execute_script(script, *arguments)
