@@ -92,9 +92,10 @@ def test_the_differences_at_the_papers_settings_are_those_of_the_committed_recor
 
 
 def test_the_sharpness_that_is_told_is_that_of_the_committed_measures():
+    found = {name: report.sharpness_of(MEASURED / name, findings(name)) for name in ("noisy40", "clean5k")}
+
     def mean(experiment, title, measure):
-        solutions = report.sharpness_of(MEASURED / experiment, findings(experiment)).solutions
-        its = [each.measures[measure] for each in solutions if each.title == title]
+        its = [each.measures[measure] for each in found[experiment].solutions if each.title == title]
         assert len(its) == 5
         return sum(its) / 5
 
@@ -105,9 +106,8 @@ def test_the_sharpness_that_is_told_is_that_of_the_committed_measures():
     assert f"λ₁, is {', '.join(noisy[:3])} and {noisy[3]}." in text
     assert f"a greater λ₁ than SGD, {' against '.join(clean)};" in text
     assert f"within ρ = 0.2, {' nats against '.join(rises)}." in text
-    for experiment in ("noisy40", "clean5k"):
-        found = report.sharpness_of(MEASURED / experiment, findings(experiment)).correlations.values()
-        assert all(each.seeds.low <= 0 <= each.seeds.high for each in found)
+    for sharpness in found.values():
+        assert all(each.seeds.low <= 0 <= each.seeds.high for each in sharpness.correlations.values())
 
 
 def same_matplotlib() -> bool:

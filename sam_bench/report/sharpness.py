@@ -55,7 +55,8 @@ class Solution:
     Args:
         title: of its row.
         family: what it shares with runs that differ from it in seed and radius alone.
-        error: on the test set or held-out images, of the weights that were measured, in percent.
+        split: what the error is counted on, "test" or "val", the held-out images.
+        error: of the weights that were measured, in percent.
         measures: by their names in `sam_bench.analysis.measure`.
     """
 
@@ -65,6 +66,7 @@ class Solution:
     family: str
     rho: float | None
     seed: int
+    split: str
     error: float
     measures: Mapping[str, float]
 
@@ -142,7 +144,7 @@ class Sharpness:
     @cached_property
     def correlations(self) -> dict[str, Correlations]:
         """By measure, its rank correlations with the test error."""
-        return {name: correlations_of(self.solutions, self.held_out, name) for name in self.names}
+        return {name: correlations_of((*self.solutions, *self.held_out), name) for name in self.names}
 
     def titles(self) -> list[str]:
         """The rows of the solutions, in their order."""
@@ -168,16 +170,17 @@ def read_sharpness(
     runs = {record["run_id"]: record for record in (*records, *(run for row in held_out for run in row.runs))}
     titles = _titles(rows) | _titles(held_out)
     order = {title: place for place, title in enumerate(distinct(titles.values()))}
-    found_on: dict[str, list[Solution]] = {"test": [], "val": []}
-    settings: dict[str, dict[str, str]] = {"test": {}, "val": {}}
+    solutions = []
+    settings: dict[str, dict[str, str]] = {}
     for path in sorted((folder / "analysis").glob("*.json")):
         found = _read(path)
         (run_id,) = found["run_ids"]
         if (run := _run_of(found, run_id, runs, path)) is None or run["averaged"]:
             continue
         split = run["config"]["data"]["split"]
-        settings[split].setdefault(json.dumps([found["settings"], found["images_sha256"]], sort_keys=True), run_id)
-        found_on[split].append(
+        kind = json.dumps([found["settings"], found["images_sha256"]], sort_keys=True)
+        settings.setdefault(split, {}).setdefault(kind, run_id)
+        solutions.append(
             Solution(
                 run_id,
                 titles[run_id],
@@ -187,6 +190,7 @@ def read_sharpness(
                 ),
                 run["config"]["optimizer"].get("rho"),
                 run["seed"],
+                split,
                 run["test_error"],
                 {name: math.nan if value is None else float(value) for name, value in found["measures"].items()},
             )
@@ -212,11 +216,11 @@ def read_sharpness(
                     found["errors"],
                 )
             )
-    for solutions in found_on.values():
-        solutions.sort(key=lambda each: (order[each.title], each.seed))
+    solutions.sort(key=lambda each: (order[each.title], each.seed))
+    tested, held_out_solutions = (tuple(s for s in solutions if s.split == split) for split in ("test", "val"))
     landscapes.sort(key=lambda each: ([order[title] for title in each.titles], each.seeds))
     probed = [record for record in records if "analysis" in record]
-    return Sharpness(tuple(found_on["test"]), tuple(found_on["val"]), tuple(landscapes), tuple(probed))
+    return Sharpness(tested, held_out_solutions, tuple(landscapes), tuple(probed))
 
 
 def called(name: str) -> str:
@@ -231,25 +235,24 @@ def as_frame(sharpness: Sharpness) -> pd.DataFrame:
     """A line for each solution, with everything that was measured."""
     return pd.DataFrame(
         [
-            {"row": s.title, "method": s.method, "rho": s.rho, "seed": s.seed, "split": split, "test_error": s.error}
+            {"row": s.title, "method": s.method, "rho": s.rho, "seed": s.seed, "split": s.split, "test_error": s.error}
             | {"run_id": s.run_id}
             | dict(s.measures)
-            for split, solutions in (("test", sharpness.solutions), ("val", sharpness.held_out))
-            for s in solutions
+            for s in (*sharpness.solutions, *sharpness.held_out)
         ]
     )
 
 
-def correlations_of(solutions: Sequence[Solution], held_out: Sequence[Solution], name: str) -> Correlations:
+def correlations_of(solutions: Sequence[Solution], name: str) -> Correlations:
     """Return a measure's rank correlations with the error; of held-out images only over radii."""
     rows: dict[str, list[tuple[float, float]]] = {}
     radii: dict[str, dict[float | None, list[tuple[float, float]]]] = {}
-    for each, on_test in (*((s, True) for s in solutions), *((s, False) for s in held_out)):
+    for each in solutions:
         value = each.measures.get(name, math.nan)
         if not math.isnan(value):
             point = min(value, HIGHEST), each.error
             radii.setdefault(each.family, {}).setdefault(each.rho, []).append(point)
-            if on_test:
+            if each.split == "test":
                 rows.setdefault(each.title, []).append(point)
     means = {family: [_mean(points) for points in of_it.values()] for family, of_it in radii.items()}
     return Correlations(correlation_across(rows), correlation_within(means), correlation_within(rows))
