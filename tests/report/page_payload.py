@@ -30,6 +30,8 @@ xmlns="http://www.w3.org/2000/svg" version="1.1">
 <defs><style type="text/css">*{stroke-linejoin: round; stroke-linecap: butt}</style>
 <clipPath id="clip"><rect width="380" height="180"/></clipPath>
 <path id="mark" d="M-4 0L0 -4L4 0L0 4Z"/></defs>
+<defs><path id="DejaVuSans-4c" d="M 6 46
+L 16 46 L 16 8 L 36 8 L 36 0 L 6 0 Z" transform="scale(0.1)"/></defs><use xlink:href="#DejaVuSans-4c"/>
 <g id="axes_1" font-size="12" fill="currentColor"><path d="M50 20V200H440" fill="none" stroke="currentColor"/>
 <text x="50" y="222">30 epochs</text><text x="360" y="222">60 epochs</text><text x="8" y="110">%</text></g>
 <g clip-path="url(#clip)"><path d="M60 60L430 150" fill="none" stroke="#0072b2" stroke-width="2"/></g>

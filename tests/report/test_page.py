@@ -181,9 +181,19 @@ def test_figures_do_not_get_in_each_others_way(text, read):
     identifiers = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
     assert len(set(identifiers)) == len(identifiers)
     referred = re.findall(r'xlink:href="#([^"]+)"|clip-path="url\(#([^)]+)\)"', text)
-    assert len(referred) == 8
+    assert len(referred) == 12
     assert {a or b for a, b in referred} <= set(identifiers)
     assert "<metadata" not in text
+
+
+def test_glyphs_are_drawn_once_for_all_figures(text):
+    assert text.count('<path id="DejaVuSans-4c" d="M 6 46 L') == 1
+    assert text.count('<use xlink:href="#DejaVuSans-4c"/>') == 4
+    assert text.index('<path id="DejaVuSans-4c"') < text.index('<div class="drawing">')
+    other = payload()
+    other["regimes"][1]["figures"][0]["svg"] = FIGURE.replace("M 6 46", "M 6 47")
+    with pytest.raises(ValueError, match="DejaVuSans-4c in two ways"):
+        page(other)
 
 
 def test_a_figure_takes_the_size_of_its_place_and_says_what_it_shows():
