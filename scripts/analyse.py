@@ -7,8 +7,9 @@ python scripts/analyse.py run=RUN_ID,RUN_ID --landscape between
 
 The weights are those of the runs' last checkpoints, or those that scripts/keep_weights.py has kept; of runs that
 average weights, those that were trained. The loss is that of training images, not augmented, in float32. What is found
-is written beside the records, to results/<experiment>/analysis/<run>.json, or to
-results/<experiment>/landscape/<kind>-<run>.json. What is there already stays, if it was made of the same.
+is written beside the records, to results/<experiment>/analysis/<run>.json, with the BatchNorm statistics of each batch
+(analysis=batch_statistics) to <run>-batch.json there, slices to results/<experiment>/landscape/<kind>-<run>.json.
+What is there already stays, if it was made of the same.
 
 What follows the options are settings as python -m sam_bench takes them: analysis.images=500, data.root=data,
 paths.results=results/measured. By default analysis=full. Between two solutions, which are at 0 and 1, running
@@ -50,7 +51,7 @@ KINDS = ("line", "plane", "between")
 SEEDS = (0, 1)
 """Of the random directions."""
 
-DECIDING = ("run_ids", "test_errors", "weights_sha256", "images_sha256", "settings")
+DECIDING = ("schema_version", "run_ids", "test_errors", "weights_sha256", "images_sha256", "settings")
 """Entries that are alike in two analyses of the same."""
 
 
@@ -211,7 +212,11 @@ def analyse(runs: Sequence[Finished], config: Config, where: Slice | None, progr
         "settings": settings_of(config.analysis, where),
     }
     name = "-".join(asked["run_ids"])
-    path = folder / "landscape" / f"{where.kind}-{name}.json" if where else folder / "analysis" / f"{name}.json"
+    if where is None:
+        suffix = "-batch" if config.analysis.batchnorm == "batch" else ""
+        path = folder / "analysis" / f"{name}{suffix}.json"
+    else:
+        path = folder / "landscape" / f"{where.kind}-{name}.json"
     if path.exists():
         check_same(path, asked)
         return path

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -94,18 +95,33 @@ def test_the_differences_at_the_papers_settings_are_those_of_the_committed_recor
 def test_the_sharpness_that_is_told_is_that_of_the_committed_measures():
     found = {name: report.sharpness_of(MEASURED / name, findings(name)) for name in ("noisy40", "clean5k")}
 
-    def mean(experiment, title, measure):
+    def values(experiment, title, measure):
         its = [each.measures[measure] for each in found[experiment].solutions if each.title == title]
         assert len(its) == 5
-        return sum(its) / 5
+        return its
 
-    noisy = [f"{mean('noisy40', title, 'eigenvalue_1'):.0f} for {title}" for title in ("SAM", "GSAM", "ASAM", "SGD")]
-    clean = [f"{mean('clean5k', title, 'eigenvalue_1'):.0f}" for title in ("SAM", "SGD")]
-    rises = [f"{mean('clean5k', title, 'ascent_0.2'):.1f}" for title in ("SAM", "SGD")]
+    def median(*which):
+        return statistics.median(values(*which))
+
+    three = ("SAM", "GSAM", "ASAM")
+    noisy = [f"{median('noisy40', title, 'eigenvalue_1'):.0f} for {title}" for title in (*three, "SGD")]
+    losses = [f"{median('noisy40', title, 'loss'):.2f}" for title in (*three, "SGD")]
+    clean = [f"{median('clean5k', title, 'eigenvalue_1'):.0f}" for title in ("SAM", "GSAM", "SGD")]
+    small = [f"{median('clean5k', title, 'ascent_0.05'):.2f}" for title in ("SAM", "SGD")]
+    large = [f"{median('clean5k', title, 'ascent_0.2'):.1f}" for title in ("SAM", "SGD")]
+    fitted = [f"{median('clean5k', title, 'loss'):.2f}" for title in ("SGD", "SAM")]
     text = " ".join(README.split())
-    assert f"λ₁, is {', '.join(noisy[:3])} and {noisy[3]}." in text
-    assert f"a greater λ₁ than SGD, {' against '.join(clean)};" in text
-    assert f"within ρ = 0.2, {' nats against '.join(rises)}." in text
+    assert f"λ₁, is {', '.join(noisy[:3])} and {noisy[3]}, each" in text
+    assert f"losses are from {min(losses[:3])} to {max(losses[:3])}, SGD's is {losses[3]}." in text
+    assert f"greater λ₁, {clean[0]} and {clean[1]} against {clean[2]}." in text
+    assert f"was found is {small[0]} nats for SAM and {small[1]} for SGD, within 0.2" in text
+    assert f"tuned to, {large[0]} against {large[1]}." in text
+    assert f"(a loss of {fitted[0]}, SAM's is {fitted[1]})" in text
+    of_sgd = values("noisy40", "SGD", "eigenvalue_1")
+    assert of_sgd[0] == max(of_sgd)  # the seed that is drawn
+    assert min(of_sgd) > max(value for title in three for value in values("noisy40", title, "eigenvalue_1"))
+    for name in ("eigenvalue_1", "trace", "ascent_0.2", "average_0.01"):
+        assert median("clean5k", "ASAM", name) == min(median("clean5k", title, name) for title in (*three, "SGD"))
     for sharpness in found.values():
         assert all(each.seeds.low <= 0 <= each.seeds.high for each in sharpness.correlations.values())
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from sam_bench.analysis.objective import Objective
-from sam_bench.analysis.sharpness import average_case, worst_case
+from sam_bench.analysis.sharpness import average_case, m_sharpness, worst_case
 from sam_bench.analysis.spectrum import NotConverged, top_eigenpairs, trace
 from sam_bench.config.schema import AnalysisConfig
 
@@ -30,7 +30,15 @@ class FixedImages:
 
 
 def names(config: AnalysisConfig) -> list[str]:
-    """Return what is measured: names as a history and a table have them. Losses and their rises are in nats."""
+    """Return what is measured: names as a history and a table have them. Losses and their rises are in nats.
+
+    With the statistics of each batch m-sharpness is among them: with stored ones there are no batches to speak of.
+    """
+    worst = [
+        "one_step",
+        *(["ascent"] if config.ascent_steps else []),
+        *(["m_sharpness"] if config.batchnorm == "batch" else []),
+    ]
     return [
         "loss", "error", "weight_norm", "gradient_norm",
         *(f"eigenvalue_{i + 1}" for i in range(config.eigenvalues)),
@@ -39,7 +47,7 @@ def names(config: AnalysisConfig) -> list[str]:
             f"{kind}{measure}_{rho:g}"
             for kind, radii in (("", config.radii), ("adaptive_", config.adaptive_radii))
             for rho in radii
-            for measure in ("one_step", *(["ascent"] if config.ascent_steps else []))
+            for measure in worst
         ),
         *(
             f"{kind}average_{sigma:g}{of}"
@@ -73,6 +81,8 @@ def measure(model: nn.Module, images: FixedImages, config: AnalysisConfig) -> di
             found[f"{kind}one_step_{rho:g}"] = worst.one_step
             if config.ascent_steps:
                 found[f"{kind}ascent_{rho:g}"] = worst.ascent
+            if config.batchnorm == "batch":
+                found[f"{kind}m_sharpness_{rho:g}"] = m_sharpness(objective, w, rho, bool(kind))
     for kind, sigmas in (("", config.sigmas), ("adaptive_", config.adaptive_sigmas)):
         for sigma in sigmas:
             average = average_case(objective, w, sigma, config.draws, bool(kind))

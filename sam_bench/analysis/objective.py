@@ -140,6 +140,11 @@ class Objective:
                     total.add_(product, alpha=share)
         return total
 
+    def by_batch(self) -> Iterator[tuple["Objective", float]]:
+        """Return the objective of each batch, with its share of all images."""
+        for images, labels, share in self._batches():
+            yield Objective(self.model, images, labels, len(labels), self.batchnorm, self.criterion), share
+
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Batches with their share of all images."""
         for images, labels in zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True):

@@ -62,6 +62,18 @@ def worst_case(
     return WorstCase(rises[0], max(rises))
 
 
+def m_sharpness(objective: Objective, w: Tensor, rho: float, adaptive: bool = False) -> float:
+    """Return the mean over the batches of `L_B(w + e_B) − L_B(w)`, in nats: each batch's rise by a step of its own.
+
+    With `batchnorm="batch"` and batches of m images it is what SAM adds to the loss that it minimises (Foret et al.,
+    2021, arXiv:2010.01412, section 3).
+
+    Raises:
+        ValueError: ρ is not above 0.
+    """
+    return sum(share * worst_case(batch, w, rho, 0, adaptive).one_step for batch, share in objective.by_batch())
+
+
 def average_case(
     objective: Objective, w: Tensor, sigma: float, draws: int, adaptive: bool = False, seed: int = 0
 ) -> Estimate:

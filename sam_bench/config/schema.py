@@ -165,7 +165,7 @@ class AnalysisConfig(Settings):
     images: int | None = Field(default=None, ge=1)
     """How many of the training images, equally many of each class, the same for every run; not augmented."""
     batch_size: int | None = Field(default=None, ge=1)
-    """Images in a pass."""
+    """Images in a pass; with the statistics of each batch also the m of m-sharpness."""
     batchnorm: Literal["stored", "batch"] | None = None
     """What batch normalisation normalises with: running statistics, or those of each batch."""
     eigenvalues: int | None = Field(default=None, ge=0, le=100)

@@ -19,13 +19,16 @@ CAPTIONS = {
     "radius": ("Error against the radius", "on held-out images, SGD's as a line"),
     "cost": ("Error against cost", "the line is the Pareto front, costs within 5 % being equal"),
     "ranks": ("Ranks", "by the mean error, with the intervals of a bootstrap over the seeds"),
-    "sharpness": ("Sharpness of every solution", "on training images, the mean of a row as a line"),
+    "sharpness": ("Sharpness of every solution", "on training images, the median of a row as a line"),
     "explains": ("Test error against sharpness", "a point for each solution"),
     "correlations": (
         "Rank correlation of sharpness with the test error",
         "with the intervals of a bootstrap, not corrected for their number, filled where they exclude 0",
     ),
-    "landscape": ("The training loss around solutions", "along two random directions, normalised filter by filter"),
+    "landscape": (
+        "How the training loss rises around solutions",
+        "along two random directions, normalised filter by filter; behind each name the solution's own loss",
+    ),
     "surface": ("The same as surfaces", "of the first two"),
     "slices": ("Slices of the training loss", "through solutions, and from one to another"),
     "sharpening": ("Sharpness over the epochs", "of runs that were measured while they trained"),

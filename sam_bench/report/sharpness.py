@@ -23,17 +23,29 @@ from sam_bench.runs.files import write_atomically
 FAMILIES = {
     "one_step": "worst case (one step), ρ {}",
     "ascent": "worst case (ascent), ρ {}",
+    "m_sharpness": "m-sharpness, ρ {}",
     "adaptive_one_step": "adaptive worst case (one step), ρ {}",
     "adaptive_ascent": "adaptive worst case (ascent), ρ {}",
+    "adaptive_m_sharpness": "adaptive m-sharpness, ρ {}",
     "average": "average case, σ {}",
     "adaptive_average": "adaptive average case, σ {}",
 }
 """What measures at a radius, or at a σ, are called."""
 
+BATCH = "batch_"
+"""How the names of measures begin that were taken with the BatchNorm statistics of each batch."""
+
 RADIUS = ("optimizer.rho", "optimizer.rho_min")
 """Settings in which runs of a method may differ, and are still of one family."""
 
-SHOWN = (("eigenvalue",), ("ascent", "one_step"), ("adaptive_ascent", "adaptive_one_step"), ("average",))
+SHOWN = (
+    ("eigenvalue",),
+    ("ascent", "one_step"),
+    ("adaptive_ascent", "adaptive_one_step"),
+    ("average",),
+    (f"{BATCH}eigenvalue",),
+    (f"{BATCH}m_sharpness",),
+)
 """What figures show: of each of these the first that was measured."""
 
 HIGHEST = 1e100
@@ -57,7 +69,8 @@ class Solution:
         family: what it shares with runs that differ from it in seed and radius alone.
         split: what the error is counted on, "test" or "val", the held-out images.
         error: of the weights that were measured, in percent.
-        measures: by their names in `sam_bench.analysis.measure`.
+        measures: by their names in `sam_bench.analysis.measure`, with `BATCH` before them where it applies; NaN where
+            one is not known.
     """
 
     run_id: str
@@ -126,19 +139,25 @@ class Sharpness:
         found = distinct(name for solution in self.solutions for name in solution.measures)
         return [name for name in found if not name.endswith("_se")]
 
-    def main_names(self) -> list[str]:
-        """A measure of each kind: of those at several radii the one in the middle."""
-        found = [name for name in ("eigenvalue_1", "trace") if name in self.names]
+    def main_names(self, prefix: str = "") -> list[str]:
+        """A measure of each kind: of those at several radii the one in the middle.
+
+        Args:
+            prefix: `BATCH` for those with the statistics of each batch.
+        """
+        found = [prefix + name for name in ("eigenvalue_1", "trace")]
         for family in FAMILIES:
-            at = [name for name in self.names if name.rpartition("_")[0] == family]
+            at = [name for name in self.names if name.rpartition("_")[0] == prefix + family]
             found += at[len(at) // 2 :][:1]
-        return [*found, *(name for name in ("gradient_norm", "loss") if name in self.names)]
+        found += [prefix + name for name in ("gradient_norm", "loss")]
+        return [name for name in found if name in self.names]
 
     def shown_names(self) -> list[str]:
-        """Those that figures show: the greatest eigenvalue, and worst and average case."""
+        """Those that figures show: the greatest eigenvalue, worst and average case, m-sharpness."""
         found = []
+        names = self.main_names() + self.main_names(BATCH)
         for families in SHOWN:
-            found += [name for of in families for name in self.main_names() if name.rpartition("_")[0] == of][:1]
+            found += [name for of in families for name in names if name.rpartition("_")[0] == of][:1]
         return found
 
     @cached_property
@@ -170,31 +189,34 @@ def read_sharpness(
     runs = {record["run_id"]: record for record in (*records, *(run for row in held_out for run in row.runs))}
     titles = _titles(rows) | _titles(held_out)
     order = {title: place for place, title in enumerate(distinct(titles.values()))}
-    solutions = []
-    settings: dict[str, dict[str, str]] = {}
+    measured: dict[str, dict[str, float]] = {}
+    settings: dict[tuple[str, str], dict[str, str]] = {}
     for path in sorted((folder / "analysis").glob("*.json")):
         found = _read(path)
         (run_id,) = found["run_ids"]
         if (run := _run_of(found, run_id, runs, path)) is None or run["averaged"]:
             continue
-        split = run["config"]["data"]["split"]
-        kind = json.dumps([found["settings"], found["images_sha256"]], sort_keys=True)
-        settings.setdefault(split, {}).setdefault(kind, run_id)
-        solutions.append(
-            Solution(
-                run_id,
-                titles[run_id],
-                run["method"],
-                json.dumps(
-                    {key: value for key, value in settings_of(run).items() if key not in RADIUS}, sort_keys=True
-                ),
-                run["config"]["optimizer"].get("rho"),
-                run["seed"],
-                split,
-                run["test_error"],
-                {name: math.nan if value is None else float(value) for name, value in found["measures"].items()},
-            )
+        prefix = BATCH if found["settings"].get("batchnorm") == "batch" else ""
+        kind = json.dumps([found.get("schema_version"), found["settings"], found["images_sha256"]], sort_keys=True)
+        settings.setdefault((run["config"]["data"]["split"], prefix), {}).setdefault(kind, run_id)
+        for name, value in found["measures"].items():
+            measured.setdefault(run_id, {})[prefix + name] = math.nan if value is None else float(value)
+    unknown = dict.fromkeys(distinct(name for its in measured.values() for name in its), math.nan)
+    unknown = {name: unknown[name] for name in sorted(unknown, key=lambda name: name.startswith(BATCH))}
+    solutions = [
+        Solution(
+            run_id,
+            titles[run_id],
+            (run := runs[run_id])["method"],
+            json.dumps({key: value for key, value in settings_of(run).items() if key not in RADIUS}, sort_keys=True),
+            run["config"]["optimizer"].get("rho"),
+            run["seed"],
+            run["config"]["data"]["split"],
+            run["test_error"],
+            unknown | its,
         )
+        for run_id, its in measured.items()
+    ]
     for kinds in settings.values():
         if len(kinds) > 1:
             raise StateError(
@@ -227,6 +249,8 @@ def called(name: str) -> str:
     """Return what a measure is called in tables and figures."""
     if name.startswith("eigenvalue_"):
         return f"λ{''.join('₀₁₂₃₄₅₆₇₈₉'[int(digit)] for digit in name.removeprefix('eigenvalue_'))}"
+    if name.startswith(BATCH):
+        return f"{called(name.removeprefix(BATCH))}, batch statistics"
     family, _, value = name.rpartition("_")
     return PLAIN.get(name) or FAMILIES[family].format(value)
 
@@ -260,18 +284,14 @@ def correlations_of(solutions: Sequence[Solution], name: str) -> Correlations:
 
 def tables(sharpness: Sharpness, experiment: str, about: str) -> str:
     """Return the page of an experiment's sharpness, in Markdown."""
-    names = sharpness.main_names()
-    cells = []
-    for title in sharpness.titles():
-        its = [each for each in sharpness.solutions if each.title == title]
-        values = [_mean_in_words([each.measures[name] for each in its]) for name in names]
-        cells.append([title, str(len(its)), _mean_in_words([each.error for each in its]), *values])
     parts = [
         f"# {experiment}: sharpness",
-        f"{about} Means over the seeds ± half of Student's 95 % interval. The loss is the cross-entropy on training "
-        "images, in nats, and sharpness its rise; λ₁ and the trace are the Hessian's. Rows of averaged weights are "
-        "left out: what they have trained is another row's.",
-        markdown(["row", "seeds", "test error %", *map(called, names)], cells),
+        f"{about} The test error is the mean over the seeds ± half of Student's 95 % interval, a measure the median, "
+        "with the least and the greatest. The loss is the cross-entropy on training images, in nats, and sharpness its "
+        "rise; λ₁ and the trace are the Hessian's. Worst cases are the worst that was found: there may be worse. Rows "
+        "of averaged weights are left out: what they have trained is another row's.",
+        _table(sharpness, sharpness.main_names()),
+        *_with_batch_statistics(sharpness),
         "## Does it go with the test error?",
         explanation(sharpness),
         markdown(
@@ -290,11 +310,36 @@ def tables(sharpness: Sharpness, experiment: str, about: str) -> str:
             ],
         ),
         "Spearman's rank correlations with the test error, with 95 % intervals of a bootstrap, not corrected for their "
-        "number: across rows of their means, drawing rows; over the radii of a method, of the means at each, drawing "
-        "radii, and averaged over the methods; over the seeds of a row, drawing seeds, and averaged over the rows. "
-        f"Methods and rows with fewer than four are left out.{about_held_out(sharpness)}",
+        "number, and none where all are in order: across rows of their means, drawing rows, one method at several "
+        "settings being several rows; over the radii of a method, of the means at each, drawing radii, and averaged "
+        "over the methods; over the seeds of a row, drawing seeds, and averaged over the rows. Methods and rows with "
+        f"fewer than four are left out.{about_held_out(sharpness)}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _with_batch_statistics(sharpness: Sharpness) -> list[str]:
+    """What was measured so, with a heading; nothing where nothing was."""
+    if not (names := sharpness.main_names(BATCH)):
+        return []
+    return [
+        "## With the BatchNorm statistics of each batch, as in training",
+        "Above, BatchNorm normalises with the running statistics, whatever the weights are moved to, as in evaluation. "
+        "m-sharpness is the mean over batches of each batch's own rise by one step of its own, what SAM adds to the "
+        "loss.",
+        _table(sharpness, names),
+    ]
+
+
+def _table(sharpness: Sharpness, names: Sequence[str]) -> str:
+    """A line for each row."""
+    cells = []
+    for title in sharpness.titles():
+        its = [each for each in sharpness.solutions if each.title == title]
+        values = [_median_in_words([each.measures[name] for each in its]) for name in names]
+        cells.append([title, str(len(its)), _mean_in_words([each.error for each in its]), *values])
+    plain = [called(name.removeprefix(BATCH)) for name in names]
+    return markdown(["row", "seeds", "test error %", *plain], cells)
 
 
 def about_held_out(sharpness: Sharpness) -> str:
@@ -346,10 +391,12 @@ def thirds(sharpness: Sharpness, name: str = "eigenvalue_1") -> str:
 
 
 def in_words(correlation: Correlation) -> str:
-    """Return a correlation with its interval."""
+    """Return a correlation with its interval; in perfect order it has none."""
     if math.isnan(correlation.value):
         return "–"
-    return f"{correlation.value:+.2f} ({correlation.low:+.2f} to {correlation.high:+.2f})".replace("-", "−")
+    interval = f"{correlation.low:+.2f} to {correlation.high:+.2f}"
+    told = "in perfect order" if math.isnan(correlation.low) else interval.replace("-", "−")
+    return f"{correlation.value:+.2f}".replace("-", "−") + f" ({told})"
 
 
 def _run_of(found: Mapping[str, Any], run_id: str, runs: Mapping[str, Record], path: Path) -> Record | None:
@@ -381,6 +428,14 @@ def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 def _mean_in_words(values: Sequence[float]) -> str:
     low, high = t_interval(values)
     return _digits(sum(values) / len(values), 3) + ("" if math.isnan(low) else f" ± {_digits((high - low) / 2, 2)}")
+
+
+def _median_in_words(values: Sequence[float]) -> str:
+    """The median, and from where to where they go; nothing where one is not known."""
+    if any(map(math.isnan, values)):
+        return "–"
+    least, greatest = (_digits(end, 3) for end in (min(values), max(values)))
+    return _digits(float(np.median(values)), 3) + (f" ({least} – {greatest})" if len(values) > 1 else "")
 
 
 def _digits(value: float, count: int) -> str:

@@ -27,6 +27,9 @@ from sam_bench.report.sharpness import Landscape, Sharpness, called
 HIGHEST = 8.0
 """Nats: what is higher in a landscape is cut off."""
 
+RISES = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+"""Nats: where contours are drawn; what is lower or higher has the colour of the end."""
+
 
 def draw_sharpness(sharpness: Sharpness) -> dict[str, Figure]:
     """Return the figures for which something was measured, by name."""
@@ -45,26 +48,29 @@ def draw_sharpness(sharpness: Sharpness) -> dict[str, Figure]:
 
 
 def measures(sharpness: Sharpness) -> Figure | None:
-    """Each row's measures, every solution a point, their mean a line."""
+    """Each row's measures, every solution a point, their median a line; infinite ones as arrows at the right edge."""
     names = sharpness.shown_names()
     titles = sharpness.titles()
     if not names:
         return None
-    figure = Figure(figsize=(2 * WIDTH, height_for(len(titles))))
-    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    figure, panels = _panels(len(names), height_for(len(titles)))
     for axes, name in zip(panels, names, strict=True):
         for place, title in enumerate(titles):
             values = [s.measures[name] for s in sharpness.solutions if s.title == title]
-            values = [value for value in values if math.isfinite(value)]
-            axes.plot(values, [place] * len(values), "o", color=COLORS[0], markersize=2.5, alpha=0.8, mew=0)
-            if values:
-                mean = sum(values) / len(values)
-                axes.plot([mean, mean], [place - 0.3, place + 0.3], color=INK)
+            values = [value for value in values if not math.isnan(value)]
+            finite = [value for value in values if math.isfinite(value)]
+            axes.plot(finite, [place] * len(finite), "o", color=COLORS[0], markersize=2.5, alpha=0.8, mew=0)
+            if len(finite) < len(values):
+                edge = axes.get_yaxis_transform()
+                axes.plot(1, place, ">", color=COLORS[0], markersize=4, mew=0, transform=edge, clip_on=False)
+            if values and math.isfinite(median := float(np.median(values))):
+                axes.plot([median, median], [place - 0.3, place + 0.3], color=INK)
         _scale(axes, name, sharpness)
         axes.set_xlabel(called(name))
     name_places(panels[0], titles)
-    for axes in panels[1:]:
-        axes.tick_params(axis="y", length=0)
+    for axes in panels:
+        if not axes.get_subplotspec().is_first_col():
+            axes.tick_params(axis="y", length=0)
     return figure
 
 
@@ -74,8 +80,7 @@ def scatter(sharpness: Sharpness) -> Figure | None:
     if not names or len(sharpness.solutions) < 3:
         return None
     known = [title for title in ("SGD", "SAM", "ASAM", "GSAM", "WSAM") if title in sharpness.titles()]
-    figure = Figure(figsize=(2 * WIDTH, 1.9))
-    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    figure, panels = _panels(len(names), 1.9)
     for axes, name in zip(panels, names, strict=True):
         for title in [*(t for t in sharpness.titles() if t not in known), *known]:
             its = [s for s in sharpness.solutions if s.title == title and math.isfinite(s.measures[name])]
@@ -86,7 +91,8 @@ def scatter(sharpness: Sharpness) -> Figure | None:
                 axes.plot(*points, "o", color=FAINT, markersize=2.5, mew=0, alpha=0.7)
         _scale(axes, name, sharpness)
         axes.set_xlabel(called(name))
-    panels[0].set_ylabel("test error %")
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel("test error %")
     if known:
         legend_above(figure, panels[0], len(known))
     return figure
@@ -115,26 +121,28 @@ def forest(sharpness: Sharpness) -> Figure | None:
 
 
 def contours(planes: Sequence[Landscape]) -> Figure | None:
-    """The training loss over a plane through each solution, on one scale."""
+    """How far the training loss rises over a plane through each solution, on one scale."""
     if not planes:
         return None
     columns = min(len(planes), 4)
     rows = math.ceil(len(planes) / columns)
     figure = Figure(figsize=(2 * WIDTH, 1.75 * rows + 0.2))
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    levels = np.geomspace(_lowest(planes), HIGHEST, 13)
+    norm = mpl.colors.LogNorm(RISES[0], RISES[-1])
     for axes, each in zip(grid.flat, planes, strict=False):
-        losses = np.clip(np.array(each.losses, dtype=float), levels[0], HIGHEST)
-        norm = mpl.colors.LogNorm(levels[0], HIGHEST)
-        filled = axes.contourf(each.steps, each.steps, losses, levels, norm=norm, cmap="cividis")
-        axes.contour(each.steps, each.steps, losses, levels, norm=norm, colors="white", linewidths=0.3)
+        shown = np.clip(rises(each), RISES[0], RISES[-1])
+        filled = axes.contourf(each.steps, each.steps, shown, RISES, norm=norm, cmap="cividis")
+        axes.contour(each.steps, each.steps, shown, RISES, norm=norm, colors="white", linewidths=0.3)
         axes.plot(0, 0, "o", color=COLORS[1], markersize=2.5, mew=0)
-        axes.set_title(f"{each.titles[0]}, seed {each.seeds[0]}")
+        axes.set_title(f"{each.titles[0]}, seed {each.seeds[0]}: {_own_loss(each):.2f}")
         axes.set_aspect("equal")
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel("second direction")
+        axes.set_xlabel("first direction")
     for axes in grid.flat[len(planes) :]:
         axes.set_visible(False)
-    bar = figure.colorbar(filled, ax=grid, shrink=0.9, format="%.2g", ticks=levels[::3])
-    bar.set_label("training loss")
+    bar = figure.colorbar(filled, ax=grid, shrink=0.9, format="%g", ticks=RISES)
+    bar.set_label("rise of the training loss")
     return figure
 
 
@@ -147,13 +155,13 @@ def surfaces(planes: Sequence[Landscape]) -> Figure | None:
     for place, each in enumerate(shown, start=1):
         axes = figure.add_subplot(1, len(shown), place, projection="3d")
         x, y = np.meshgrid(each.steps, each.steps)
-        losses = np.clip(np.array(each.losses, dtype=float), 0, HIGHEST)
+        heights = np.clip(rises(each), 0, HIGHEST)
         norm = mpl.colors.Normalize(0, HIGHEST)
-        surface = axes.plot_surface(x, y, losses, cmap="cividis", norm=norm, rstride=1, cstride=1, linewidth=0.1)
+        surface = axes.plot_surface(x, y, heights, cmap="cividis", norm=norm, rstride=1, cstride=1, linewidth=0.1)
         surface.set_rasterized(True)
         axes.set_zlim(0, HIGHEST)
-        axes.set_title(f"{each.titles[0]}, seed {each.seeds[0]}")
-        axes.set_zlabel("training loss")
+        axes.set_title(f"{each.titles[0]}, seed {each.seeds[0]}: {_own_loss(each):.2f}")
+        axes.set_zlabel("rise of the training loss")
         axes.tick_params(pad=-3)
     return figure
 
@@ -219,22 +227,46 @@ def curves(probed: Sequence[Record], most: int = 3) -> Figure | None:
                     label=label,
                 )
         axes.set_xlabel("epoch")
-        plain = name.removeprefix("analysis_")
-        axes.set_ylabel("test error %" if name == "test_error" else called(plain))
+        axes.set_ylabel("test error %")
         if name != "test_error":
+            images = distinct(f"{record['analysis']['images']:,}" for record in probed)
+            axes.set_ylabel(f"{called(name.removeprefix('analysis_'))}\n{' or '.join(images)} images")
             axes.set_yscale("log")
     legend_above(figure, panels[0], len(methods))
     return figure
 
 
-def _lowest(planes: Sequence[Landscape]) -> float:
-    """The least loss of all planes, and above 0, so that it has a place on a logarithmic scale."""
-    return max(min(float(np.nanmin(np.array(each.losses, dtype=float))) for each in planes), 1e-3)
+def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of two columns' width with so many panels, at most four in a line.
+
+    Args:
+        height: of a line of panels.
+    """
+    lines = math.ceil(count / 4)
+    columns = math.ceil(count / lines)
+    figure = Figure(figsize=(2 * WIDTH, lines * height))
+    grid = list(figure.subplots(lines, columns, sharey=True, squeeze=False).flat)
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    return figure, grid[:count]
+
+
+def _own_loss(plane: Landscape) -> float:
+    """The training loss of the solution, which is in the middle."""
+    middle = len(plane.steps) // 2
+    return float(plane.losses[middle][middle])
+
+
+def rises(plane: Landscape) -> np.ndarray:
+    """How much higher the loss is than that of the solution; what is not finite is infinitely higher."""
+    return np.nan_to_num(np.array(plane.losses, dtype=float) - _own_loss(plane), nan=math.inf, posinf=math.inf)
 
 
 def _scale(axes: Axes, name: str, sharpness: Sharpness) -> None:
     """A logarithmic axis for a measure, about 0 a linear one where it is not above 0 everywhere."""
     values = [solution.measures[name] for solution in sharpness.solutions if math.isfinite(solution.measures[name])]
+    if not values:
+        return
     if all(value > 0 for value in values):
         axes.set_xscale("log")
         decades = math.log10(max(values) / min(values))

@@ -171,7 +171,8 @@ class Correlation:
 
     Args:
         value: from −1 to 1; NaN where there is too little to tell, as are then the ends of the interval.
-        low, high: the percentile bootstrap's, at 95 %.
+        low, high: the percentile bootstrap's, at 95 %; NaN also where everything is in perfect order, as all draws of
+            it are then too, however few there are.
         groups, runs: how many it is of.
     """
 
@@ -186,8 +187,7 @@ Points = Sequence[tuple[float, float]]
 """Two quantities of each of a group's runs."""
 
 FEWEST_GROUPS = 8
-"""With fewer, no correlation across groups is told: five are in perfect order by chance once in sixty times, and no
-draw of them is in any other."""
+"""With fewer, no correlation across groups is told: five are in perfect order by chance once in sixty times."""
 
 FEWEST_RUNS = 4
 """Groups with fewer runs have no part in the correlation within groups; `FEWEST_GROUPS` runs are needed in all."""
@@ -200,7 +200,7 @@ def correlation_across(groups: Mapping[K, Points], resamples: int = 9999, seed: 
     if len(means) < FEWEST_GROUPS or not np.ptp(means, axis=0).all():
         return Correlation(math.nan, math.nan, math.nan, len(means), runs)
     drawn = np.random.default_rng(seed).integers(len(means), size=(resamples, len(means)))
-    return Correlation(float(_spearman(means)), *_percentiles(_spearman(means[drawn])), len(means), runs)
+    return _correlation(float(_spearman(means)), _spearman(means[drawn]), len(means), runs)
 
 
 def correlation_within(groups: Mapping[K, Points], resamples: int = 9999, seed: int = 0) -> Correlation:
@@ -220,7 +220,7 @@ def correlation_within(groups: Mapping[K, Points], resamples: int = 9999, seed: 
     )
     weights = np.where(np.isnan(drawn), 0, sizes[:, None])  # a draw of one run alone has no order
     means = np.nansum(drawn * weights, axis=0) / np.where(weights.any(0), weights.sum(0), np.nan)
-    return Correlation(float(found), *_percentiles(means), len(large), int(sizes.sum()))
+    return _correlation(float(found), means, len(large), int(sizes.sum()))
 
 
 def _spearman(points: np.ndarray) -> np.ndarray:
@@ -231,9 +231,11 @@ def _spearman(points: np.ndarray) -> np.ndarray:
     return np.divide((x * y).sum(-1), spread, out=np.full_like(spread, np.nan), where=spread > 0)
 
 
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
+def _correlation(value: float, drawn: np.ndarray, groups: int, runs: int) -> Correlation:
+    if math.isclose(abs(value), 1):
+        return Correlation(value, math.nan, math.nan, groups, runs)
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return Correlation(value, float(low), float(high), groups, runs)
 
 
 def _paired_p(differences: Sequence[float]) -> float:

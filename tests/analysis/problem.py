@@ -36,8 +36,12 @@ def objective(batchnorm: str = "stored") -> Objective:
     return Objective(network(), *examples(), BATCH, batchnorm)
 
 
-def plain_loss(w: Tensor, batchnorm: str = "stored") -> Tensor:
-    """L(w), a plain function of one vector, that shares no code with ours."""
+def plain_loss(w: Tensor, batchnorm: str = "stored", only: int | None = None) -> Tensor:
+    """L(w), a plain function of one vector, that shares no code with ours.
+
+    Args:
+        only: the half of the images that it is of; else of both.
+    """
     model = network().eval()
     if batchnorm == "batch":
         model[1].train()
@@ -48,7 +52,8 @@ def plain_loss(w: Tensor, batchnorm: str = "stored") -> Tensor:
             start += p.numel()
     x, y = examples()
     halves = zip(x.split(BATCH), y.split(BATCH), strict=True)
-    return torch.stack([F.cross_entropy(functional_call(model, parameters, a), b) for a, b in halves]).mean()
+    losses = torch.stack([F.cross_entropy(functional_call(model, parameters, a), b) for a, b in halves])
+    return losses.mean() if only is None else losses[only]
 
 
 def dense_hessian(w: Tensor, batchnorm: str = "stored") -> Tensor:

@@ -1,5 +1,6 @@
 """Worst-case and average-case sharpness, on quadratics that have them in closed form, and on a tiny network."""
 
+import functools
 import math
 
 import pytest
@@ -7,9 +8,9 @@ import torch
 from torch import nn
 
 from sam_bench.analysis.objective import Objective
-from sam_bench.analysis.sharpness import average_case, worst_case
+from sam_bench.analysis.sharpness import average_case, m_sharpness, worst_case
 from sam_bench.optim import registry
-from tests.analysis.problem import examples, network, objective
+from tests.analysis.problem import BATCH, IMAGES, examples, network, objective, plain_loss
 
 A = torch.tensor([[4.0, 1, 0], [1, 3, 0.5], [0, 0.5, 0.2]], dtype=torch.float64)
 W = torch.tensor([0.3, -2.0, 1.5], dtype=torch.float64)
@@ -85,6 +86,26 @@ def test_one_step_is_what_the_optimizer_goes_to(method, adaptive):
     assert found.one_step == pytest.approx(losses[1] - losses[0], rel=1e-9)
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("batchnorm", ["stored", "batch"])
+def test_m_sharpness_is_the_mean_of_the_batches_own_rises(adaptive, batchnorm):
+    """Against a plain loss with a step for each half of the images."""
+    ours = objective(batchnorm)
+    w = ours.weights
+    found = []
+    for half in range(IMAGES // BATCH):
+        its = functools.partial(plain_loss, batchnorm=batchnorm, only=half)
+        gradient = torch.autograd.functional.jacobian(its, w)
+        scale = w.abs() if adaptive else torch.ones_like(w)
+        e = 0.3 * scale**2 * gradient / (scale * gradient).norm()
+        found.append((its(w + e) - its(w)).item())
+    assert len(found) == 2 and found[0] != pytest.approx(found[1], rel=0.01)
+    assert m_sharpness(ours, w, 0.3, adaptive) == pytest.approx(sum(found) / 2, rel=1e-9)
+    assert m_sharpness(ours, w, 0.3, adaptive) != pytest.approx(worst_case(ours, w, 0.3, 0, adaptive).one_step)
+    whole = Objective(network(), *examples(), IMAGES, batchnorm)
+    assert m_sharpness(whole, w, 0.3, adaptive) == worst_case(whole, w, 0.3, 0, adaptive).one_step
+
+
 def test_a_loss_that_is_not_finite_is_infinitely_sharp():
     x = torch.zeros(1, dtype=torch.float64)
     ours = Objective(Point(W), x, x, criterion=lambda w, _: (w.norm() - 2.6).clamp(max=0) + torch.log(3 - w.norm()))
@@ -126,6 +147,8 @@ def test_radii_and_numbers_out_of_range_are_refused(rho):
     ours = quadratic()
     with pytest.raises(ValueError, match="above 0"):
         worst_case(ours, W, rho, 1)
+    with pytest.raises(ValueError, match="above 0"):
+        m_sharpness(ours, W, rho)
     with pytest.raises(ValueError, match="above 0"):
         average_case(ours, W, rho, 1)
     with pytest.raises(ValueError, match="not below 0"):

@@ -13,7 +13,7 @@ from sam_bench.errors import StateError
 from sam_bench.report.figures import as_bytes
 from sam_bench.report.rows import rows_of
 from sam_bench.report.sharpness import as_frame, called, explanation, read_sharpness, tables
-from sam_bench.report.sharpness_figures import draw_sharpness
+from sam_bench.report.sharpness_figures import draw_sharpness, rises
 
 METHODS = ("sgd", "sam", "asam", "gsam", "wsam", "msam")
 RADII = (0.1, 0.2, 0.3, 0.4)
@@ -79,26 +79,25 @@ def test_what_goes_with_the_error_is_told_from_what_does_not(tmp_path):
     measured(tmp_path, records, value)
     found = read(tmp_path, records).correlations
     across, radii, seeds = found["eigenvalue_1"]
-    assert (across.value, across.low, across.high) == pytest.approx((1, 1, 1)) and (across.groups, across.runs) == (
-        21,
-        84,
-    )
+    assert across.value == pytest.approx(1) and (across.groups, across.runs) == (21, 84)
     assert radii.value == pytest.approx(1) and (radii.groups, radii.runs) == (5, 20)  # SGD has no radius
     assert seeds.value == pytest.approx(1) and (seeds.groups, seeds.runs) == (21, 84)
+    assert all(math.isnan(end) for each in (across, radii, seeds) for end in (each.low, each.high))
     across, radii, seeds = found["trace"]
     assert across.value > 0.3 and radii.value == seeds.value == pytest.approx(-1)
     across, radii, seeds = found["gradient_norm"]
     assert all(each.low < 0 < each.high for each in (across, radii, seeds))
     text = explanation(read(tmp_path, records))
     assert "(21 rows, 84 solutions)" in text
-    assert "λ₁ across rows +1.00 (+1.00 to +1.00), over radii +1.00 (+1.00 to +1.00), over seeds +1.00" in text
+    perfect = "+1.00 (in perfect order)"
+    assert f"λ₁ across rows {perfect}, over radii {perfect}, over seeds {perfect}" in text
     means = sorted(
         {each["run_id"][:-7]: each["test_error"] for each in records if each["run_id"].endswith("-0-test")}.values()
     )
     thirds = [np.mean(means[start : start + 7]) + 0.15 for start in (0, 7, 14)]
     assert f"the least λ₁ has a mean error of {thirds[0]:.1f} %, the next {thirds[1]:.1f} %" in text
     page = tables(read(tmp_path, records), "noisy40", "About.")
-    assert "| ‖∇L‖" in page and "| trace" in page and "−1.00 (−1.00 to −1.00)" in page
+    assert "| ‖∇L‖" in page and "| trace" in page and "−1.00 (in perfect order)" in page
 
 
 def test_runs_on_held_out_images_count_over_radii_and_nowhere_else(tmp_path):
@@ -137,7 +136,57 @@ def test_an_infinite_rise_is_the_greatest_and_an_unknown_one_is_none(tmp_path):
     assert math.inf in as_frame(found)["ascent_0.1"].tolist() and found.correlations["ascent_0.1"].across.value > 0.95
     assert found.correlations["trace"].across.runs == 63
     assert math.isnan(found.correlations["eigenvalue_1"].across.value)  # constant
-    assert draw_sharpness(found)
+    page = tables(found, "noisy40", "About.")
+    msam = next(line for line in page.splitlines() if line.startswith("| MSAM "))
+    assert " inf (inf – inf) " in msam and "| – " in msam  # the trace is not known of all its seeds
+    axes = next(axes for axes in draw_sharpness(found)["sharpness"].axes if "ascent" in axes.get_xlabel())
+    arrows = [line.get_ydata()[0] for line in axes.lines if line.get_marker() == ">"]
+    infinite = {each.title for each in found.solutions if each.measures["ascent_0.1"] == math.inf}
+    assert 0 < len(infinite) < len(found.titles())
+    assert {found.titles()[place] for place in arrows} == infinite
+
+
+def test_a_landscape_that_is_not_finite_is_drawn_as_the_highest(tmp_path):
+    records = runs()[:1]
+    plane = [[3.0, 2.0, None], [1.5, 1.0, 4.0], [1.01, 1.02, 100.0]]
+    of_it = {"run_ids": [records[0]["run_id"]], "test_errors": [records[0]["test_error"]]}
+    write(tmp_path, "landscape", "plane", settings={"kind": "plane"}, steps=[-1.0, 0.0, 1.0], losses=plane,
+          errors=plane, **of_it)  # fmt: skip
+    (found,) = read(tmp_path, records).landscapes
+    assert rises(found).tolist() == [[2, 1, math.inf], [0.5, 0, 3], pytest.approx([0.01, 0.02, 99])]
+    axes = draw_sharpness(read(tmp_path, records))["landscape"].axes[0]
+    assert axes.get_title() == "SGD, seed 0: 1.00"
+    assert axes.collections[0].get_array() is not None
+
+
+def test_measures_with_the_statistics_of_each_batch_stand_beside_the_others(tmp_path):
+    records = runs()[:8]
+    measured(tmp_path, records)
+    without = read(tmp_path, records)
+    for each in records[:7]:  # of the last it is not known
+        content = {"eigenvalue_1": 2.0 + each["seed"], "m_sharpness_0.05": 0.1, "m_sharpness_0.2": 0.5, "loss": 0.3}
+        write(tmp_path, "analysis", f"{each['run_id']}-batch", run_ids=[each["run_id"]], images_sha256="1",
+              test_errors=[each["test_error"]], settings={"images": 10, "batchnorm": "batch"},
+              measures=content)  # fmt: skip
+    found = read(tmp_path, records)
+    assert found.names == [*without.names, "batch_eigenvalue_1", "batch_m_sharpness_0.05", "batch_m_sharpness_0.2",
+                           "batch_loss"]  # fmt: skip
+    assert [each.measures["eigenvalue_1"] for each in found.solutions] == [each["test_error"] for each in records]
+    assert math.isnan(found.solutions[-1].measures["batch_eigenvalue_1"])
+    assert called("batch_eigenvalue_1") == "λ₁, batch statistics"
+    page = tables(found, "noisy40", "About.")
+    assert tables(without, "noisy40", "About.").splitlines()[:9] == page.splitlines()[:9]
+    _, _, rest = page.partition("## With the BatchNorm statistics of each batch")
+    heading, _, sgd, sam = (line for line in rest.partition("## Does")[0].splitlines() if line.startswith("|"))
+    assert [cell.strip() for cell in heading.split("|")[4:-1]] == ["λ₁", "m-sharpness, ρ 0.2", "training loss"]
+    assert "| 3.5 (2 – 5) " in sgd and "| 0.5 (0.5 – 0.5) " in sgd
+    assert "3.5" not in sam and sam.count("| – ") == 3
+    figure = draw_sharpness(found)["sharpness"]
+    assert [axes.get_xlabel() for axes in figure.axes if axes.get_visible()][-2:] == [
+        "λ₁, batch statistics", "m-sharpness, ρ 0.2, batch statistics"]  # fmt: skip
+    measured(tmp_path, records[:1], schema_version=0)
+    with pytest.raises(StateError, match="2 kinds of settings"):
+        read(tmp_path, records)
 
 
 def test_averaged_weights_are_left_out_and_an_earlier_run_is_refused(tmp_path):
@@ -190,19 +239,23 @@ def test_places_on_a_logarithmic_axis_have_names_that_do_not_meet(tmp_path, grea
         assert all(left[1] < right[0] for left, right in itertools.pairwise(places))
 
 
-def test_means_have_no_exponents(tmp_path):
+def test_medians_have_no_exponents(tmp_path):
     records = runs()[:2]
     measured(tmp_path, records, lambda run, name: 1300.0 + 20 * run["seed"])
-    assert "| 1,310 ± 127 " in tables(read(tmp_path, records), "noisy40", "About.")
+    assert "| 1,310 (1,300 – 1,320) " in tables(read(tmp_path, records), "noisy40", "About.")
 
 
-def test_every_measure_has_a_name():
+@pytest.mark.parametrize(("preset", "some"), [
+    ("full", {"λ₁", "adaptive worst case (ascent), ρ 0.5", "average case, σ 0.005"}),
+    ("batch_statistics", {"λ₁", "m-sharpness, ρ 0.2", "adaptive m-sharpness, ρ 1", "average case, σ 0.01"}),
+])  # fmt: skip
+def test_every_measure_has_a_name(preset, some):
     from sam_bench.analysis.measure import names
     from sam_bench.cli.compose import compose
 
-    told = [called(name) for name in names(compose(["analysis=full"]).analysis) if not name.endswith("_se")]
+    told = [called(name) for name in names(compose([f"analysis={preset}"]).analysis) if not name.endswith("_se")]
     assert len(set(told)) == len(told)
-    assert "λ₁" in told and "adaptive worst case (ascent), ρ 0.5" in told and "average case, σ 0.005" in told
+    assert some <= set(told)
 
 
 def test_there_is_a_figure_for_whatever_was_measured_and_its_bytes_are_the_same(tmp_path):
@@ -219,7 +272,7 @@ def test_there_is_a_figure_for_whatever_was_measured_and_its_bytes_are_the_same(
     between |= {"test_errors": [records[0]["test_error"], records[4]["test_error"]], "losses": [0.1, 3.0, 0.2]}
     write(tmp_path, "landscape", "between-a", settings={"kind": "between"}, **between)
     probed = record("sam", 0.1, 9)
-    probed["analysis"] = {"every": 1}
+    probed["analysis"] = {"every": 1, "images": 500}
     probed["history"] |= {"analysis_eigenvalue_1": [3.0], "analysis_one_step_0.1": [0.1], "analysis_gradient_norm": [1]}
     found = read(tmp_path, [*records, probed])
     drawn = draw_sharpness(found)
@@ -228,12 +281,13 @@ def test_there_is_a_figure_for_whatever_was_measured_and_its_bytes_are_the_same(
     assert legends == [["SGD", "SAM", "SAM, ρ 0.2"], ["SGD – SAM, seed 0"]]
     assert drawn["slices"].axes[1].lines[0].get_color() not in [x.get_color() for x in drawn["slices"].axes[0].lines]
     contours = [axes for axes in drawn["landscape"].axes if axes.get_title()]
-    assert [axes.get_title() for axes in contours] == ["SGD, seed 0", "SAM, seed 0", "SAM, ρ 0.2, seed 1"]
+    assert [axes.get_title() for axes in contours] == [
+        "SGD, seed 0: 0.10", "SAM, seed 0: 0.10", "SAM, ρ 0.2, seed 1: 0.10"]  # fmt: skip
     assert len({tuple(axes.collections[0].get_clim()) for axes in contours}) == 1  # the same scale
-    of_sgd = record("sgd", None, 9) | {"analysis": {}, "history": probed["history"]}
+    of_sgd = record("sgd", None, 9) | {"analysis": {"images": 500}, "history": probed["history"]}
     two = draw_sharpness(read(tmp_path, [*records, probed, of_sgd]))["sharpening"]
     assert [line.get_label() for line in two.axes[0].lines] == ["SGD", "SAM"]
     shown = [axes.get_ylabel() for axes in drawn["sharpening"].axes]
-    assert shown == ["test error %", "λ₁", "worst case (one step), ρ 0.1"]
+    assert shown == ["test error %", "λ₁\n500 images", "worst case (one step), ρ 0.1\n500 images"]
     for name, figure in draw_sharpness(found).items():
         assert as_bytes(figure, "svg") == as_bytes(drawn[name], "svg"), name

@@ -141,7 +141,7 @@ def test_intervals_cover_the_true_differences_as_often_as_they_say():
 
 def test_correlations_are_scipys_and_their_bootstrap_is_too():
     generator = np.random.default_rng(0)
-    groups = {name: generator.normal((2 * i, i), size=(6, 2)) for i, name in enumerate("abcdefgh")}
+    groups = {name: generator.normal((0.3 * i, 0.3 * i), size=(6, 2)) for i, name in enumerate("abcdefgh")}
     means = np.array([points.mean(0) for points in groups.values()])
     across = correlation_across(groups)
     assert across.value == pytest.approx(stats.spearmanr(*means.T).statistic)
@@ -153,6 +153,16 @@ def test_correlations_are_scipys_and_their_bootstrap_is_too():
     within = correlation_within(groups | {"two runs": np.array([[0, 0], [1, 1]])})
     each = [stats.spearmanr(*points.T).statistic for points in groups.values()]
     assert within.value == pytest.approx(np.mean(each)) and (within.groups, within.runs) == (8, 48)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("correlation", [correlation_across, correlation_within])
+def test_perfect_order_has_no_interval(correlation, sign):
+    """Every draw of it is in the same order: that says nothing of how sure it is."""
+    found = correlation(
+        {name: [(i + 0.1 * j, sign * (i + 0.1 * j)) for j in range(4)] for i, name in enumerate("abcdefgh")}
+    )
+    assert found.value == pytest.approx(sign) and math.isnan(found.low) and math.isnan(found.high)
 
 
 def test_groups_count_by_their_runs_and_those_without_an_order_do_not():

@@ -42,6 +42,18 @@ def test_a_run_is_measured_once(tiny_run, folder, capsys):
         analyse.main(command)
 
 
+def test_with_the_statistics_of_each_batch_it_has_a_file_of_its_own(tiny_run, folder):
+    run_id = tiny_run(*RUN, "optimizer=sam")["run_id"]
+    analyse.main([f"run={run_id}", *LITTLE])
+    (before,) = read(folder, "analysis")
+    analyse.main([f"run={run_id}", "analysis=batch_statistics", *LITTLE])
+    batch, stored = read(folder, "analysis")
+    assert stored == before
+    assert (folder / "results" / "smoke" / "analysis" / f"{run_id}-batch.json").exists()
+    assert (batch["settings"]["batchnorm"], stored["settings"]["batchnorm"]) == ("batch", "stored")
+    assert batch["measures"]["loss"] != stored["measures"]["loss"] and "m_sharpness_0.1" in batch["measures"]
+
+
 def test_weights_are_the_kept_ones_where_there_are_any(tiny_run, folder):
     record = tiny_run(*RUN, "optimizer=sam")
     analyse.main([f"run={record['run_id']}", *LITTLE])
