@@ -97,6 +97,7 @@ def small_step(name: str, model: nn.Module) -> Step:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell a process's memory")
 @pytest.mark.parametrize("name", METHODS)
 def test_a_thousand_steps_need_no_more_memory_than_a_hundred(name):
+    """The allocator may take more from the system once; what is not given back grows with every thousand."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 2, 9, stride=8), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 9, 10))
     step = small_step(name, model)
@@ -109,9 +110,13 @@ def test_a_thousand_steps_need_no_more_memory_than_a_hundred(name):
         return sum(type(item) is torch.Tensor for item in gc.get_objects()), resident()
 
     tensors, memory = after(100)
-    more_tensors, more_memory = after(1000)
-    assert more_tensors <= tensors
-    assert more_memory - memory < 2**20
+    grown = []
+    while not grown or (grown[-1] >= 2**20 and len(grown) < 3):
+        more_tensors, more_memory = after(1000)
+        assert more_tensors <= tensors
+        grown.append(more_memory - memory)
+        memory = more_memory
+    assert grown[-1] < 2**20
 
 
 SIZE = 400
