@@ -201,8 +201,8 @@ def read_sharpness(
         settings.setdefault((run["config"]["data"]["split"], prefix), {}).setdefault(kind, run_id)
         for name, value in found["measures"].items():
             measured.setdefault(run_id, {})[prefix + name] = math.nan if value is None else float(value)
-    unknown = dict.fromkeys(distinct(name for its in measured.values() for name in its), math.nan)
-    unknown = {name: unknown[name] for name in sorted(unknown, key=lambda name: name.startswith(BATCH))}
+    names = distinct(name for its in measured.values() for name in its)
+    unknown = dict.fromkeys(sorted(names, key=lambda name: name.startswith(BATCH)), math.nan)
     solutions = [
         Solution(
             run_id,
