@@ -41,7 +41,7 @@ def plugin(
     passes: str = "",
     averages: bool = False,
     needs_momentum: bool = False,
-    not_capturable: str = "",
+    capturable: bool = False,
 ) -> MethodEntry:
     """Describe a method, so that the benchmark can offer it as `optimizer=name`.
 
@@ -58,7 +58,8 @@ def plugin(
         passes: forward-backward passes a step, as tables print them; "2", or "1" of a method without a second pass.
         averages: whether weight averaging is part of it.
         needs_momentum: whether it is of use only on a base optimizer with momentum.
-        not_capturable: why its step cannot be captured in a CUDA graph, if it cannot.
+        capturable: whether a step may be captured in a CUDA graph, which repeats what the device did, and nothing that
+            Python computes: no number such as `self.steps` decides what a step does.
 
     Raises:
         TypeError: it is no such class, or its constructor does not take what it must.
@@ -99,7 +100,7 @@ def plugin(
         repeats_batch=cls.repeats_batch,
         needs_total_steps="total_steps" in parameters,
         needs_momentum=needs_momentum,
-        not_capturable=not_capturable or _why_not_captured(cls),
+        not_capturable=_why_not_captured(cls) or ("" if capturable else "its description does not say that it can be"),
         defaults=tuple(defaults.items()),
     )
 

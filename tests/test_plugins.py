@@ -258,6 +258,12 @@ def test_a_description_follows_from_the_class():
     assert plugin(SAMPa, "again", **ABOUT).not_capturable == "a step repeats the batch of the step before"
 
 
+def test_a_step_is_captured_in_a_cuda_graph_only_where_that_is_described():
+    assert "does not say" in plugin(HalfSAM, "half_sam", options=(SHARE,), **ABOUT).not_capturable
+    assert plugin(HalfSAM, "half_sam", options=(SHARE,), capturable=True, **ABOUT).not_capturable == ""
+    assert "repeats" in plugin(SAMPa, "again", capturable=True, **ABOUT).not_capturable
+
+
 def test_describing_nothing_imports_nothing():
     program = "import sys, sam_bench.plugins; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

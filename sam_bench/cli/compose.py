@@ -322,7 +322,9 @@ def composing() -> Iterator[None]:
 
 def read(composed: DictConfig, choices: DictConfig | None = None) -> Config:
     """The checked config of what Hydra has composed; its experiment is the preset's name."""
-    choices = composed.hydra.runtime.choices if choices is None else choices
+    if choices is None:
+        choices = composed.hydra.runtime.choices
+        _refuse_values_for_sgd(composed)
     for group in ("experiment", "sweep", "tuned"):
         if group in composed:
             raise ConfigError(f"{group}={choices[group]} has no effect: its file must begin with # @package _global_")
@@ -332,6 +334,27 @@ def read(composed: DictConfig, choices: DictConfig | None = None) -> Config:
         _check_plugin(values["plugin"])
     plugins.load_installed()
     return Config.build(values | {"experiment": str(choices.get("experiment") or "default")})
+
+
+def _refuse_values_for_sgd(composed: DictConfig) -> None:
+    """Presets, and what was tuned for them, have learning rate and weight decay of SGD: no other optimizer takes them.
+
+    Raises:
+        ConfigError: one that the command line chooses would.
+    """
+    words = dict(word.lstrip("+").partition("=")[::2] for word in composed.hydra.overrides.task)
+    base = composed.hydra.runtime.choices["optimizer/base"]
+    if "optimizer/base" not in words or base == "sgd":
+        return
+    sources = [Path(source.path) for source in composed.hydra.runtime.config_sources if source.schema == "file"]
+    own = OmegaConf.load(next(path for s in sources if (path := s / "optimizer" / "base" / f"{base}.yaml").exists()))
+    keys = [f"optimizer.base.{key}" for key in ("lr", "weight_decay")]
+    taken = {key: own[key.rpartition(".")[2]] for key in keys if key not in words}
+    taken = {key: value for key, value in taken.items() if OmegaConf.select(composed, key) != value}
+    if taken:
+        theirs = " and ".join(f"{key}={OmegaConf.select(composed, key)}" for key in taken)
+        ours = " ".join(f"{key}={value}" for key, value in taken.items())
+        raise ConfigError(f"optimizer/base={base} would take {theirs}, chosen for sgd: say {ours}, or another value")
 
 
 def _explain_key(key: str) -> str:

@@ -38,7 +38,7 @@ class Comparison:
         rows: in their order.
         baselines: of each kind of comparison, the baseline of each row that has one.
         found: by row and baseline; without those that have no finished run of a common seed.
-        planned: those that were named before the runs were made.
+        planned: those that the study lists so.
     """
 
     rows: tuple[Row, ...]

@@ -49,7 +49,8 @@ class Checkpoints:
         content = buffer.getbuffer()
         path = self.folder / f"checkpoint-{epoch:05d}-{position:06d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
         write_atomically(path, content)
-        for old in [other for other in self.paths() if other != path][KEPT - 1 :]:
+        ours = [other for other in self.paths() if NAME.fullmatch(other.name) and other != path]
+        for old in ours[KEPT - 1 :]:
             old.unlink(missing_ok=True)
         return path
 

@@ -24,7 +24,8 @@ class Averages:
     def __init__(self, config: AveragingConfig, model: nn.Module, epochs: int):
         self.model = model
         parameters = list(model.parameters())
-        self.first_epoch = {f"swa {start:.12g}": start * epochs for start in config.starts or ()}
+        starts = config.starts or ()
+        self.first_epoch = {f"swa {start:.12g}": round(start * epochs, 9) for start in starts}  # 0.7 × 180 is 126
         self.by_name = {name: WeightAverage(parameters) for name in self.first_epoch}
         if config.decay is not None:
             self.by_name[f"ema {config.decay:.12g}"] = WeightAverage(parameters, config.decay)

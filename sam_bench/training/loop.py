@@ -28,7 +28,10 @@ from sam_bench.training.step import CapturedStep, Step, compile_for
 from sam_bench.training.stopwatch import Stopwatch
 
 MAX_SKIPPED = 200
-"""What `trainer.max_skipped` is, where it is not set."""
+"""What `trainer.max_skipped` is at least, where it is not set."""
+
+SKIPPED_OF = 500
+"""Of so many steps one may be skipped: a loss that is scaled for float16 overflows about once in 2,000."""
 
 EXPLODED = 100.0
 """Nats: an epoch's mean loss above this is that of a run that has come to nothing; guessing costs 2.3."""
@@ -235,7 +238,7 @@ class Training:
         self._note("train_seconds", self.watch.seconds)
         self.watch.reset()
         limit = self.config.trainer.max_skipped
-        if skipped > (MAX_SKIPPED if limit is None else limit) or not errors["train_loss"] <= EXPLODED:
+        if skipped > (max(MAX_SKIPPED, self.steps // SKIPPED_OF) if limit is None else limit) or not errors["train_loss"] <= EXPLODED:
             self.diverged_epoch = self.epoch + 1
         self.averages.after_epoch(self.epoch + 1)
 

@@ -40,6 +40,16 @@ REFUSED = {
     "an unknown network": (["model=wrn16_9"], "model=wrn16_9", "did you mean wrn16_8"),
     "an unknown method": (["optimizer=gsma"], "optimizer=gsma", "did you mean gsam"),
     "an unknown base": (["optimizer/base=adamv"], "adamv", "adamw"),
+    "a learning rate that was chosen for another base": (
+        ["experiment=quick", "optimizer/base=adamw"],
+        "optimizer.base.lr=0.3, chosen for sgd",
+        "say optimizer.base.lr=0.001",
+    ),
+    "tuned values that are another base's": (
+        ["experiment=noisy40", "optimizer/base=adamw", "optimizer.base.lr=0.001"],
+        "optimizer.base.weight_decay=0.00273",
+        "say optimizer.base.weight_decay=0.01",
+    ),
     "an unknown experiment": (["experiment=quik"], "experiment=quik", "did you mean quick"),
     "a name that is in no registry": (["model.family=wide_resnt"], "model.family", "did you mean wide_resnet"),
     "a name that follows from other settings": (["model.name=wrn16_8"], "model.name", "choose one by model="),

@@ -366,6 +366,14 @@ def test_a_gradient_that_is_no_number_skips_the_step_and_too_many_end_the_run(ti
     assert (row["seeds"], row["diverged"], row["test_error_mean"]) == (1, 1, record["test_error"])
 
 
+@pytest.mark.parametrize("steps_for_one", [4, 5])
+def test_how_many_steps_may_be_skipped_grows_with_those_of_the_run(tiny_run, monkeypatch, steps_for_one):
+    monkeypatch.setattr("sam_bench.training.loop.MAX_SKIPPED", 1)
+    monkeypatch.setattr("sam_bench.training.loop.SKIPPED_OF", steps_for_one)  # of twelve
+    with_nan(monkeypatch, "second pass", {1, 5, 6})
+    assert tiny_run(*RUN)["status"] == ("finished" if steps_for_one == 4 else "diverged")
+
+
 def test_a_loss_that_explodes_ends_the_run_as_diverged(tiny_run):
     record = tiny_run(*RUN, "optimizer=sgd", "optimizer.base.lr=1e4", "averaging=swa")
     assert (record["status"], record["diverged_epoch"]) == ("diverged", 1)

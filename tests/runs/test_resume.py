@@ -154,6 +154,18 @@ def test_checkpoints_come_by_epochs_and_by_minutes_and_two_are_kept(tiny_run, fo
     assert kept == ["checkpoint-00002-000004", "checkpoint-00003-000000"]
 
 
+def test_a_file_that_no_run_has_written_stays_where_it_is(tiny_run, folder, interrupted):
+    interrupted({5})
+    with pytest.raises(Interrupted):
+        tiny_run(*BASE, "trainer.checkpoint_every=1")
+    (checkpoints,) = {path.parent for path in folder.rglob("checkpoint-*.pt")}
+    mine = checkpoints / "checkpoint-best.pt"
+    mine.write_text("mine")
+    run_to_the_end(tiny_run, *BASE, "trainer.checkpoint_every=1")
+    assert mine.read_text() == "mine"
+    assert len(list(checkpoints.glob("*.pt"))) == 3
+
+
 def test_a_pause_to_save_does_not_count_as_training(tiny_run, monkeypatch):
     save = Checkpoints.save
     monkeypatch.setattr(Checkpoints, "save", lambda self, *of: time.sleep(0.2) or save(self, *of))
