@@ -238,7 +238,9 @@ class Training:
         self._note("train_seconds", self.watch.seconds)
         self.watch.reset()
         limit = self.config.trainer.max_skipped
-        if skipped > (max(MAX_SKIPPED, self.steps // SKIPPED_OF) if limit is None else limit) or not errors["train_loss"] <= EXPLODED:
+        if limit is None:
+            limit = max(MAX_SKIPPED, self.steps // SKIPPED_OF)
+        if skipped > limit or not errors["train_loss"] <= EXPLODED:
             self.diverged_epoch = self.epoch + 1
         self.averages.after_epoch(self.epoch + 1)
 
