@@ -32,6 +32,7 @@ HALVES = (slice(0, 6), slice(6, 12))
 QUARTERS = (slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 12))
 PARTS = [name for name in TWICE if name in CUT]
 BY_HAND = ["sam", "gsam", "wsam", "fsam", "looksam", "ss_sam", "ae_sam"]
+COMPILED = ["sgd", "sam", "gsam", "msam"]
 SYNCHRONISED = [name for name in TWICE if name not in ("esam", "sam_on")]
 
 
@@ -82,6 +83,13 @@ def work(rank: int, file: str, folder: str) -> None:
         mine = [HALVES[0]] if rank == 0 else [*QUARTERS[2:]]
         optimizer.step([closure_for(model, optimizer, t, part) for part in mine])
     found["uneven parts"] = flat(model), optimizer.passes
+    for name in COMPILED:
+        model = DistributedDataParallel(network(), broadcast_buffers=False)
+        optimizer = wrap(model, name)
+        compiled = torch.compile(model, backend="aot_eager", dynamic=False)
+        for t in range(STEPS):
+            optimizer.step(closure_for(compiled, optimizer, t, HALVES[rank]))
+        found[name, "compiled"] = flat(model), optimizer.passes
     for view in (False, True):
         model = DistributedDataParallel(Plain(), broadcast_buffers=False, gradient_as_bucket_view=view)
         optimizer = wrap(model, "gnp", b=0.5, sync_perturbation=True)
@@ -190,6 +198,15 @@ def assert_same(found, key, expected) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_equal_one_with_half_the_batch_as_m(found, name):
     assert_same(found, (name, "local"), one_process(name, network(), HALVES))
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_compiled_network_is_synchronised_as_one_that_is_not(found, name):
+    for of_rank in found:
+        weights, passes = of_rank[name, "compiled"]
+        expected = of_rank[name, "local"]
+        torch.testing.assert_close(weights, expected[0], rtol=0, atol=1e-12)
+        assert passes == expected[1]
 
 
 @pytest.mark.parametrize("name", SYNCHRONISED)
