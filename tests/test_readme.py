@@ -15,12 +15,13 @@ import torch
 pytest.importorskip("matplotlib")
 
 import matplotlib as mpl
+import numpy as np
 
 from sam_bench.cli import compose, main
 from sam_bench.errors import ConfigError
 from sam_bench.report.comparison import write_comparison
 from sam_bench.report.figures import draw, write_figures
-from sam_bench.report.sharpness import write_sharpness
+from sam_bench.report.sharpness import in_words, write_sharpness
 from sam_bench.report.sharpness_figures import draw_sharpness
 from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, read_records, write_table
@@ -93,7 +94,8 @@ def test_the_differences_at_the_papers_settings_are_those_of_the_committed_recor
 
 
 def test_the_sharpness_that_is_told_is_that_of_the_committed_measures():
-    found = {name: report.sharpness_of(MEASURED / name, findings(name)) for name in ("noisy40", "clean5k")}
+    names = ("noisy40", "clean5k", "noisy40_shared")
+    found = {name: report.sharpness_of(MEASURED / name, findings(name)) for name in names}
 
     def values(experiment, title, measure):
         its = [each.measures[measure] for each in found[experiment].solutions if each.title == title]
@@ -117,13 +119,50 @@ def test_the_sharpness_that_is_told_is_that_of_the_committed_measures():
     assert f"was found is {small[0]} nats for SAM and {small[1]} for SGD, within 0.2" in text
     assert f"tuned to, {large[0]} against {large[1]}." in text
     assert f"(a loss of {fitted[0]}, SAM's is {fitted[1]})" in text
+    in_batches = [f"{median('noisy40', title, 'batch_eigenvalue_1'):.1f}" for title in (*three, "SGD")]
+    assert f"λ₁ is {', '.join(in_batches[:3])} and {in_batches[3]} for SAM, GSAM, ASAM and SGD" in text
+    in_batches = [f"{median('clean5k', title, 'batch_eigenvalue_1'):.1f}" for title in (*three, "SGD")]
+    assert f"but {', '.join(in_batches[:3])} and {in_batches[3]} in `clean5k`" in text
+    small = [f"{median('clean5k', title, 'batch_m_sharpness_0.05'):.3f}" for title in ("SAM", "SGD")]
+    large = [f"{median('clean5k', title, 'batch_m_sharpness_0.2'):.2f}" for title in ("SAM", "SGD")]
+    assert f"within ρ = 0.05, {small[0]} against {small[1]} nats, and less within 0.2, {large[0]} against" in text
+    assert f"against {large[1]}: SAM has found" in text
     of_sgd = values("noisy40", "SGD", "eigenvalue_1")
     assert of_sgd[0] == max(of_sgd)  # the seed that is drawn
     assert min(of_sgd) > max(value for title in three for value in values("noisy40", title, "eigenvalue_1"))
-    for name in ("eigenvalue_1", "trace", "ascent_0.2", "average_0.01"):
+    for name in ("eigenvalue_1", "trace", "ascent_0.2", "average_0.01", "batch_m_sharpness_0.2"):
         assert median("clean5k", "ASAM", name) == min(median("clean5k", title, name) for title in (*three, "SGD"))
-    for sharpness in found.values():
-        assert all(each.seeds.low <= 0 <= each.seeds.high for each in sharpness.correlations.values())
+    by_error = sorted((*three, "SGD"), key=lambda title: row_of("clean5k", title).mean)
+    for name in set(found["clean5k"].names) - {"loss", "error", "batch_loss", "batch_error", "weight_norm"}:
+        in_order = [median("clean5k", title, name) for title in by_error]
+        assert in_order != sorted(in_order)
+    for name in ("noisy40", "clean5k"):
+        assert all(each.seeds.low <= 0 <= each.seeds.high for each in found[name].correlations.values())
+
+
+def row_of(experiment, title):
+    return next(row for row in findings(experiment).rows if row.title == title)
+
+
+def test_the_correlations_that_are_told_are_those_of_the_committed_measures():
+    text = " ".join(README.split())
+    shared, radii = (report.sharpness_of(MEASURED / name, findings(name)) for name in ("noisy40_shared", "clean5k"))
+    assert len(shared.solutions) == len(shared.titles()) == 25
+    assert all(each.across.low <= 0 <= each.across.high for each in shared.correlations.values())
+    told = in_words(shared.correlations["eigenvalue_1"].across)
+    assert f"(λ₁: {told.replace(' (', ', ')}" in text
+    rows = sorted(shared.solutions, key=lambda each: each.measures["eigenvalue_1"])
+    flattest, between, sharpest = (list(part) for part in np.array_split(np.array(rows, dtype=object), 3))
+    means = [f"{statistics.mean(each.error for each in part):.1f} %" for part in (flattest, between, sharpest)]
+    without = statistics.mean(each.error for each in flattest if each.title != "LookSAM")
+    assert f"error of {means[0]} ({without:.1f} % without LookSAM, which did not learn), the next {means[1]}," in text
+    assert f"the third with the greatest {means[2]};" in text
+    assert [each.title for each in flattest if each.measures["loss"] < 1.8] == ["SGD, 60 epochs"]
+    known = {name: each.radii for name, each in radii.correlations.items() if each.radii.groups}
+    shown = [name for name, each in known.items() if each.low > 0 or each.high < 0]
+    assert (len(known), shown) == (13, ["gradient_norm"])
+    told = in_words(known["gradient_norm"]).replace(" (", ", ")[:-1]
+    assert f"‖∇L‖, the greater the better ({told}, one seed)" in text
 
 
 def same_matplotlib() -> bool:

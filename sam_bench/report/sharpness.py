@@ -200,6 +200,8 @@ def read_sharpness(
         kind = json.dumps([found.get("schema_version"), found["settings"], found["images_sha256"]], sort_keys=True)
         settings.setdefault((run["config"]["data"]["split"], prefix), {}).setdefault(kind, run_id)
         for name, value in found["measures"].items():
+            if prefix and name == "weight_norm":
+                continue  # the same with any statistics
             measured.setdefault(run_id, {})[prefix + name] = math.nan if value is None else float(value)
     names = distinct(name for its in measured.values() for name in its)
     unknown = dict.fromkeys(sorted(names, key=lambda name: name.startswith(BATCH)), math.nan)

@@ -48,7 +48,7 @@ def draw_sharpness(sharpness: Sharpness) -> dict[str, Figure]:
 
 
 def measures(sharpness: Sharpness) -> Figure | None:
-    """Each row's measures, every solution a point, their median a line; infinite ones as arrows at the right edge."""
+    """Each row's measures, every solution a point, several have a median line; infinite ones are arrows at the edge."""
     names = sharpness.shown_names()
     titles = sharpness.titles()
     if not names:
@@ -63,14 +63,11 @@ def measures(sharpness: Sharpness) -> Figure | None:
             if len(finite) < len(values):
                 edge = axes.get_yaxis_transform()
                 axes.plot(1, place, ">", color=COLORS[0], markersize=4, mew=0, transform=edge, clip_on=False)
-            if values and math.isfinite(median := float(np.median(values))):
+            if len(values) > 1 and math.isfinite(median := float(np.median(values))):
                 axes.plot([median, median], [place - 0.3, place + 0.3], color=INK)
         _scale(axes, name, sharpness)
         axes.set_xlabel(called(name))
-    name_places(panels[0], titles)
-    for axes in panels:
-        if not axes.get_subplotspec().is_first_col():
-            axes.tick_params(axis="y", length=0)
+        name_places(axes, titles)
     return figure
 
 
