@@ -157,6 +157,10 @@ def test_the_correlations_that_are_told_are_those_of_the_committed_measures():
     without = statistics.mean(each.error for each in flattest if each.title != "LookSAM")
     assert f"error of {means[0]} ({without:.1f} % without LookSAM, which did not learn), the next {means[1]}," in text
     assert f"the third with the greatest {means[2]};" in text
+    for name in ("batch_eigenvalue_1", "batch_m_sharpness_0.2"):
+        rows.sort(key=lambda each: each.measures[name])
+        thirds = [{each.title for each in part} for part in (flattest, between, sharpest)]
+        assert [{each.title for each in part} for part in np.array_split(np.array(rows, dtype=object), 3)] == thirds
     assert [each.title for each in flattest if each.measures["loss"] < 1.8] == ["SGD, 60 epochs"]
     known = {name: each.radii for name, each in radii.correlations.items() if each.radii.groups}
     shown = [name for name, each in known.items() if each.low > 0 or each.high < 0]

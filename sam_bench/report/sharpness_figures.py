@@ -112,8 +112,9 @@ def forest(sharpness: Sharpness) -> Figure | None:
                 color = COLORS[0] if each.low > 0 or each.high < 0 else None
                 plot_interval(axes, place, each.value, (each.low, each.high), color)
         axes.set_xlim(-1.05, 1.05)
+        axes.set_xticks((-1, 0, 1))
         axes.set_xlabel(labels[which])
-    name_places(panels[0], [called(name) for name in found])
+        name_places(axes, [called(name) for name in found])
     return figure
 
 
