@@ -154,7 +154,8 @@ def test_a_broken_file_is_refused_in_one_line_before_anything_is_created(folder,
     said, code = on_the_command_line(folder, *SMALL, f"plugin={path}", "optimizer=half_sam")
     assert code == 2
     assert said.startswith("Error: ") and said.count("\n") == 1 and message in said
-    assert [path for path in everything_below(folder) if "half_sam" not in str(path)] == []
+    created = [path for path in everything_below(folder) if "half_sam" not in str(path)]
+    assert created in ([], ["__pycache__"])  # Python's own, of the file
 
 
 @pytest.mark.parametrize(
