@@ -163,7 +163,7 @@ def load_file(path: Path) -> None:
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # for what it imports from beside it
     try:
-        spec.loader.exec_module(module)
+        exec(compile(content, str(path), "exec"), vars(module))  # noqa: S102 -- what the digest is of, never a cache
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ConfigError(f"plugin={path} cannot be loaded: {first_line(error)}") from error

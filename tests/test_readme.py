@@ -94,8 +94,7 @@ def test_the_differences_at_the_papers_settings_are_those_of_the_committed_recor
 
 
 def test_the_sharpness_that_is_told_is_that_of_the_committed_measures():
-    names = ("noisy40", "clean5k", "noisy40_shared")
-    found = {name: report.sharpness_of(MEASURED / name, findings(name)) for name in names}
+    found = {name: report.sharpness_of(MEASURED / name, findings(name)) for name in ("noisy40", "clean5k")}
 
     def values(experiment, title, measure):
         its = [each.measures[measure] for each in found[experiment].solutions if each.title == title]
@@ -136,8 +135,8 @@ def test_the_sharpness_that_is_told_is_that_of_the_committed_measures():
     for name in set(found["clean5k"].names) - {"loss", "error", "batch_loss", "batch_error", "weight_norm"}:
         in_order = [median("clean5k", title, name) for title in by_error]
         assert in_order != sorted(in_order)
-    for name in ("noisy40", "clean5k"):
-        assert all(each.seeds.low <= 0 <= each.seeds.high for each in found[name].correlations.values())
+    for sharpness in found.values():
+        assert all(each.seeds.low <= 0 <= each.seeds.high for each in sharpness.correlations.values())
 
 
 def row_of(experiment, title):
@@ -157,9 +156,9 @@ def test_the_correlations_that_are_told_are_those_of_the_committed_measures():
     without = statistics.mean(each.error for each in flattest if each.title != "LookSAM")
     assert f"error of {means[0]} ({without:.1f} % without LookSAM, which did not learn), the next {means[1]}," in text
     assert f"the third with the greatest {means[2]};" in text
+    thirds = [{each.title for each in part} for part in (flattest, between, sharpest)]
     for name in ("batch_eigenvalue_1", "batch_m_sharpness_0.2"):
         rows.sort(key=lambda each: each.measures[name])
-        thirds = [{each.title for each in part} for part in (flattest, between, sharpest)]
         assert [{each.title for each in part} for part in np.array_split(np.array(rows, dtype=object), 3)] == thirds
     assert [each.title for each in flattest if each.measures["loss"] < 1.8] == ["SGD, 60 epochs"]
     known = {name: each.radii for name, each in radii.correlations.items() if each.radii.groups}
