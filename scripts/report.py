@@ -38,7 +38,7 @@ MEASURED = ROOT / "results" / "measured"
 BENCHMARK = ROOT / "results" / "benchmark" / "amd-epyc-2-threads.json"
 """That from which costs are estimated."""
 
-ORDER = ("noisy40", "noisy40_shared", "noisy40_aug", "clean5k", "clean5k_aug")
+ORDER = ("noisy40", "noisy40_shared", "noisy40_aug", "clean5k", "clean5k_tuned", "clean5k_aug")
 """In which studies are shown, before any others; the README opens with the first."""
 
 BEGIN, END = "<!-- made by make report -->", "<!-- so far made by make report -->"

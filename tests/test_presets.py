@@ -10,7 +10,7 @@ from sam_bench.report.published import differences, published
 from tests.conftest import options
 
 OURS = {"quick", "smoke", "wrn16_8", "wrn16_8_short"}
-OURS |= {"noisy40", "noisy40_shared", "noisy40_aug", "clean5k", "clean5k_aug"}
+OURS |= {"noisy40", "noisy40_shared", "noisy40_aug", "clean5k", "clean5k_tuned", "clean5k_aug"}
 """Presets that claim nobody's protocol as a whole."""
 
 SHARED = {
