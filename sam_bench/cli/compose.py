@@ -342,7 +342,8 @@ def _refuse_values_for_sgd(composed: DictConfig) -> None:
     Raises:
         ConfigError: one that the command line chooses would.
     """
-    words = dict(word.lstrip("+").partition("=")[::2] for word in composed.hydra.overrides.task)
+    typed: Any = OmegaConf.to_container(composed.hydra.overrides.task)  # as it was: ${seed} is not looked up there
+    words = dict(word.lstrip("+").partition("=")[::2] for word in typed)
     base = composed.hydra.runtime.choices["optimizer/base"]
     if "optimizer/base" not in words or base == "sgd":
         return

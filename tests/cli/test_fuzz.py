@@ -111,6 +111,9 @@ NAMES = ["optimizer.rho", "trainer.epochs", "trainer.batch_size", "data.train_su
 
 @settings(max_examples=50, deadline=None)
 @given(key=st.sampled_from(NAMES), value=st.one_of(NUMBERS, STRANGE))
+@example(key="optimizer.rho", value="${hydra:job.name}")
+@example(key="data.train_subset", value="${nope}")
+@example(key="optimizer.base.lr", value="${oc.env:NOPE}")
 def test_a_number_is_taken_or_its_key_is_named(key, value):
     try:
         config = compose.compose(["data=synthetic", f"{key}={value}"])
