@@ -25,7 +25,7 @@ from sam_bench.report.published import PUBLISHED, is_of_protocol, published_tabl
 from sam_bench.report.rows import Row, distinct, rows_of
 from sam_bench.report.sharpness import Sharpness, explanation, read_sharpness, write_sharpness
 from sam_bench.report.sharpness_figures import draw_sharpness
-from sam_bench.report.statements import across, statements
+from sam_bench.report.statements import across
 from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, protocol, read_records, write_table
 from sam_bench.runs.files import write_atomically
@@ -39,7 +39,7 @@ BENCHMARK = ROOT / "results" / "benchmark" / "amd-epyc-2-threads.json"
 """That from which costs are estimated."""
 
 ORDER = ("noisy40", "noisy40_shared", "noisy40_aug", "clean5k", "clean5k_tuned", "clean5k_aug")
-"""In which studies are shown, before any others; the README opens with the first."""
+"""In which studies are shown, before any others; the README has the table of the first."""
 
 BEGIN, END = "<!-- made by make report -->", "<!-- so far made by make report -->"
 """What stands around the part of a file that is written here."""
@@ -126,7 +126,7 @@ def studies(made: Mapping[str, Findings]) -> list[Study]:
 
 
 def opening(made: Mapping[str, Findings]) -> str:
-    """What the README opens with: what the studies find, and of the first of them more."""
+    """What the README shows: what the studies find, and the table of the first of them."""
     shown = studies(made)
     first = shown[0]
     found = made[first.experiment]
@@ -135,35 +135,24 @@ def opening(made: Mapping[str, Findings]) -> str:
         "\n".join(runs_of(study, made[study.experiment]) for study in shown),
         compared_across({study.experiment: made[study.experiment].comparison for study in shown}),
         f"**{first.title}** (`{first.experiment}`):",
-        "\n".join(f"- {each.text}" for each in statements(found.comparison)),
         f"![Differences to SGD and to SAM with their intervals]({folder}/figures/differences.png)",
         markdown(*found.for_reading()),
         protocol([record["config"] for record in found.records], first.experiment),
     ]
-    return "\n\n".join([*parts, *flatness(made)])
+    return "\n\n".join(parts)
 
 
 def runs_of(study: Study, found: Findings) -> str:
     """Say what a study is, and how many of its runs there are."""
     lost = sum(row.diverged for row in found.rows)
     runs = f"{len(found.records)} of {len(study.rows) * len(study.seeds)} runs{f', {lost} diverged' if lost else ''}"
-    return f"- `{study.experiment}`: {study.title} ({runs})"
+    return f"- [`{study.experiment}`](results/measured/{study.experiment}/table.md): {study.title} ({runs})"
 
 
 def compared_across(studies: Mapping[str, Comparison]) -> str:
     """Return the table of what all studies find."""
     lines = [[line, *(row + in_short(each) for row, each in cells.values())] for line, cells in across(studies).items()]
     return markdown(["points of test error", *(f"`{name}`" for name in studies)], lines)
-
-
-def flatness(made: Mapping[str, Findings]) -> list[str]:
-    """Return what is said of whether flatness goes with the test error: a heading, and a line for each study."""
-    told = {
-        study.experiment: explanation(sharpness_of(MEASURED / study.experiment, made[study.experiment]))
-        for study in studies(made)
-    }
-    lines = [f"- `{experiment}`: {text}" for experiment, text in told.items() if text]
-    return ["**Does flatness go with the test error?**", "\n".join(lines)] if lines else []
 
 
 def what_was_run(folders: Sequence[Path]) -> str:

@@ -30,6 +30,8 @@ from scripts.benchmark.report import summary
 from tests.conftest import ROOT, options
 
 README = (ROOT / "README.md").read_text()
+RESULTS = " ".join((ROOT / "results" / "README.md").read_text().split())
+"""What the studies say, at length, in one line."""
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
 COMMANDS = [
     line.partition("#")[0].strip()
@@ -84,13 +86,46 @@ def test_what_make_report_writes_into_other_files_is_what_it_would_write_today()
     assert (MEASURED / "index.html").stat().st_size < 3_000_000
 
 
+def test_what_is_said_first_is_what_the_studies_find():
+    """The numbers are in words, rounded to points."""
+    words = dict(enumerate(["none", "one", "two", "three", "four", "five", "six"])) | {13: "13"}
+    text = " ".join(README.partition("## What was found")[2].partition(report.BEGIN)[0].split())
+    every = {name: findings(name).comparison for name in report.ORDER}
+    for comparison in every.values():
+        for (row, base), found in comparison.found.items():
+            assert (base.title, found.verdict) != ("SAM", "better") or row.method == "sgd", row.title
+
+    def found_of(name, title, baseline):
+        pairs = {(row.title, base.title): found for (row, base), found in every[name].found.items()}
+        return pairs[title, baseline]
+
+    def gains(name, baseline="SGD"):
+        found = found_of(name, "SAM", baseline)
+        return words[round(abs(found.mean))], found.verdict
+
+    equal = "SGD, 60 epochs"
+    shared, tuned = gains("noisy40_shared"), gains("noisy40")
+    assert (shared[1], tuned[1]) == ("better", "not separated")
+    assert f"only the radius tuned SAM gains {shared[0]} points on SGD." in text
+    assert f"everything tuned it gains {tuned[0]}, which five seeds do not separate from none" in text
+    assert gains("noisy40", equal)[1] == "better"
+    assert found_of("noisy40", equal, "SGD").verdict == "worse"
+    clean = gains("clean5k")
+    assert clean == gains("clean5k", equal) == (clean[0], "better")
+    assert f"right labels and only the radius tuned SAM gains {clean[0]} points, at equal epochs and at equal" in text
+    assert {gains(name)[1] for name in ("noisy40_aug", "clean5k_aug")} == {"not separated"}
+    passes = [gains(name, equal) for name in ("noisy40_aug", "clean5k_aug")]
+    assert {verdict for _, verdict in passes} == {"worse"}
+    assert f"better than SAM, by {passes[0][0]} to {passes[1][0]} points." in text
+
+
 def test_the_differences_at_the_papers_settings_are_those_of_the_committed_records():
     sgd, sam = (
         next(row for row in findings("noisy40").others if row.method == method and row.mean > 65)
         for method in ("sgd", "sam")
     )
     told = [f"{sam.errors[seed] - sgd.errors[seed]:+.1f}".replace("-", "−") for seed in (0, 1)]
-    assert f"{' and '.join(told)} points, at {sam.mean:.1f} and {sgd.mean:.1f} %" in " ".join(README.split())
+    assert f"{' and '.join(told)} points, at {sam.mean:.1f} and {sgd.mean:.1f} %" in RESULTS
 
 
 def test_the_sharpness_that_is_told_is_that_of_the_committed_measures():
@@ -111,21 +146,20 @@ def test_the_sharpness_that_is_told_is_that_of_the_committed_measures():
     small = [f"{median('clean5k', title, 'ascent_0.05'):.2f}" for title in ("SAM", "SGD")]
     large = [f"{median('clean5k', title, 'ascent_0.2'):.1f}" for title in ("SAM", "SGD")]
     fitted = [f"{median('clean5k', title, 'loss'):.2f}" for title in ("SGD", "SAM")]
-    text = " ".join(README.split())
-    assert f"λ₁, is {', '.join(noisy[:3])} and {noisy[3]}, each" in text
-    assert f"losses are from {min(losses[:3])} to {max(losses[:3])}, SGD's is {losses[3]}." in text
-    assert f"greater λ₁, {clean[0]} and {clean[1]} against {clean[2]}." in text
-    assert f"was found is {small[0]} nats for SAM and {small[1]} for SGD, within 0.2" in text
-    assert f"tuned to, {large[0]} against {large[1]}." in text
-    assert f"(a loss of {fitted[0]}, SAM's is {fitted[1]})" in text
+    assert f"λ₁, is {', '.join(noisy[:3])} and {noisy[3]}, each" in RESULTS
+    assert f"losses are from {min(losses[:3])} to {max(losses[:3])}, SGD's is {losses[3]}." in RESULTS
+    assert f"greater λ₁, {clean[0]} and {clean[1]} against {clean[2]}." in RESULTS
+    assert f"was found is {small[0]} nats for SAM and {small[1]} for SGD, within 0.2" in RESULTS
+    assert f"tuned to, {large[0]} against {large[1]}." in RESULTS
+    assert f"(a loss of {fitted[0]}, SAM's is {fitted[1]})" in RESULTS
     in_batches = [f"{median('noisy40', title, 'batch_eigenvalue_1'):.1f}" for title in (*three, "SGD")]
-    assert f"λ₁ is {', '.join(in_batches[:3])} and {in_batches[3]} for SAM, GSAM, ASAM and SGD" in text
+    assert f"λ₁ is {', '.join(in_batches[:3])} and {in_batches[3]} for SAM, GSAM, ASAM and SGD" in RESULTS
     in_batches = [f"{median('clean5k', title, 'batch_eigenvalue_1'):.1f}" for title in (*three, "SGD")]
-    assert f"but {', '.join(in_batches[:3])} and {in_batches[3]} in `clean5k`" in text
+    assert f"but {', '.join(in_batches[:3])} and {in_batches[3]} in `clean5k`" in RESULTS
     small = [f"{median('clean5k', title, 'batch_m_sharpness_0.05'):.3f}" for title in ("SAM", "SGD")]
     large = [f"{median('clean5k', title, 'batch_m_sharpness_0.2'):.2f}" for title in ("SAM", "SGD")]
-    assert f"within ρ = 0.05, {small[0]} against {small[1]} nats, and less within 0.2, {large[0]} against" in text
-    assert f"against {large[1]}: SAM has found" in text
+    assert f"within ρ = 0.05, {small[0]} against {small[1]} nats, and less within 0.2, {large[0]} against" in RESULTS
+    assert f"against {large[1]}: SAM has found" in RESULTS
     of_sgd = values("noisy40", "SGD", "eigenvalue_1")
     assert of_sgd[0] == max(of_sgd)  # the seed that is drawn
     assert min(of_sgd) > max(value for title in three for value in values("noisy40", title, "eigenvalue_1"))
@@ -144,18 +178,19 @@ def row_of(experiment, title):
 
 
 def test_the_correlations_that_are_told_are_those_of_the_committed_measures():
-    text = " ".join(README.split())
     shared, radii = (report.sharpness_of(MEASURED / name, findings(name)) for name in ("noisy40_shared", "clean5k"))
     assert len(shared.solutions) == len(shared.titles()) == 25
     assert all(each.across.low <= 0 <= each.across.high for each in shared.correlations.values())
     told = in_words(shared.correlations["eigenvalue_1"].across)
-    assert f"(λ₁: {told.replace(' (', ', ')}" in text
+    assert f"(λ₁: {told.replace(' (', ', ')}" in RESULTS
     rows = sorted(shared.solutions, key=lambda each: each.measures["eigenvalue_1"])
     flattest, between, sharpest = (list(part) for part in np.array_split(np.array(rows, dtype=object), 3))
     means = [f"{statistics.mean(each.error for each in part):.1f} %" for part in (flattest, between, sharpest)]
     without = statistics.mean(each.error for each in flattest if each.title != "LookSAM")
-    assert f"error of {means[0]} ({without:.1f} % without LookSAM, which did not learn), the next {means[1]}," in text
-    assert f"the third with the greatest {means[2]};" in text
+    assert (
+        f"error of {means[0]} ({without:.1f} % without LookSAM, which did not learn), the next {means[1]}," in RESULTS
+    )
+    assert f"the third with the greatest {means[2]};" in RESULTS
     thirds = [{each.title for each in part} for part in (flattest, between, sharpest)]
     for name in ("batch_eigenvalue_1", "batch_m_sharpness_0.2"):
         rows.sort(key=lambda each: each.measures[name])
@@ -165,7 +200,7 @@ def test_the_correlations_that_are_told_are_those_of_the_committed_measures():
     shown = [name for name, each in known.items() if each.low > 0 or each.high < 0]
     assert (len(known), shown) == (13, ["gradient_norm"])
     told = in_words(known["gradient_norm"]).replace(" (", ", ")[:-1]
-    assert f"‖∇L‖, the greater the better ({told}, one seed)" in text
+    assert f"‖∇L‖, the greater the better ({told}, one seed)" in RESULTS
 
 
 def same_matplotlib() -> bool:
