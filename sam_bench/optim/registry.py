@@ -359,8 +359,8 @@ class BaseEntry:
     implementation: str
     options: tuple[str, ...] = ()
     """Its settings beside learning rate and weight decay, fields of `BaseConfig`."""
-    fused: bool = False
-    """Whether torch has it as one kernel."""
+    fused: tuple[str, ...] = ()
+    """The types of device on which torch has it as one kernel."""
     capturable: bool = False
     """Whether torch can keep its counters on the GPU, as a step that waits for nothing needs; else `fused` does."""
     counts: bool = True
@@ -392,14 +392,14 @@ class BaseEntry:
 
 
 BASES = {
-    "sgd": BaseEntry("torch.optim:SGD", ("momentum", "nesterov"), fused=True, counts=False),
-    "adam": BaseEntry("torch.optim:Adam", ("betas", "eps"), fused=True, capturable=True),
-    "adamw": BaseEntry("torch.optim:AdamW", ("betas", "eps"), fused=True, capturable=True),
+    "sgd": BaseEntry("torch.optim:SGD", ("momentum", "nesterov"), fused=("cpu", "cuda"), counts=False),
+    "adam": BaseEntry("torch.optim:Adam", ("betas", "eps"), fused=("cpu", "cuda"), capturable=True),
+    "adamw": BaseEntry("torch.optim:AdamW", ("betas", "eps"), fused=("cpu", "cuda"), capturable=True),
     "nadam": BaseEntry("torch.optim:NAdam", ("betas", "eps"), capturable=True),
     "radam": BaseEntry("torch.optim:RAdam", ("betas", "eps"), capturable=True),
     "adamax": BaseEntry("torch.optim:Adamax", ("betas", "eps"), capturable=True),
     "rmsprop": BaseEntry("torch.optim:RMSprop", ("momentum", "eps"), capturable=True),
-    "adagrad": BaseEntry("torch.optim:Adagrad", ("eps",), fused=True),
+    "adagrad": BaseEntry("torch.optim:Adagrad", ("eps",), fused=("cpu",)),  # torch 2.10 and 2.11 have no other
     "adafactor": BaseEntry("torch.optim:Adafactor"),
     "asgd": BaseEntry("torch.optim:ASGD", capturable=True),
     "muon": BaseEntry(

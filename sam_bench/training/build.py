@@ -152,7 +152,7 @@ def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
     options = config.optimizer
     entry = BASES[config.optimizer.base.name]
     device = next(model.parameters()).device.type  # meta, while it is only checked
-    form = {"fused": True} if entry.fused and device != "meta" else {}
+    form = {"fused": True} if device in entry.fused else {}
     form |= {"capturable": True} if entry.capturable and device == "cuda" else {}
     try:
         base = load(entry.implementation)(model.named_parameters(), **form, **options.base.options())

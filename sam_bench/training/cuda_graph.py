@@ -47,7 +47,9 @@ class CudaGraphs:
             torch.cuda.set_stream(present)  # before torch 2.15 a failed capture leaves its stream and pool behind
             with contextlib.suppress(RuntimeError, AttributeError):
                 torch._C._cuda_endAllocateToPool(present.device_index, self.pool)
-            torch.cuda.empty_cache()
+            # and its random numbers too: a state that is in a capture draws none outside of it, but its copy does
+            generator = torch.cuda.default_generators[present.device_index]
+            generator.graphsafe_set_state(generator.clone_state())
             raise _first_of_chain(error) from None
         graph.replay()
         return graph.replay

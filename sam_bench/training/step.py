@@ -100,9 +100,12 @@ class Step:
         except Exception as error:
             self.give_up_compiling(error)
             self._set_host_state(before)
-            parts = self._parts(batch)
-            loss = self.optimizer.step(*self._arguments(parts))
-        self._add_up(loss, parts)
+        else:
+            self._add_up(loss, parts)
+            return
+        # Only here is the error gone, and with it what the failed step held of the memory.
+        parts = self._parts(batch)
+        self._add_up(self.optimizer.step(*self._arguments(parts)), parts)
 
     def give_up_compiling(self, error: Exception) -> None:
         """Do without compiled code from now on, because of an error in it.
@@ -243,9 +246,11 @@ class CapturedStep(Step):
                 self.scaler.update(self.scaler.get_scale())  # lets it forget the step that was not taken
             reason = first_line(error)
             MESSAGES.warning(f"a step could not be captured, so steps are taken one by one, slower: {reason}")
-            super().__call__(batch)
         else:
             self.captured[kind] = _Captured(replay, own, self.optimizer.passes - passes)
+            return
+        torch.cuda.empty_cache()  # only here is the error gone, and with it what the capture held of the memory
+        super().__call__(batch)
 
     def give_up_compiling(self, error: Exception) -> None:
         super().give_up_compiling(error)

@@ -412,6 +412,15 @@ def test_every_method_trains_on_the_gpu(folder, small_synthetic, optimizer):
     assert record["config"]["trainer"]["device"] == "cuda"
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("base", options("optimizer/base"))
+def test_every_base_trains_on_the_gpu(folder, small_synthetic, base):
+    if base == "schedule_free":
+        pytest.importorskip("schedulefree")
+    overrides = [*TINY, "model=resnet8", "optimizer=sam", f"optimizer/base={base}", "trainer.device=cuda"]
+    assert execute(compose.compose(overrides))["status"] == "finished"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget a peak")
 def test_peak_memory_is_of_the_run_not_of_what_was_before():
     hardware = Hardware(torch.device("cpu"), "fp32")

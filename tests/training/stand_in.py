@@ -74,21 +74,38 @@ class Graph:
                     old.copy_(new)
 
 
+class Generator:
+    """The default generator of a device as it was in torch 2.10: in a capture for good after one that failed."""
+
+    def __init__(self):
+        self.in_capture = False
+
+    def clone_state(self) -> "Generator":
+        return Generator()
+
+    def graphsafe_set_state(self, state: "Generator") -> None:
+        self.in_capture = state.in_capture
+
+
 def install(monkeypatch, violates=lambda name, before: False) -> None:
     """Put the stand-in in the place of what `CudaGraphs` uses of `torch.cuda`."""
     stream = SimpleNamespace(wait_stream=lambda other: None, device_index=0)
+    generator = Generator()
 
     @contextlib.contextmanager
     def capture(graph, pool, stream):
         mode = Capturing(graph, violates)
+        generator.in_capture = True
         try:
             with mode:
                 yield
         finally:
             if mode.broken:
                 raise RuntimeError(PREVIOUS)
+        generator.in_capture = False
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
     monkeypatch.setattr(torch.cuda, "graph", capture)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     monkeypatch.setattr(torch.cuda, "stream", lambda *_: contextlib.nullcontext())

@@ -2,7 +2,9 @@
 
 import gc
 import logging
+import sys
 import weakref
+from typing import ClassVar
 
 import pytest
 import torch
@@ -195,6 +197,31 @@ class Refusing(Tape):
 
         with Breaking():
             work()
+
+
+def test_after_a_broken_capture_random_numbers_are_drawn_again(monkeypatch):
+    install(monkeypatch, lambda name, before: name == "aten.mul")
+    with pytest.raises(RuntimeError, match="not permitted"):
+        CudaGraphs(torch.device("cpu")).capture(lambda: torch.ones(1) * 2)
+    assert not torch.cuda.default_generators[0].in_capture
+
+
+class Watching(SmallNetwork):
+    """Notes, in each pass, which error is being handled: its frames hold what the failed step has computed."""
+
+    handled: ClassVar[list[object]] = []
+
+    def forward(self, x):
+        self.handled.append(sys.exc_info()[1])
+        return super().forward(x)
+
+
+def test_after_a_failed_capture_nothing_of_it_is_kept(monkeypatch):
+    monkeypatch.setattr(Watching, "handled", [])
+    _, _, said = trained(CapturedStep, "sam", network=Watching, capturer=Refusing("aten._fused_sgd_"))
+    assert len(said) == 1
+    assert len(Watching.handled) > 2 * STEPS
+    assert set(Watching.handled) == {None}
 
 
 @pytest.mark.parametrize("at", ["aten.convolution", "aten._fused_sgd_"], ids=["second pass", "base's step"])

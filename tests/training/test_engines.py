@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sam_bench.cli import compose
 from sam_bench.errors import ConfigError
@@ -12,10 +13,11 @@ from sam_bench.optim.registry import BASES, METHODS
 from sam_bench.runs.spec import RunSpec
 from sam_bench.runtime.device import Hardware
 from sam_bench.training import engines
+from sam_bench.training.build import build_network, build_optimizer
 from sam_bench.training.engines import choose_engine
 from sam_bench.training.step import Step
 from tests.conftest import TINY, differences, execute
-from tests.training.test_cuda_graph import trained
+from tests.training.test_cuda_graph import Watching, trained
 
 
 def chosen(device: str, *overrides: str) -> tuple[str, str]:
@@ -42,6 +44,16 @@ def test_auto_does_not_capture_bases_that_count_on_the_host(triton, base):
     on_host = ("adagrad", "adafactor", "muon", "schedule_free")
     assert engine == ("compile" if base in on_host else "graph")
     assert (base in why) == (engine == "compile")
+
+
+@pytest.mark.parametrize("base", ["sgd", "adam", "adamw", "nadam", "adagrad"])
+def test_on_cuda_a_base_is_one_kernel_where_every_torch_that_may_be_installed_has_it(base):
+    config = compose.compose([*TINY, f"optimizer/base={base}"])
+    with FakeTensorMode(), torch.device("cuda"):
+        model = build_network(config)
+        defaults = build_optimizer(config, model).base_optimizer.defaults
+    assert next(model.parameters()).device.type == "cuda"
+    assert bool(defaults["fused" if base != "nadam" else "capturable"]) == (base != "adagrad")
 
 
 @pytest.mark.parametrize("reason", ["rounds in its own way", "Triton", "C compiler"])
@@ -172,10 +184,12 @@ def test_where_compiling_fails_the_run_goes_on_without_it_and_says_so(monkeypatc
 
     eager, _, _ = trained(Step, name)
     monkeypatch.setattr(torch, "compile", broken)
-    after, step, said = trained(Step, name, compiled=True)
+    monkeypatch.setattr(Watching, "handled", [])
+    after, step, said = trained(Step, name, compiled=True, network=Watching)
     assert step.engine == "eager"
     assert said == ["torch.compile failed, so the run goes on without it, slower: RuntimeError: no compiler"]
     assert differences(after, eager) == []
+    assert set(Watching.handled) == {None}  # nothing of the failed step is kept in memory while it is taken again
 
 
 def test_a_run_whose_network_cannot_be_compiled_is_finished_and_recorded_so(tiny_run, monkeypatch, capsys):
