@@ -131,6 +131,15 @@ def test_the_differences_at_the_papers_settings_are_those_of_the_committed_recor
     assert f"{' and '.join(told)} points, at {sam.mean:.1f} and {sgd.mean:.1f} %" in RESULTS
 
 
+def test_what_is_told_of_the_papers_radius_for_wrong_labels_is_that_of_the_committed_records():
+    others = findings("noisy40_shared").others
+    (row,) = (each for each in others if (each.method, each.runs[0]["config"]["optimizer"].get("rho")) == ("sam", 0.1))
+    assert len(row.errors) == 5
+    sgd, sam = (row_of("noisy40_shared", title).mean for title in ("SGD", "SAM"))
+    assert f"SAM has {row.mean:.1f} % and memorises {row.means['memorised']:.0f} % of them" in RESULTS
+    assert f"{sgd - row.mean:.1f} points better than SGD, {row.mean - sam:.1f} worse than with 0.216." in RESULTS
+
+
 def test_what_is_told_of_everything_tuned_with_right_labels_is_that_of_the_committed_records():
     sgd, longer, sam = (row_of("clean5k_tuned", title) for title in ("SGD", "SGD, 60 epochs", "SAM"))
     assert f"SGD comes to {sgd.mean:.1f} % and SAM to {sam.mean:.1f} %" in RESULTS

@@ -153,7 +153,9 @@ class Comparison:
         ]
         if self.planned:
             pairs = "; ".join(f"{row.title} − {base.title}" for row, base in self.planned)
-            lines.append(f"Planned, and half of the 5 % are theirs, the other half all others': {pairs}.")
+            others = {pair for of_kind in self.baselines.values() for pair in of_kind.items()} - set(self.planned)
+            shared = ", and half of the 5 % are theirs, the other half all others'" if others else ""
+            lines.append(f"Planned{shared}: {pairs}.")
         if PASSES in self.kinds:
             low, high = SAME
             lines.append(

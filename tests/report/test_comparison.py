@@ -92,6 +92,12 @@ def test_half_of_the_five_percent_is_what_was_planned_and_half_is_the_rest():
     assert "half of the 5 % are theirs, the other half all others': SAM − SGD; SGD, longer − SGD." in text
 
 
+def test_where_everything_was_planned_all_five_percent_are_its_own():
+    found = compared((SGD, SAM), (SGD,), None, planned=[(SAM, SGD)])
+    assert found.found[SAM, SGD].level == 1 - 0.05
+    assert "\n\nPlanned: SAM − SGD.\n" in found.as_markdown()
+
+
 def test_what_came_to_nothing_counts_all_the_same():
     few, many = (compared(planned=[(SAM, SGD)], of_planned=count).found[SAM, SGD] for count in (0, 5))
     assert (few.level, many.level) == (1 - 0.025, 1 - 0.025 / 5)
