@@ -399,7 +399,7 @@ BASES = {
     "radam": BaseEntry("torch.optim:RAdam", ("betas", "eps"), capturable=True),
     "adamax": BaseEntry("torch.optim:Adamax", ("betas", "eps"), capturable=True),
     "rmsprop": BaseEntry("torch.optim:RMSprop", ("momentum", "eps"), capturable=True),
-    "adagrad": BaseEntry("torch.optim:Adagrad", ("eps",), fused=("cpu",)),  # torch 2.10 and 2.11 have no other
+    "adagrad": BaseEntry("torch.optim:Adagrad", ("eps",), fused=("cpu",)),  # torch 2.10 has it on no other
     "adafactor": BaseEntry("torch.optim:Adafactor"),
     "asgd": BaseEntry("torch.optim:ASGD", capturable=True),
     "muon": BaseEntry(

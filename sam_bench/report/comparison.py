@@ -81,12 +81,11 @@ class Comparison:
         baselines = {
             kind: {row: base for row, base in of_kind.items() if row is not base} for kind, of_kind in baselines.items()
         }
-        pairs = distinct([*planned, *(pair for of_kind in baselines.values() for pair in of_kind.items())])
-        others = [pair for pair in pairs if pair not in planned]
+        others = _others(baselines, planned)
         count = max(len(planned), of_planned)
         alpha = ALPHA / 2 if count and others else ALPHA
         found = compare(_errors(planned), count, alpha) | compare(_errors(others), len(others), alpha)
-        found = {pair: found[pair] for pair in pairs if pair in found}
+        found = {pair: found[pair] for pair in distinct([*planned, *others]) if pair in found}
         return cls(tuple(rows), baselines, found, tuple(planned))
 
     def at(self, kind: str, row: Row) -> Paired | None:
@@ -153,8 +152,8 @@ class Comparison:
         ]
         if self.planned:
             pairs = "; ".join(f"{row.title} − {base.title}" for row, base in self.planned)
-            others = {pair for of_kind in self.baselines.values() for pair in of_kind.items()} - set(self.planned)
-            shared = ", and half of the 5 % are theirs, the other half all others'" if others else ""
+            alone = not _others(self.baselines, self.planned)
+            shared = "" if alone else ", and half of the 5 % are theirs, the other half all others'"
             lines.append(f"Planned{shared}: {pairs}.")
         if PASSES in self.kinds:
             low, high = SAME
@@ -246,6 +245,12 @@ def more_seeds(each: Paired) -> str:
 def signed(value: float) -> str:
     """A difference in points, with its sign."""
     return f"{value:+.2f}".replace("-", "−")
+
+
+def _others(baselines: Mapping[str, Mapping[Row, Row]], planned: Sequence[Pair]) -> list[Pair]:
+    """The comparisons that were not planned, each once."""
+    pairs = distinct(pair for of_kind in baselines.values() for pair in of_kind.items())
+    return [pair for pair in pairs if pair not in planned]
 
 
 def _errors(pairs: Iterable[Pair]) -> dict[Pair, tuple[dict[int, float], dict[int, float]]]:

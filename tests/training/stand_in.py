@@ -111,5 +111,4 @@ def install(monkeypatch, violates=lambda name, before: False) -> None:
     monkeypatch.setattr(torch.cuda, "stream", lambda *_: contextlib.nullcontext())
     for name in ("Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: stream)
-    for name in ("set_stream", "empty_cache"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda *_: None)
