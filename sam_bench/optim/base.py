@@ -32,11 +32,29 @@ def base_of(params: Iterable[Any], base: type[Optimizer] | Optimizer, options: d
         raise ValueError("LBFGS takes a closure of its own, so it cannot be a base: choose another optimizer")
     if any(group.get("maximize") for group in base.param_groups):
         raise ValueError("maximize=True: a perturbation here goes where the loss rises; minimise the negative instead")
+    if (inner := _inner_optimizer(base)) is not None:
+        raise ValueError(
+            f"{type(base).__name__} keeps another optimizer inside ({type(inner).__name__}), whose state could be "
+            "neither undone after a gradient that is not finite nor saved: give that optimizer as the base"
+        )
     if "rho" in base.defaults:
         raise ValueError(f"{type(base).__name__} has a setting rho of its own, so it cannot be a base: choose another")
     if exchanges_weights(base):
         _train(base)
     return base
+
+
+def _inner_optimizer(base: Optimizer) -> Optimizer | None:
+    """Return an optimizer that a base keeps inside with a state of its own, or None.
+
+    Wrappers that hand on the very state of the optimizer inside, as Accelerate's do, keep nothing of their own.
+    """
+    for value in vars(base).values():
+        several = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+        for each in several:
+            if isinstance(each, Optimizer) and each.state is not base.state:
+                return each
+    return None
 
 
 def exchanges_weights(base: Optimizer) -> bool:

@@ -62,7 +62,14 @@ class Shards:
 
     @classmethod
     def of(cls, parameters: Tensors) -> "Shards | None":
-        """Those of the parameters; None where all are whole."""
+        """Return the shards of the parameters, or None if all of them are whole.
+
+        Raises:
+            ValueError: some are whole and others are not, or they are sharded by a framework whose shards look like
+                whole tensors.
+        """
+        for parameter in parameters:
+            refuse_hidden_shard(parameter)
         return cls(parameters) if any(map(is_sharded, parameters)) else None
 
     def sum(self, value: Tensor) -> Tensor:
@@ -76,3 +83,28 @@ class Shards:
 def rank(group: dist.ProcessGroup) -> int:
     """The number of this process in its group, from 0."""
     return dist.get_rank(group)
+
+
+def refuse_hidden_shard(parameter: Tensor) -> None:
+    """Raise an error if a parameter is one process's shard, though its type does not say so.
+
+    Norms over such tensors would be those of one shard. The frameworks mark them by an attribute.
+
+    Raises:
+        ValueError: it is a parameter of FSDP1, of DeepSpeed's ZeRO-3 or of Megatron's tensor parallelism.
+    """
+    for mark, framework in _HIDDEN_SHARDS.items():
+        if getattr(parameter, mark, False):
+            raise ValueError(
+                f"a parameter is sharded by {framework}, whose shards cannot be told from whole tensors, so that "
+                "norms would be those of one shard. Shard the model with torch's fully_shard (FSDP2), or use "
+                "DistributedDataParallel"
+            )
+
+
+_HIDDEN_SHARDS = {
+    "_fsdp_flattened": "FullyShardedDataParallel (FSDP1)",
+    "_is_flat_param": "FullyShardedDataParallel (FSDP1)",
+    "ds_id": "DeepSpeed's ZeRO-3",
+    "tensor_model_parallel": "Megatron's tensor parallelism",
+}

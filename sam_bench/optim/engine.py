@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, cast, overload
 
@@ -128,6 +129,8 @@ class SharpnessAware(Method):
         self.perturbed: set[Tensor] | None = None
         inner = getattr(model, "_orig_mod", model)  # of a compiled one
         self.parallel = inner if isinstance(inner, DistributedDataParallel) else None
+        if self.two_passes and not sync_perturbation:
+            self._refuse_static_graph()
         if model is not None and not set(model.parameters()) & set(self._parameters()):
             raise ValueError("model= has none of the parameters: give the module that is trained")
         self.model = model
@@ -211,7 +214,10 @@ class SharpnessAware(Method):
         weights: Sequence[float] | None = None,
         scaler: GradScaler | None = None,
     ) -> Tensor | None:
-        """One step; returns the loss of the first pass, on the device.
+        """Take one step; return the loss of the first pass, on the device.
+
+        If the closure leaves no gradient, nothing happens, as with torch's optimizers: Lightning's weight averaging
+        and a `training_step` that returns None make such closures. The first one is warned of.
 
         Without a closure, after `first_step`, it is `second_step`: for frameworks that call `step()` themselves. Hooks
         before a step are then called in both halves.
@@ -225,9 +231,10 @@ class SharpnessAware(Method):
             scaler: the loss scaling with which the closure computes gradients. The caller calls `scaler.update()`.
 
         Raises:
-            ValueError: there is no closure, no parameter has a gradient after it, or the weights do not fit; or it adds
-                to gradients that were there before, as in an accumulation outside the closure.
-            TypeError: the closure returns no tensor.
+            ValueError: there is no closure, or the weights do not fit; one of several closures, or the second call of
+                one, leaves no gradient; or it adds to gradients that were there before, as in an accumulation outside
+                the closure.
+            TypeError: the closure computes gradients and returns no tensor.
             RuntimeError: `first_step` was called, and `second_step` was not; or a GradScaler's `step` called this.
             Exception: whatever the closure raises; weights and running statistics are then as before the step.
         """
@@ -251,7 +258,10 @@ class SharpnessAware(Method):
         try:
             with over(self._shards()):
                 for number, (part, weight) in enumerate(parts, start=self._first_part(len(parts))):
-                    value, g_part, h_part, ok = self._passes_of(number, part, weight, scaler, together)
+                    passes = self._passes_of(number, part, weight, scaler, together)
+                    if not isinstance(passes, tuple):
+                        return passes  # there are no gradients, so that there is no step, as with torch's optimizers
+                    value, g_part, h_part, ok = passes
                     loss = loss + weight * value
                     finite = ok if finite is None else finite & ok
                     g = add(g, g_part, weight)
@@ -284,7 +294,7 @@ class SharpnessAware(Method):
 
         Raises:
             RuntimeError: it was called before, and `second_step` was not; or both passes are at perturbed weights.
-            ValueError: no parameter has a gradient.
+            ValueError: no parameter has a gradient: backward() was not called on the loss.
         """
         self._be_at_rest("first_step()")
         if self.perturbs_first and self.two_passes:
@@ -443,7 +453,22 @@ class SharpnessAware(Method):
         }
         own = {"steps": self.steps, "passes": self.passes, "skipped": self.skipped.clone(), "memory": memory}
         own["method"] = self.method_name
-        return self.base_optimizer.state_dict() | {"sharpness_aware": own}
+        state_dict = self.base_optimizer.state_dict()
+        if other_dtypes := self._state_of_other_dtypes(state_dict["state"]):
+            own["other_dtypes"] = other_dtypes
+        return state_dict | {"sharpness_aware": own}
+
+    def _state_of_other_dtypes(self, state: dict[int, dict[str, Any]]) -> dict[int, list[str]]:
+        """Return the names of a base's tensors that have another dtype than their parameter, by its number.
+
+        torch's `load_state_dict` would cast them to the parameter's dtype.
+        """
+        parameters = self._parameters()
+        names = {
+            i: [name for name, x in own.items() if isinstance(x, Tensor) and x.dim() and x.dtype != parameters[i].dtype]
+            for i, own in state.items()
+        }
+        return {i: of_one for i, of_one in names.items() if of_one}
 
     def _as_saved(self, p: Tensor, value: Tensor) -> Tensor:
         """What is remembered of a sharded parameter is saved as a sharded tensor, if it is one for each element."""
@@ -462,11 +487,15 @@ class SharpnessAware(Method):
         self.settled = False
         own = state_dict["sharpness_aware"]
         parameters = self._parameters()
+
+        # torch casts to the parameter's dtype: counters, and moments of another dtype, are taken as they were saved.
+        other_dtypes = own.get("other_dtypes", {})
         for i, saved in state_dict["state"].items():
             present = self.base_optimizer.state[parameters[i]]
             for name, value in saved.items():
-                if isinstance(value, Tensor) and value.dim() == 0:  # torch rounds counters to the parameter's precision
+                if isinstance(value, Tensor) and (value.dim() == 0 or name in other_dtypes.get(i, ())):
                     present[name] = value.to(present[name].device, copy=True)
+
         self.steps = own["steps"]
         self.passes = own["passes"]
         self.skipped.copy_(own["skipped"])
@@ -519,8 +548,11 @@ class SharpnessAware(Method):
 
     def _passes_of(
         self, number: int, closure: Closure, weight: float, scaler: GradScaler | None, together: bool
-    ) -> tuple[Tensor, Gradients, Gradients, Tensor]:
-        """Loss, g, h and whether g is finite, of one part of a batch; weights and statistics are at `w` afterwards."""
+    ) -> tuple[Tensor, Gradients, Gradients, Tensor] | Tensor | None:
+        """Return loss, g, h and whether g is finite, of one part of a batch; the weights are at `w` afterwards.
+
+        Where a batch's only closure leaves no gradient, return just what the closure returned.
+        """
         two = self.next_has_second_pass
         try:
             if self.perturbs_first and self.steps >= self.start:
@@ -534,6 +566,9 @@ class SharpnessAware(Method):
             self._refuse_accumulated(accumulated)
         finally:
             self._return()
+        if together and not any(p.grad is not None for p in self._parameters()):
+            self._warn_without_gradients()
+            return losses
         if not isinstance(losses, Tensor):
             raise TypeError(f"the closure returned {losses!r}: it must return the loss, a tensor")
         losses = losses.detach()
@@ -561,8 +596,34 @@ class SharpnessAware(Method):
             self.statistics.write(clean)
         return losses.mean(), g, self._take(), finite
 
+    def _warn_without_gradients(self) -> None:
+        """Say, once, that a closure computed no gradient: on purpose, or because `backward()` was forgotten."""
+        if not self.progress.warned_without_gradients and not torch.compiler.is_compiling():
+            self.progress.warned_without_gradients = True
+            warnings.warn(
+                "The closure left no parameter with a gradient, so that step() did nothing. If it should have "
+                "computed one, call backward() on the loss in it.",
+                stacklevel=4,
+            )
+
     def _syncing(self, wanted: bool) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if wanted or self.parallel is None else self.parallel.no_sync()
+        if wanted or self.parallel is None:
+            return contextlib.nullcontext()
+        self._refuse_static_graph()
+        return self.parallel.no_sync()
+
+    def _refuse_static_graph(self) -> None:
+        """Raise an error if the model's processes average every gradient, because its graph was declared static.
+
+        Raises:
+            ValueError: the model is such a `DistributedDataParallel`.
+        """
+        if self.parallel is not None and self.parallel.static_graph:
+            raise ValueError(
+                "DistributedDataParallel(static_graph=True) averages the gradients of every pass, and each process "
+                "needs its own for its perturbation. Give sync_perturbation=True for one perturbation along the "
+                "averaged gradient, or leave static_graph out"
+            )
 
     def _take(self, keep: bool = False) -> Gradients:
         """The gradients, which are then no longer the parameters' own."""

@@ -73,6 +73,8 @@ class Progress:
     """The running statistics after the previous step, if there was one."""
     left: dict[Tensor, Left] = field(default_factory=dict)
     """The gradients of small parameters after the previous step."""
+    #: True once a closure without gradients was warned of.
+    warned_without_gradients: bool = False
     stepped: bool = False
     """Whether a step was taken, as torch's learning-rate schedulers ask."""
 

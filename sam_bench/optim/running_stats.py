@@ -1,19 +1,25 @@
 """The running statistics of a model's normalisation layers: read, written back, chosen, all on the device."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from sam_bench.optim.flat import FlatCopy
 
 
 class RunningStatistics:
-    """Mean, variance and batch count of every layer of `model` that keeps running statistics.
+    """The buffers of every layer of `model` that keeps running statistics.
 
-    Layers are found once, their buffers at every call, so that a model may be moved after this was made.
+    Such a layer has a buffer called `running_…` or `moving_…`, as normalisation layers do, or it estimates a spectral
+    norm from pass to pass, as torch's `spectral_norm` does. Layers are found once, their buffers at every call, so that
+    a model may be moved after this was made.
 
     Args:
         model: any module; None, or one without such layers, makes every call do nothing.
@@ -21,7 +27,7 @@ class RunningStatistics:
 
     def __init__(self, model: nn.Module | None):
         modules = model.modules() if model is not None else ()
-        self.layers = [module for module in modules if getattr(module, "running_mean", None) is not None]
+        self.layers = [module for module in modules if _has_statistics(module)]
 
     def read(self) -> FlatCopy:
         """A copy of all statistics."""
@@ -41,6 +47,16 @@ class RunningStatistics:
 
     def _buffers(self) -> list[Tensor]:
         return [buffer for layer in self.layers for buffer in layer.buffers(recurse=False)]
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    """Return True if a module's forward pass in training mode updates buffers of its own."""
+    if isinstance(module, _SpectralNorm):
+        return True
+    if any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):
+        return True
+    names = [name for name, buffer in module.named_buffers(recurse=False) if buffer is not None]
+    return any(name.startswith(("running_", "moving_")) for name in names)
 
 
 @contextlib.contextmanager
@@ -69,7 +85,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) -> None:
+def reestimate_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
     """Make the model's running statistics the means of those of its batches, weighted by their numbers of examples.
 
     A forward pass for each batch, in training mode, without compiled code: layers frozen in evaluation mode are
@@ -77,11 +93,13 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor | Sequence[
     in the mode, and each layer has the momentum, that it had before.
 
     Args:
-        batches: inputs of the model, on its device, their first dimension the examples; or tuples or lists that begin
-            with them, as a loader of inputs and labels gives.
+        batches: the model's inputs, on its device: a tensor, or a mapping, list or tuple of tensors, whose first
+            dimensions are the examples. A batch that is a list or tuple begins with the inputs, as a loader of inputs
+            and labels gives. The model is called with the inputs as its one argument.
 
     Raises:
         ValueError: there is no batch.
+        TypeError: the number of examples in a batch cannot be told.
         Exception: whatever a batch or the model raises; the statistics are, in any such case, as before.
 
     Example:
@@ -108,23 +126,58 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor | Sequence[
             layer.momentum = momentum
 
 
-def inputs_of(batch: Tensor | Sequence[Tensor]) -> Tensor:
-    """Return the inputs of a batch: the batch itself, or what a tuple or list begins with."""
-    return batch[0] if isinstance(batch, Sequence) else batch
+def inputs_of(batch: Any) -> Any:
+    """Return the inputs of a batch: the batch itself, or the first item of a list or tuple."""
+    return batch[0] if isinstance(batch, (list, tuple)) and not isinstance(batch, PackedSequence) else batch
 
 
-def _estimate(model: nn.Module, layers: list[_NormBase], batches: Iterable[Tensor | Sequence[Tensor]]) -> None:
+def moved(inputs: Any, device: torch.device | str) -> Any:
+    """Return a model's inputs on a device: a tensor, or a mapping, list or tuple with each of its tensors moved."""
+    if isinstance(inputs, Mapping):
+        return {name: moved(item, device) for name, item in inputs.items()}
+    if isinstance(inputs, (list, tuple)) and not isinstance(inputs, PackedSequence):
+        return [moved(item, device) for item in inputs]
+    return inputs.to(device) if hasattr(inputs, "to") else inputs
+
+
+def count_examples(inputs: Any) -> int:
+    """Return the number of examples in a model's inputs: the first dimension that all of their tensors share.
+
+    Args:
+        inputs: a tensor, or a mapping, list or tuple of tensors; other items, and scalars, are ignored.
+
+    Raises:
+        TypeError: there is no tensor among them, or their first dimensions differ.
+    """
+    if isinstance(inputs, Tensor):
+        items: Iterable[Any] = [inputs]
+    elif isinstance(inputs, Mapping):
+        items = inputs.values()
+    else:
+        items = inputs if isinstance(inputs, (list, tuple)) and not isinstance(inputs, PackedSequence) else []
+
+    lengths = {len(item) for item in items if isinstance(item, Tensor) and item.dim()}
+    if len(lengths) != 1:
+        raise TypeError(
+            f"a batch has inputs of type {type(inputs).__name__}, whose number of examples cannot be told: give a "
+            "tensor, or a mapping or list of tensors whose first dimensions are equal"
+        )
+    return lengths.pop()
+
+
+def _estimate(model: nn.Module, layers: list[_NormBase], batches: Iterable[Any]) -> None:
     number = examples = 0
     for layer in layers:
         layer.reset_running_stats()
     for batch in batches:
         inputs = inputs_of(batch)
-        if not len(inputs):
+        count = count_examples(inputs)
+        if not count:
             continue
         number += 1
-        examples += len(inputs)
+        examples += count
         for layer in layers:
-            layer.momentum = len(inputs) / examples
+            layer.momentum = count / examples
         model(inputs)
     if not examples:
         raise ValueError("there are no batches to estimate the running statistics from")

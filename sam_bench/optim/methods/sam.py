@@ -1,5 +1,6 @@
 """Sharpness-aware minimisation, and methods that differ from it only in the perturbation."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -63,7 +64,8 @@ class USAM(SharpnessAware):
 class SAMON(SAM):
     """SAM's or ASAM's perturbation of the normalisation layers' parameters alone, its norm taken over them; `v = h`.
 
-    Müller et al. (2023), arXiv:2306.04226.
+    Müller et al. (2023), arXiv:2306.04226. A normalisation layer is one of torch's, or a module whose class or name
+    says so (`LlamaRMSNorm`, `encoder.norm1`, `bn2`) and whose parameters are all vectors.
 
     Args:
         adaptive: scale the perturbation element-wise by `T = |w|` on every tensor. The authors' class has an offset η
@@ -93,7 +95,7 @@ class SAMON(SAM):
         if model is None:
             raise ValueError("SAM-ON finds the normalisation layers in the model: give it model=")
         super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
-        layers = [module for module in model.modules() if isinstance(module, _NORMALISATION)]
+        layers = [module for name, module in model.named_modules() if _is_normalisation(name, module)]
         own = {p for layer in layers for p in layer.parameters(recurse=False)}
         self.perturbed = {p for p in self._parameters() if p in own}
         if not self.perturbed:
@@ -101,3 +103,16 @@ class SAMON(SAM):
 
 
 _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def _is_normalisation(name: str, module: nn.Module) -> bool:
+    """Return True if a module is a normalisation layer.
+
+    Args:
+        name: its path in the model, such as "layer1.0.bn1".
+    """
+    if isinstance(module, _NORMALISATION):
+        return True
+    own_name = name.rpartition(".")[2].lower()
+    called_so = "norm" in type(module).__name__.lower() or "norm" in own_name or re.match(r"bn\d*$", own_name)
+    return bool(called_so) and all(p.squeeze().dim() <= 1 for p in module.parameters(recurse=False))

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from sam_bench.optim.averaging import WeightAverage
 from sam_bench.optim.flat import FlatCopy
 from sam_bench.optim.methods.sam import SAM
-from sam_bench.optim.running_stats import RunningStatistics, inputs_of, reestimate_statistics
+from sam_bench.optim.running_stats import RunningStatistics, inputs_of, moved, reestimate_statistics
 
 
 class WASAM(SAM):
@@ -88,7 +88,7 @@ class WASAM(SAM):
         if self.average.is_swapped and not self._raw_statistics:
             statistics = RunningStatistics(model)
             self._raw_statistics.append((statistics, statistics.read()))
-        reestimate_statistics(model, loader if device is None else (inputs_of(batch).to(device) for batch in loader))
+        reestimate_statistics(model, loader if device is None else ([moved(inputs_of(b), device)] for b in loader))
 
     def _collect_state(self) -> dict[str, Any]:
         return super()._collect_state() | {"average": self.average.state_dict()}
