@@ -285,7 +285,7 @@ def check_same(path: Path, asked: dict[str, Any]) -> None:
         StateError: it was not, or it is no analysis.
     """
     try:
-        there = json.loads(path.read_text())
+        there = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise StateError(f"{path} is not what was written there: move it away to make it anew") from error
     for key in DECIDING:

@@ -12,6 +12,7 @@ from sam_bench.errors import ConfigError, UserError
 from sam_bench.lookup import lookup
 from sam_bench.optim.registry import METHODS
 from sam_bench.plugins import load_installed
+from sam_bench.runtime.output import lossy_output
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -25,11 +26,15 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """End with exit code 1 and one message, without a traceback, on what the user can put right."""
-    try:
-        yield
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+    """End with exit code 1 and one message, without a traceback, on what the user can put right.
+
+    An output stream that fails, as of `| head`, does not end the script.
+    """
+    with lossy_output():
+        try:
+            yield
+        except UserError as error:
+            sys.exit(f"Error: {error}")
 
 
 def name_of(table: Mapping[str, Any], kind: str) -> Callable[[str], str]:

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         log = options.out / "gpu-check.log"
-        log.write_text("")
+        log.write_text("", encoding="utf-8")
     except OSError as error:
         sys.exit(f"Error: {error}")
     deadline = began + 60 * options.minutes
@@ -59,7 +59,7 @@ def run(command: list[str], until: float, log: Path) -> bool:
         until: by `time.monotonic()`, when it is stopped with all that it has started.
     """
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with log.open("a") as written, log.open() as read:
+    with log.open("a", encoding="utf-8") as written, log.open(encoding="utf-8") as read:
         read.seek(0, os.SEEK_END)
         process = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, env=environment)
         try:

@@ -13,7 +13,7 @@ def tree(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has just ended
-            _, parent, *_ = path.read_text(errors="replace").rpartition(")")[2].split()
+            _, parent, *_ = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
             children.setdefault(int(parent), []).append(int(path.parent.name))
     found = [pid]
     for each in found:

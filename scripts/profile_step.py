@@ -157,7 +157,7 @@ def of_device(profiler: profile) -> list[tuple[str, int, float]]:
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
     calls: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
     for event in events:

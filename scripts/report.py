@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
             (ROOT / "README.md", opening(found)),
             (ROOT / "results" / "README.md", what_was_run(folders)),
         ):
-            write_atomically(path, inserted(path.read_text(), content).encode())
+            write_atomically(path, inserted(path.read_text(encoding="utf-8"), content).encode())
 
 
 def make(folder: Path) -> Findings | None:
@@ -106,7 +106,7 @@ def index(made: Mapping[str, Findings]) -> str:
     shown = studies(made)
     for study in shown:
         folder = MEASURED / study.experiment
-        figures = {path.stem: path.read_text() for path in (folder / "figures").glob("*.svg")}
+        figures = {path.stem: path.read_text(encoding="utf-8") for path in (folder / "figures").glob("*.svg")}
         found = made[study.experiment]
         told = explanation(sharpness_of(folder, found))
         regimes.append(regime(study, found, figures, describe_preset(study.experiment), told))
@@ -167,7 +167,7 @@ def what_was_run(folders: Sequence[Path]) -> str:
         cells.append([f"`{folder.name}`", str(len(runs) - held_out), str(held_out), f"{hours:.1f}", devices])
         everything += runs
     table = markdown(["experiment", "runs", "runs on held-out images", "hours, added up", "on"], cells)
-    estimate = Estimate(json.loads(BENCHMARK.read_text()))
+    estimate = Estimate(json.loads(BENCHMARK.read_text(encoding="utf-8")))
     ratios = estimate.over_measured(everything)
     told = (
         f"Estimated, for {SEEDS} seeds. For {estimate.device} from its benchmark: of the {len(ratios)} runs above that "

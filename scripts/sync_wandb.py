@@ -198,7 +198,7 @@ class Sync:
 
     def _read_notes(self) -> dict[str, dict[str, Any]]:
         try:
-            return json.loads(self.notes_path.read_text()) if self.notes_path.exists() else {}
+            return json.loads(self.notes_path.read_text(encoding="utf-8")) if self.notes_path.exists() else {}
         except ValueError as error:
             raise StateError(
                 f"{self.notes_path} is damaged ({error}): move {self.folder} away to sync everything anew, into another"

@@ -135,7 +135,7 @@ def ending(folder: Path) -> object:
     """Return what a run left: its last checkpoint and its record, but for times, tensors as bytes."""
     checkpoint = torch.load(max(folder.rglob("checkpoint-*.pt")), weights_only=True)
     (record,) = folder.rglob("records/*.json")
-    return plain([checkpoint, json.loads(record.read_text())])
+    return plain([checkpoint, json.loads(record.read_text(encoding="utf-8"))])
 
 
 def plain(value: object) -> object:

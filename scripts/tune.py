@@ -153,7 +153,7 @@ def searches(folder: Path, experiment: str) -> dict[str, Search]:
     found = {}
     for method in METHODS:
         path = target(folder, experiment, method)
-        if path.exists() and (header := re.search(HEADER, path.read_text())):
+        if path.exists() and (header := re.search(HEADER, path.read_text(encoding="utf-8"))):
             found[method] = Search(int(header[1]), header[3] or "", header[2] or "")
     return found
 

@@ -27,7 +27,7 @@ class Cost:
     @classmethod
     def read(cls, folder: Path) -> "Cost":
         """Take all benchmarks in a folder; the first in the order of their names has a measurement first."""
-        return cls(json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
+        return cls(json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json")))
 
     def is_measured(self, row: Row) -> bool:
         """Whether a benchmark has the row's method on its network."""

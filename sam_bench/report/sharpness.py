@@ -447,7 +447,7 @@ def _digits(value: float, count: int) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         _ = found["run_ids"], found["test_errors"], found["settings"]
     except (ValueError, KeyError, TypeError) as error:
         raise StateError(f"{path} is no analysis of a run ({error!r}): move it away") from error

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import errno
 import os
 import time
 import uuid
@@ -40,12 +41,24 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the folder's names to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Bring the folder's names to the disk, where the file system offers that for folders.
+
+    Raises:
+        OSError: the disk fails.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+
+
+#: What file systems answer that cannot open or flush a folder: CIFS, vboxsf, some FUSE and Ceph volumes.
+_NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EISDIR, errno.EACCES)
 
 
 def sweep_temporary(folder: Path, stem: str, seconds: float = 0) -> None:

@@ -24,6 +24,7 @@ from sam_bench.runs.record import SCHEMA_VERSION, Record, summary_of
 from sam_bench.runs.spec import RunSpec, check_shares
 from sam_bench.runtime.device import is_out_of_memory
 from sam_bench.runtime.distributed import Processes
+from sam_bench.runtime.output import lossy_output
 from sam_bench.runtime.signals import Interruption
 from sam_bench.training.build import build_network, build_optimizer, load_data, obtain_data, prepare, verify_data
 from sam_bench.training.loop import Training
@@ -95,6 +96,11 @@ def run(
             run, a file cannot be written, or there is not enough memory. What was saved before is as it was.
         Interrupted: the run was asked to end, or `trainer.max_minutes` are over.
     """
+    with lossy_output():
+        return _run(spec, asked_to_end, loggers)
+
+
+def _run(spec: RunSpec, asked_to_end: Callable[[], bool], loggers: Iterable[Logger]) -> tuple[Record, bool]:
     config = spec.config
     files = spec.files
     interruption = Interruption(config.trainer.max_minutes, asked_to_end)

@@ -227,7 +227,7 @@ def main(arguments: list[str]) -> None:
 
 def own_output() -> TextIO:
     """Return standard output as it is, for the answers; whatever else is printed goes nowhere."""
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return answers
 

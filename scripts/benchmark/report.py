@@ -250,7 +250,7 @@ def main(arguments: list[str]) -> None:
     path = words.parse_args(arguments).data
     if not path.is_file():
         words.error(f"there is no {path}")
-    print(report(json.loads(path.read_text())))
+    print(report(json.loads(path.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":
