@@ -3,7 +3,6 @@
 import atexit
 import gc
 import inspect
-import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sam_bench.errors import ConfigError, MainProcessFailed
+from sam_bench.runtime.environment import check_processes, local_rank, rank, world_size
 
 T = TypeVar("T")
 
@@ -28,9 +28,10 @@ class Processes:
     """
 
     def __init__(self, device: str):
-        self.rank = int(os.environ.get("RANK", "0"))
+        check_processes()
+        self.rank = rank()
         self.world_size = world_size()
-        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.local_rank = local_rank()
         if device == "cuda" and self.local_rank >= torch.cuda.device_count():
             raise ConfigError(
                 f"there are {torch.cuda.device_count()} CUDA devices here and more processes: lower --nproc_per_node"
@@ -126,8 +127,3 @@ def in_parallel(model: torch.nn.Module) -> DistributedDataParallel:
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.15
     return DistributedDataParallel(model, **{name: False})
-
-
-def world_size() -> int:
-    """How many processes torchrun has started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
