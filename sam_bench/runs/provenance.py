@@ -36,9 +36,13 @@ def git_commit() -> str | None:
     outside = os.environ.get("SAM_BENCH_COMMIT")
     root = Path(__file__).resolve().parents[2]
 
+    # A git hook's variables, such as GIT_DIR and GIT_INDEX_FILE, are about another repository.
+    foreign = [name for name in os.environ if name.startswith("GIT_") and not name.startswith("GIT_CONFIG")]
+    environment = {name: value for name, value in os.environ.items() if name not in foreign}
+
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
