@@ -93,10 +93,22 @@ class Files:
     def read(self, folder: Path) -> dict[str, bytes]:
         """Return the content of each file, every byte verified.
 
+        Args:
+            folder: what `obtain` returned: the folder of the files, or another layout that is converted in memory.
+
         Raises:
-            DataError: a file's digest is not the right one.
+            DataError: a file's digest is not the right one, or a file cannot be read.
         """
         contents = {}
+        if folder.name in self.local:
+            try:
+                for name, content in _reading(self.local[folder.name](folder)):
+                    self.check(name, content, folder)
+                    contents[name] = content
+            except Unavailable as error:
+                raise self._unusable(folder, error) from error
+            return contents
+
         for name in self.digests:
             contents[name] = (folder / name).read_bytes()
             self.check(name, contents[name], f"{folder} ({self.anew})")
@@ -106,7 +118,8 @@ class Files:
         """Return the folder that holds the files.
 
         Looked for, in this order: the files in `root`; what else may lie in `root`; the remote sources. Nothing that
-        lies in `root` is changed.
+        lies in `root` is changed. Where another layout lies in a `root` that takes no files, such as a shared,
+        read-only folder, its path is returned, and `read` converts it in memory.
 
         Args:
             timeout: seconds that each of the remote sources may take.
@@ -127,8 +140,13 @@ class Files:
         path = root / name
         try:
             return self._store(root, reader(path), str(path), tell)
-        except (Unavailable, DataError, OSError) as error:
-            raise DataError(f"{path} cannot be used ({self.anew}): {error}") from error
+        except (Unavailable, DataError) as error:
+            raise self._unusable(path, error) from error
+        except OSError:  # of writing, since what goes wrong in reading is Unavailable
+            return path
+
+    def _unusable(self, path: Path, error: Exception) -> DataError:
+        return DataError(f"{path} cannot be used ({self.anew}): {error}")
 
     def _fetch(self, root: Path, timeout: float, tell: Tell) -> Path:
         failures = []
@@ -163,7 +181,8 @@ class Files:
         folder = self.find(root)
         if folder is None:
             raise DataError(f"the files could not be moved to {root / self.folder}")
-        folder.chmod(0o755)
+        with contextlib.suppress(OSError):  # file systems without permissions refuse it
+            folder.chmod(0o755)
         return folder
 
 
