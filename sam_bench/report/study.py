@@ -1,5 +1,6 @@
 """A study: a comparison that is named before its runs are made, and the rows that its records make."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,9 @@ class Study:
             ConfigError: it is none.
         """
         try:
-            values: Any = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
+            # Every scalar as it is written: YAML 1.1 would read rows called No or 1.0 as a boolean and a number.
+            values: Any = yaml.load(path.read_text(encoding="utf-8-sig"), yaml.BaseLoader)  # noqa: S506 (it makes text only)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not valid YAML: {error}") from error
         expected = {
             "title": str, "experiment": str, "seeds": list, "baselines": list, "reference": str, "planned": list,
@@ -64,7 +66,11 @@ class Study:
             words = {str: "text", list: "a list", dict: "a mapping"}
             what = ", ".join(f"{key} ({words[kind]})" for key, kind in expected.items())
             raise ConfigError(f"{path} must have {what}, and no more")
-        rows = {str(title): str(overrides).split() for title, overrides in values["rows"].items()}
+        if not all(re.fullmatch(r"[0-9]+", str(seed)) for seed in values["seeds"]):
+            raise ConfigError(f"{path}: seeds={values['seeds']} must be whole numbers of at least 0")
+        if not all(isinstance(overrides, str) for overrides in values["rows"].values()):
+            raise ConfigError(f"{path}: each row must be text, the overrides of its runs, such as optimizer=sam")
+        rows = {title: overrides.split() for title, overrides in values["rows"].items()}
         planned = values["planned"]
         if not all(isinstance(pair, list) and len(pair) == 2 for pair in planned):
             raise ConfigError(f"{path}: planned must be pairs [row, baseline]")
@@ -72,7 +78,7 @@ class Study:
             lookup(rows, title, f"{path}: row")
         return cls(
             **values
-            | {"seeds": tuple(values["seeds"]), "baselines": tuple(values["baselines"]), "rows": rows}
+            | {"seeds": tuple(map(int, values["seeds"])), "baselines": tuple(values["baselines"]), "rows": rows}
             | {"planned": tuple((row, base) for row, base in planned)}
         )
 
