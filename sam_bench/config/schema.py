@@ -381,8 +381,9 @@ class TrainerConfig(Settings):
     """Classes that it is spread over: the K − 1 others, as the SAM example has it, or all K, as torch has it."""
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
-    """Precision of the forward pass, by autocast; parameters are always float32. Auto: bf16 where the hardware is fast
-    at it. With fp16 the loss is scaled, as much as its gradients allow."""
+    """Precision of the forward pass, by autocast; parameters are always float32. Auto: on CUDA bf16 where the hardware
+    has it, on the CPU the faster of bf16 and fp32 as measured here. With fp16 the loss is scaled, as much as its
+    gradients allow."""
     progress: Literal["auto", "bar", "plain", "none"] = Field(exclude=True)
     """Auto: a bar in a terminal, else a plain line for each epoch."""
     engine: Literal["auto", "eager", "compile", "graph"] = Field(exclude=True)

@@ -10,7 +10,7 @@ from sam_bench.errors import ConfigError
 from sam_bench.optim.registry import BASES, METHODS
 from sam_bench.runs.record import RunFiles
 from sam_bench.runtime.device import Hardware
-from sam_bench.runtime.distributed import world_size
+from sam_bench.runtime.environment import world_size
 from sam_bench.training.engines import choose_engine
 
 PROTOCOL = 1
@@ -87,7 +87,8 @@ class RunSpec:
         epochs = f"{config.trainer.epochs} epoch{'s' if config.trainer.epochs > 1 else ''}"
         parts += [config.model.title, f"{data.name}{subset}", f"{data.split} split", epochs]
         engine = {"eager": "eager", "compile": "compiled", "graph": "compiled and captured"}[self.engine]
-        return ", ".join([*parts, self.hardware.name, self.hardware.precision, engine])
+        precision = self.hardware.precision + (f" ({self.hardware.reason})" if self.hardware.reason else "")
+        return ", ".join([*parts, self.hardware.name, precision, engine])
 
     def identity_of(self, compiled: bool) -> dict[str, Any]:
         """The identity of what was done in fact, where compiling may have been given up on the way."""

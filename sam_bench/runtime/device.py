@@ -2,15 +2,19 @@
 
 import contextlib
 import ctypes
+import functools
+import math
 import os
 import platform
 import resource
 import sys
+import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.amp import GradScaler
 
 from sam_bench.errors import ConfigError
@@ -26,6 +30,8 @@ class Hardware:
 
     device: torch.device
     precision: str
+    #: Why `auto` became this precision, for the user; else empty.
+    reason: str = field(default="", compare=False)
 
     @classmethod
     def choose(cls, device: str, precision: str) -> "Hardware":
@@ -40,9 +46,13 @@ class Hardware:
             )
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        if precision == "auto":
-            precision = "bf16" if _fast_at_bf16(device) else "fp32"
-        return cls(torch.device(device), precision)
+        if precision != "auto":
+            return cls(torch.device(device), precision)
+
+        if device == "cpu":
+            return cls(torch.device(device), *_faster_precision())
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return cls(torch.device(device), "bf16" if has_bf16 else "fp32")
 
     def configure(self, deterministic: bool) -> None:
         """Let fp32 mean fp32: torch would otherwise compute convolutions in TF32 where the hardware has it.
@@ -96,14 +106,14 @@ class Hardware:
         else:
             with contextlib.suppress(OSError, AttributeError):  # only Linux can, and not in every container
                 ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier runs of this process have left
-                Path("/proc/self/clear_refs").write_text("5")
+                Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
     def peak_memory(self) -> int:
         """Bytes: on CUDA of torch's tensors, on the CPU of the whole process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         with contextlib.suppress(OSError):
-            for line in Path("/proc/self/status").read_text().splitlines():
+            for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
                 if line.startswith("VmHWM:"):
                     return 1024 * int(line.split()[1])
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # since the process began; in KiB but on macOS
@@ -128,16 +138,55 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
-def _fast_at_bf16(device: str) -> bool:
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+@functools.cache
+def _faster_precision() -> tuple[str, str]:
+    """Return the precision in which this CPU trains faster, and why, as measured once for a command.
+
+    Processors with bf16 instructions may be slower with them: an Intel Xeon with AVX-512 BF16 but without AMX is. The
+    processes that a command starts inherit its answer, since the precision is part of a run's id.
+    """
+    if (known := os.environ.get(_MEASURED, "")) in ("bf16", "fp32"):
+        return known, f"{known} measured faster by the process that started this one"
+    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return "fp32", "this CPU has no bf16 instructions"
+
+    seconds = _seconds_of_a_step()
+    speed = seconds["fp32"] / seconds["bf16"]
+    precision = "bf16" if speed > _WORTHWHILE else "fp32"
+    os.environ[_MEASURED] = precision
+    return precision, f"a measured step in bf16 is {speed:.2f} times as fast as in fp32"
+
+
+#: The environment variable by which a command tells the processes that it starts what it has measured.
+_MEASURED = "SAM_BENCH_CPU_PRECISION"
+
+#: The speed of bf16 relative to fp32 above which it is chosen: below, one measurement may differ from the next.
+_WORTHWHILE = 1.1
+
+
+def _seconds_of_a_step() -> dict[str, float]:
+    """Return the least seconds of five forward-backward passes of a small residual block's layers, by precision."""
+    layers = [nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        block = nn.Sequential(*layers, nn.Conv2d(32, 32, 3, padding=1, bias=False))
+        block = block.to(memory_format=torch.channels_last)
+        images = torch.randn(64, 32, 16, 16).to(memory_format=torch.channels_last)
+
+        seconds = {"fp32": math.inf, "bf16": math.inf}
+        for _ in range(5):
+            for precision in seconds:  # in turns, so that what else the machine does slows both
+                began = time.perf_counter()
+                with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                    loss = block(images).float().square().mean()
+                loss.backward()
+                seconds[precision] = min(seconds[precision], time.perf_counter() - began)
+    return seconds
 
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
