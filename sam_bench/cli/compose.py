@@ -33,6 +33,7 @@ from sam_bench.config.schema import Config, path_of
 from sam_bench.errors import ConfigError
 from sam_bench.lookup import no_such, suggestion
 from sam_bench.optim.registry import METHODS, MethodEntry, describe_options
+from sam_bench.runtime.environment import world_size
 
 _PACKAGED = Path(__file__).resolve().parents[1] / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "conf"
@@ -49,7 +50,7 @@ CALLED = {
 }
 """What Hydra may be told to call, and where: a configuration names nothing else that is executed."""
 
-NOT_INSTALLED = "hydra/launcher={0} needs a package that is not installed: pip install -e '.[{0}]'"
+NOT_INSTALLED = "hydra/{1}={0} needs a package that is not installed: pip install -e '.[{0}]'"
 
 PLUGIN = "SAM_BENCH_PLUGIN"
 """The environment variable by which the workers of a sweep know the file that the command line names."""
@@ -115,7 +116,7 @@ def choices(group: str, config_dir: Path | None = None) -> dict[str, Path]:
 def describe_preset(experiment: str) -> str:
     """Return what a preset's file says of it in its first lines; nothing of one that is not in `conf/`."""
     path = choices("experiment").get(experiment)
-    lines = path.read_text().splitlines() if path else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path else []
     comment = itertools.takewhile(lambda line: line.startswith("# "), lines)
     return " ".join(line.removeprefix("# ") for line in comment if not line.startswith("# @"))
 
@@ -213,12 +214,18 @@ def requested(arguments: argparse.Namespace) -> Asked:
                 raise ConfigError(f"hydra/launcher={launcher} is for sweeps: add -m")
             return Asked([read(only)], [""])
         _require_launcher(master.hydra)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if world_size() > 1:
             raise ConfigError("several processes share one run, not a sweep: start torchrun for each run, without -m")
         launcher = master.hydra.runtime.choices["hydra/launcher"]
         sweep = Sweep(Path(master.hydra.sweep.dir))
         if not master.hydra.sweeper["_target_"].endswith(BasicSweeper.__name__):
-            return Asked([read(master)], None, launcher, sweep)
+            config = read(master)
+            if config.data.split == "test":
+                raise ConfigError(
+                    f"hydra/sweeper={master.hydra.runtime.choices['hydra/sweeper']} chooses settings by their error, "
+                    "and data.split=test measures that on the test set. Add data.split=val, which holds images out"
+                )
+            return Asked([config], None, launcher, sweep)
         params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
         overrides = OverridesParser.create(loader).parse_overrides(params + list(master.hydra.overrides.task))
         runs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
@@ -231,7 +238,9 @@ def requested(arguments: argparse.Namespace) -> Asked:
 def explain(error: Exception) -> str:
     """What a user needs to know of an error of Hydra's or OmegaConf's."""
     if isinstance(error, MissingConfigException) and str(error.missing_cfg_file).endswith("/submitit_slurm"):
-        return NOT_INSTALLED.format("slurm")
+        return NOT_INSTALLED.format("slurm", "launcher")
+    if isinstance(error, MissingConfigException) and str(error.missing_cfg_file).endswith("hydra/sweeper/optuna"):
+        return NOT_INSTALLED.format("optuna", "sweeper")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         own = list(METHODS) if group == "optimizer" else list(choices(group))
@@ -288,13 +297,13 @@ def _refuse_foreign(node: Any, key: str) -> None:
 
 
 def _require_launcher(hydra_config: DictConfig) -> None:
-    """Find out whether the chosen launcher is installed.
+    """Check that the package of the chosen launcher is installed.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not installed.
     """
     if "_target_" not in hydra_config.launcher:  # which is what a package adds to the values in conf/
-        raise ConfigError(NOT_INSTALLED.format(hydra_config.runtime.choices["hydra/launcher"]))
+        raise ConfigError(NOT_INSTALLED.format(hydra_config.runtime.choices["hydra/launcher"], "launcher"))
 
 
 def _needs_gpu(launcher: str, hydra_config: DictConfig) -> bool:
@@ -318,6 +327,14 @@ def composing() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
         raise ConfigError(explain(error)) from error
+    except AttributeError as error:
+        if "full_key: hydra.sweeper.params" not in str(error):
+            raise
+        # OmegaConf cannot merge a dictionary into a null one, and says so in an error of Python's own.
+        raise ConfigError(
+            "+hydra.sweeper.params cannot be added to, since it has no value here. Write each range as a setting of "
+            "its own: -m 'optimizer.rho=interval(0.01,0.3)', or 'optimizer.rho=0.1,0.2' for the basic sweeper"
+        ) from error
 
 
 def read(composed: DictConfig, choices: DictConfig | None = None) -> Config:

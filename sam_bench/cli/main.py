@@ -1,6 +1,7 @@
 """The command line: composes, checks, calls `run`; of a sweep, each run's outcome and their sum."""
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -20,6 +21,8 @@ from sam_bench.cli.launchers import launcher
 from sam_bench.cli.sweep import Outcome, Sweep, summary
 from sam_bench.config.schema import Config
 from sam_bench.errors import Busy, ConfigError, Interrupted, MainProcessFailed, StateError, UserError
+from sam_bench.runtime.environment import check_processes, is_main_process, rank
+from sam_bench.runtime.output import lossy_output
 from sam_bench.runtime.signals import SIGNALS, Interruption
 
 if typing.TYPE_CHECKING:
@@ -42,9 +45,15 @@ _specs: dict[Config, "RunSpec"] = {}
 
 def main() -> None:
     """The command line. Every run that it asks for is composed and checked before anything is created."""
+    with lossy_output():
+        _main()
+
+
+def _main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here as they are; what is shown of them is decided below
     new_command()
     try:
+        check_processes()
         asked = requested(get_args_parser().parse_args())
         if asked.configs and asked.configs[0].plugin is not None:
             os.environ[PLUGIN] = asked.configs[0].plugin
@@ -109,6 +118,7 @@ def attempt(config: Config, words: str = "", asked_to_end: Callable[[], bool] = 
     Raises:
         Interrupted: it was asked to end.
     """
+    from sam_bench.runs.record import objective_of
     from sam_bench.runs.run import run
     from sam_bench.runs.spec import RunSpec
 
@@ -118,14 +128,15 @@ def attempt(config: Config, words: str = "", asked_to_end: Callable[[], bool] = 
         title = spec.run_id
         record, new = run(spec, asked_to_end)
         status = record["status"]
-        if not new and _is_main_process() and config.trainer.progress != "none":
+        if not new and is_main_process() and config.trainer.progress != "none":
             print(f"{title}  {status} before, {spec.files.record}; trainer.rerun=true runs it again", flush=True)
-        return Outcome(title, "skipped" if not new and status == "finished" else status)
+        status = "skipped" if not new and status == "finished" else status
+        return Outcome(title, status, objective=objective_of(record))
     except Interrupted as interrupted:
         interrupted.title = title
         raise
     except Exception as error:
-        who = "" if _is_main_process() else f" (process {os.environ['RANK']})"
+        who = "" if is_main_process() else f" (process {rank()})"
         if not isinstance(error, UserError):
             traceback.print_exc()
         elif not isinstance(error, MainProcessFailed):
@@ -134,31 +145,45 @@ def attempt(config: Config, words: str = "", asked_to_end: Callable[[], bool] = 
         return Outcome(title, status, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def _task(cfg: DictConfig) -> None:
-    """One run, in whatever process a launcher has chosen for it."""
+def _task(cfg: DictConfig) -> float:
+    """Do one run, in whatever process a launcher has chosen for it.
+
+    Returns:
+        The error that a sweeper minimises, in percent; NaN where the run has no result.
+    """
+    with lossy_output():  # a worker's own; in the command's process there is one already
+        outcome = _do(cfg)
+    return math.nan if outcome is None or outcome.objective is None else outcome.objective
+
+
+def _do(cfg: DictConfig) -> Outcome | None:
     hydra_config = HydraConfig.get()
     config = read(cfg, hydra_config.runtime.choices)
     if hydra_config.mode == RunMode.MULTIRUN:
-        _run_of_sweep(config, hydra_config)
-    else:
-        try:
-            outcome = attempt(config)
-        except Interrupted as interrupted:
-            if _is_main_process():
-                print(interrupted, file=sys.stderr, flush=True)
-            sys.exit(EXIT_RESUMABLE)
-        if outcome.status in ("failed", "busy"):
-            sys.exit(EXIT_RUN)
+        return _run_of_sweep(config, hydra_config)
+    try:
+        outcome = attempt(config)
+    except Interrupted as interrupted:
+        if is_main_process():
+            print(interrupted, file=sys.stderr, flush=True)
+        sys.exit(EXIT_RESUMABLE)
+    if outcome.status in ("failed", "busy"):
+        sys.exit(EXIT_RUN)
+    return outcome
 
 
-def _run_of_sweep(config: Config, hydra_config: DictConfig) -> None:
-    """One of a sweep's runs. Its outcome is kept in the sweep's folder, whichever machine that is on."""
+def _run_of_sweep(config: Config, hydra_config: DictConfig) -> Outcome | None:
+    """Do one of a sweep's runs, and keep its outcome in the sweep's folder, whichever machine that is on.
+
+    Returns:
+        The outcome; None where the sweep was stopped before.
+    """
     sweep = Sweep(Path(hydra_config.sweep.dir))
     launched_by = hydra_config.runtime.choices["hydra/launcher"]
     words = " ".join(hydra_config.overrides.task)
     number = hydra_config.job.num
     if sweep.stopped:
-        return
+        return None
     by_signal = False
     of_sweep = os.getppid()
     if launched_by == "joblib":  # signals are for the process of the sweep, which lets its workers know
@@ -188,17 +213,13 @@ def _run_of_sweep(config: Config, hydra_config: DictConfig) -> None:
         os._exit(EXIT_RESUMABLE)
     if ends and launched_by == "basic":
         sys.exit(EXIT_RESUMABLE)
+    return outcome
 
 
 _hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(_task)
 
 
-def _is_main_process() -> bool:
-    """Whether this is the one of several processes, all of which come to the same, that says so."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _stop(code: int, message: object) -> typing.NoReturn:
-    if _is_main_process():
+    if is_main_process():
         print(f"Error: {message}" if code != EXIT_INTERRUPTED else message, file=sys.stderr)
     sys.exit(code)

@@ -19,11 +19,13 @@ class Outcome:
     Args:
         title: its name, or what was asked for where it did not get so far.
         message: the error of one that failed.
+        objective: what a sweeper that chooses settings minimises, in percent; None without a result.
     """
 
     title: str
     status: str
     message: str = ""
+    objective: float | None = None
 
 
 class Sweep:
@@ -67,7 +69,7 @@ class Sweep:
 
     @staticmethod
     def _read(path: Path) -> Outcome:
-        return Outcome(**json.loads(path.read_text()))
+        return Outcome(**json.loads(path.read_text(encoding="utf-8")))
 
     @property
     def _stopped(self) -> Path:

@@ -108,6 +108,16 @@ def summary_of(record: Record) -> Record:
     return {name: record[name] for name in SUMMARY}
 
 
+def objective_of(record: Record) -> float:
+    """Return what a search for settings minimises: the last epoch's error in percent, infinite if the run diverged.
+
+    Where the run has one average of the weights, as WASAM's, it is the average's error.
+    """
+    averages = list(record["averaged"].values())
+    error = (averages[0] if len(averages) == 1 else record)["test_error"]
+    return math.inf if record["status"] != "finished" or error is None else error
+
+
 def read_record(path: Path) -> Record:
     """A record from its file.
 
@@ -115,7 +125,7 @@ def read_record(path: Path) -> Record:
         StateError: it is not a record, or one of a newer version of sam_bench.
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         version = record["schema_version"]
         _ = record["config"]
     except (ValueError, KeyError, TypeError) as error:
