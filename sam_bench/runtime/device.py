@@ -166,8 +166,8 @@ _WORTHWHILE = 1.1
 
 def _seconds_of_a_step() -> dict[str, float]:
     """Return the least seconds of five forward-backward passes of a small residual block's layers, by precision."""
-    layers = [nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        layers = [nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
         block = nn.Sequential(*layers, nn.Conv2d(32, 32, 3, padding=1, bias=False))
         block = block.to(memory_format=torch.channels_last)
         images = torch.randn(64, 32, 16, 16).to(memory_format=torch.channels_last)

@@ -1,6 +1,7 @@
 """Sweeps: nothing twice, one failure for itself, a summary; in this process and on Hydra's launchers."""
 
 import importlib.util
+import math
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from sam_bench.cli.sweep import Outcome, Sweep, summary
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.runs import run
 from sam_bench.runs.lock import RunLock
-from sam_bench.runs.record import RunFiles
+from sam_bench.runs.record import RunFiles, objective_of
 from sam_bench.runs.spec import RunSpec
 from sam_bench.training import build
 from tests.conftest import FP16, ROOT, TINY, everything_below, execute, has_ended, lasting, options
@@ -304,7 +305,9 @@ def test_a_folder_chosen_for_sweeps_keeps_nothing_of_the_last_one(command, folde
 
 
 def test_a_sweep_under_torchrun_is_refused(command, folder, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    place = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
     code, _, error = command(*SWEEP, "seed=0,1")
     assert code == main.EXIT_CONFIG
     assert "without -m" in error
@@ -364,3 +367,79 @@ def test_a_slurm_sweep_of_twelve_that_is_requeued_and_preempted_leaves_twelve_re
                                      "seed=1", "paths.runs=alone", "paths.results=alone"]))  # fmt: skip
     assert lasting(next(r for r in records("smoke").values() if r["seed"] == 1)) == lasting(alone)
     print(out[-500:], *(path.read_text() for path in sorted(logs.values())[:2]), sep="\n")
+
+
+SWEEPER = '''
+"""A sweeper that tries two radii, and writes down what it is to minimise."""
+import pathlib
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+
+class TwoSweeper(Sweeper):
+    def setup(self, *, hydra_context, task_function, config):
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments):
+        runs = [[*arguments, f"optimizer.rho={rho}"] for rho in (0.01, 0.5)]
+        results = self.launcher.launch(runs, initial_job_idx=0)
+        pathlib.Path("values.txt").write_text(" ".join(str(float(each.return_value)) for each in results))
+
+target = f"{__name__}.TwoSweeper"
+ConfigStore.instance().store("two", {"_target_": target}, "hydra/sweeper", provider="tests")
+'''
+
+
+def test_sweeper_is_given_the_held_out_error(folder, records):
+    package = folder / "plugins" / "hydra_plugins" / "hydra_two_sweeper"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "two.py").write_text(SWEEPER, encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder / "plugins"), str(ROOT)])}
+    words = ["-m", *TINY, "experiment=smoke", "data=synthetic", "data.train_subset=100", "hydra/sweeper=two"]
+
+    def sweep(*more: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "sam_bench", *words, *more]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+    refused = sweep()
+    assert refused.returncode == main.EXIT_CONFIG and "data.split=val" in refused.stderr
+    for status in ("finished", "skipped"):
+        done = sweep("data.split=val")
+        assert done.returncode == 0, done.stderr
+        assert f"2 {status}" in done.stdout
+        found = [float(value) for value in (folder / "values.txt").read_text(encoding="utf-8").split()]
+        errors = {record["config"]["optimizer"]["rho"]: record["test_error"] for record in records("smoke").values()}
+        assert found == [errors[0.01], errors[0.5]]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="needs the extra optuna")
+def test_optuna_minimises_the_held_out_error(command, folder, small_synthetic, records):
+    words = ["-m", *TINY, "experiment=smoke", "data.split=val", "hydra/sweeper=optuna_tpe", "hydra.sweeper.n_trials=3"]
+    for _ in range(2):  # the second time all trials are the same, and are skipped
+        code, out, error = command(*words, "optimizer.rho=interval(0.01,0.3)")
+        assert code == 0, error
+    assert len(records("smoke")) == 3 and "3 skipped" in out
+    (*_, newest) = sorted((folder / "runs" / "sweeps").rglob("optimization_results.yaml"))
+    best = min(record["test_error"] for record in records("smoke").values())
+    assert f"best_value: {best}" in newest.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("status", "averaged", "objective"),
+    [
+        ("finished", {}, 10.0),
+        ("finished", {"swa": {"test_error": 8.0}}, 8.0),
+        ("finished", {"a": {"test_error": 8.0}, "b": {"test_error": 7.0}}, 10.0),
+        ("diverged", {}, math.inf),
+    ],
+)
+def test_objective_is_the_error_that_a_table_shows(status, averaged, objective):
+    assert objective_of({"status": status, "averaged": averaged, "test_error": 10.0}) == objective
+
+
+def test_sweepers_ranges_as_a_whole_are_refused(command):
+    code, _, error = command(*SWEEP, "+hydra.sweeper.params={optimizer.rho:'0.1,0.2'}")
+    assert code == main.EXIT_CONFIG and error.startswith("Error: +hydra.sweeper.params") and "Traceback" not in error

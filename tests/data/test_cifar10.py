@@ -1,6 +1,7 @@
 """CIFAR-10 from every source, damaged in every way; with small stand-ins for the real files."""
 
 import dataclasses
+import errno
 import hashlib
 import io
 import itertools
@@ -123,6 +124,30 @@ def test_whatever_lies_in_the_root_becomes_the_six_files(write, contents, tmp_pa
     first = np.frombuffer(contents["data_batch_1.bin"], np.uint8)
     assert train.labels[0] == first[0]
     assert torch.equal(train.pixels[0].flatten(), torch.from_numpy(first[1 : cifar.RECORD].copy()))
+
+
+@pytest.mark.parametrize("write", [write_python_folder, write_python_archive, write_binary_archive])
+def test_another_layout_is_read_where_nothing_can_be_written(write, contents, tmp_path, monkeypatch):
+    write(tmp_path, contents)
+    before = everything_below(tmp_path)
+
+    def read_only(*_, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("sam_bench.data.download.tempfile.TemporaryDirectory", read_only)
+    assert cifar.CIFAR10.read(obtain(tmp_path)) == contents
+    assert everything_below(tmp_path) == before
+
+
+def test_another_layout_is_verified_where_nothing_can_be_written(contents, tmp_path, monkeypatch):
+    write_python_folder(tmp_path, contents | {"test_batch.bin": contents["data_batch_1.bin"]})
+
+    def read_only(*_, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("sam_bench.data.download.tempfile.TemporaryDirectory", read_only)
+    with pytest.raises(DataError, match=r"test_batch\.bin"):
+        cifar.CIFAR10.read(obtain(tmp_path))
 
 
 def png(content: bytes) -> bytes:

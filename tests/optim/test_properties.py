@@ -656,13 +656,6 @@ def test_the_authors_asam_refuses_parameters_without_names():
         OfficialASAM(model.parameters(), torch.optim.SGD, lr=0.1)
 
 
-def test_a_closure_without_backward_is_refused():
-    model = network()
-    optimizer = wrap(model, "sam")
-    with pytest.raises(ValueError, match="backward"):
-        optimizer.step(lambda: model(batch()[0]).sum())
-
-
 def test_another_optimizers_state_is_refused():
     model = network()
     optimizer = wrap(model, "sam")

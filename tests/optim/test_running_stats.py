@@ -1,9 +1,13 @@
 """Running statistics that are re-estimated, and copies of many tensors in few buffers."""
 
+from collections import OrderedDict, UserDict, namedtuple
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import nn
 
+from sam_bench import SAMON
 from sam_bench.models.batchnorm import BatchNorm2d
 from sam_bench.optim.flat import FlatCopy
 from sam_bench.optim.running_stats import reestimate_statistics
@@ -189,3 +193,84 @@ def test_zeros_replace_what_is_not_finite():
     assert copies.views[1].isinf()
     copies.zero_unless(torch.tensor(False))
     assert all(not copy.any() for copy in copies.views)
+
+
+class Batch(nn.Module):
+    """A network that takes a dictionary, a list of tensors, or a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, inputs):
+        inputs = inputs["x"] if isinstance(inputs, Mapping) else inputs
+        return self.inner(inputs[0] if isinstance(inputs, (list, tuple)) else inputs)
+
+
+FORMS = {
+    "dictionary": lambda x: {"x": x, "ids": torch.zeros(len(x)), "name": "a", "scale": torch.ones(())},
+    "user dictionary": lambda x: UserDict(x=x),
+    "dictionary and labels": lambda x: ({"x": x}, torch.zeros(len(x))),
+    "several inputs and labels": lambda x: ([x, torch.zeros(len(x))], torch.zeros(len(x))),
+    "named tuple": lambda x: namedtuple("Pair", "inputs labels")(x, torch.zeros(len(x))),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_batches_of_any_form_count_by_their_examples(form):
+    model = Batch()
+    reestimate_statistics(model, map(FORMS[form], batches()))
+    assert_estimated(model.inner)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"x": torch.zeros(4, 6), "y": torch.zeros(3)},
+        {"x": "text"},
+        "text",
+        nn.utils.rnn.pack_sequence([torch.zeros(3, 6), torch.zeros(2, 6)]),
+    ],
+)
+def test_batches_without_a_number_of_examples_are_refused(wrong):
+    model = Batch()
+    before = [buffer.clone() for buffer in model.buffers()]
+    with pytest.raises(TypeError, match="number of examples"):
+        reestimate_statistics(model, [wrong])
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), before, strict=True))
+
+
+class Scale(nn.Module):
+    """A normalisation layer that is none of torch's classes, or a layer that is called like one and is not."""
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(*shape))
+
+    def forward(self, x):
+        return x * self.weight if self.weight.dim() == 1 else x @ self.weight
+
+
+class LlamaRMSNorm(Scale):
+    pass
+
+
+class NormalisedLinear(Scale):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "perturbed"),
+    [
+        (LlamaRMSNorm(6), "post", True),
+        (Scale(6), "norm1", True),
+        (Scale(6), "bn2", True),
+        (Scale(6), "scale", False),
+        (NormalisedLinear(6, 6), "post", False),
+    ],
+)
+def test_sam_on_finds_normalisation_by_class_or_name(layer, name, perturbed):
+    model = nn.Sequential(OrderedDict({"in": nn.LayerNorm(6), name: layer, "out": nn.Linear(6, 3)}))
+    optimizer = SAMON(model.parameters(), torch.optim.SGD, model=model, lr=0.1)
+    assert (layer.weight in optimizer.perturbed) == perturbed
+    assert model[0].weight in optimizer.perturbed and model[2].weight not in optimizer.perturbed

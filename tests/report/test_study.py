@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from sam_bench.cli.compose import choices, compose
-from sam_bench.errors import StateError
+from sam_bench.errors import ConfigError, StateError
 from sam_bench.report.cost import Cost
 from sam_bench.report.study import Study, remarks_on_mixtures
 from sam_bench.report.table import Findings
@@ -127,3 +127,34 @@ def test_a_cost_is_the_benchmarks_or_the_passes():
     assert f"So far: 3 of the {5 * len(study.rows)} runs of this study." in remarks
     others = [title for title in study.rows if title not in ("SGD", "SAM", "ASAM")]
     assert f"Not run: {', '.join(others)}." in remarks and study.note in remarks
+
+
+STUDY = """\
+title: A
+experiment: smoke
+seeds: {seeds}
+baselines: [SGD]
+reference: on
+planned: [[No, SGD]]
+note: x
+rows:
+  SGD: optimizer=sgd
+  No: optimizer=sam
+  on: {overrides}
+  1.0:
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_study_keeps_names_as_they_are_written(tmp_path, encoding):
+    (tmp_path / "a.yaml").write_text(STUDY.format(seeds="[0, 3]", overrides="optimizer=asam"), encoding=encoding)
+    study = Study.read(tmp_path / "a.yaml")
+    assert study.rows == {"SGD": ["optimizer=sgd"], "No": ["optimizer=sam"], "on": ["optimizer=asam"], "1.0": []}
+    assert (study.reference, study.planned, study.seeds) == ("on", (("No", "SGD"),), (0, 3))
+
+
+@pytest.mark.parametrize(("seeds", "overrides"), [("[one]", "optimizer=asam"), ("[0]", "[optimizer=asam]")])
+def test_study_refuses_what_is_no_seed_or_override(tmp_path, seeds, overrides):
+    (tmp_path / "a.yaml").write_text(STUDY.format(seeds=seeds, overrides=overrides), encoding="utf-8")
+    with pytest.raises(ConfigError):
+        Study.read(tmp_path / "a.yaml")
