@@ -1,5 +1,6 @@
 """Who is told of a run: the console, loggers that the configuration names, loggers that a program brings along."""
 
+import json
 import logging
 import os
 import pickle
@@ -8,12 +9,14 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from sam_bench.cli.compose import compose
 from sam_bench.loggers.console import Console
 from sam_bench.runs.run import run
 from sam_bench.runs.spec import RunSpec
 from tests.conftest import ROOT, TINY
+from tests.loggers.wandb_files import stored
 
 RUN = [*TINY, "trainer.device=cpu", "model=resnet8", "optimizer=sgd", "trainer.epochs=2"]
 
@@ -133,3 +136,26 @@ def test_messages_go_through_logging_to_whoever_listens(folder, small_synthetic,
 def test_the_console_shows_what_it_is_told_to(folder, small_synthetic, capsys, kind, lines):
     run(RunSpec.resolve(compose([*RUN, f"trainer.progress={kind}"])))
     assert len(capsys.readouterr().out.splitlines()) == lines
+
+
+def test_wandb_agent_trains_what_the_sweep_proposes(folder):
+    sweep = yaml.safe_load((ROOT / "examples" / "wandb_sweep.yaml").read_text(encoding="utf-8"))
+    fixed = {name: values["value"] for name, values in sweep["parameters"].items() if "value" in values}
+    searched = {name: values["max"] for name, values in sweep["parameters"].items() if "max" in values}
+    quick = {"experiment": "smoke", "data": "synthetic", "trainer.epochs": 1, "logger.wandb.mode": "offline"}
+    arguments = [f"{name}={value}" for name, value in (fixed | searched | quick).items()]
+
+    # An agent puts each of these in its place, and names the run.
+    macros = {"${env}": ["/usr/bin/env"], "${interpreter}": [sys.executable], "${args_no_hyphens}": arguments}
+    command = [word for part in sweep["command"] for word in macros.get(part, [part])]
+    agent = {"WANDB_SWEEP_ID": "asweep", "WANDB_RUN_ID": "theagentsrun", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=os.environ | agent, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    (path,) = (folder / "results" / "smoke" / "records").glob("*.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["config"]["optimizer"]["rho"] == searched["optimizer.rho"]
+    assert record["config"]["data"]["split"] == "val"
+    (mirror,) = folder.rglob("offline-run-*/*.wandb")
+    assert mirror.name == "run-theagentsrun.wandb"
+    assert stored(mirror)["summary"][sweep["metric"]["name"]] == record["test_error"]
