@@ -10,7 +10,7 @@ from tests.conftest import CONF, ROOT
 PACKAGE = ROOT / "sam_bench"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
-    "cli": {"cli", "config", "errors", "lookup", "optim.registry", "plugins", "runs", "runtime.signals"},
+    "cli": {"cli", "config", "errors", "lookup", "optim.registry", "plugins", "runs", "runtime.environment", "runtime.output", "runtime.signals"},
     "testing": {"optim"},
     "plugins": {"config.schema", "errors", "optim"},
     "runs": {
@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "models": {"errors", "lookup", "models"},
     "optim": {"lookup", "optim"},
     "config": {"config", "data.registry", "errors", "loggers.registry", "lookup", "models.registry", "optim.registry"},
-    "runtime": {"errors"},
+    "runtime": {"errors", "runtime"},
     "lookup": {"errors"},
     "errors": set(),
     "__main__": {"cli"},
