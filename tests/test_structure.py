@@ -10,7 +10,10 @@ from tests.conftest import CONF, ROOT
 PACKAGE = ROOT / "sam_bench"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
-    "cli": {"cli", "config", "errors", "lookup", "optim.registry", "plugins", "runs", "runtime.environment", "runtime.output", "runtime.signals"},
+    "cli": {
+        "cli", "config", "errors", "lookup", "optim.registry", "plugins", "runs",
+        "runtime.environment", "runtime.output", "runtime.signals",
+    },
     "testing": {"optim"},
     "plugins": {"config.schema", "errors", "optim"},
     "runs": {
