@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sam_bench.cli.compose import choices, compose, describe_preset
+from sam_bench.cli.compose import choices, compose_seeds, describe_preset
 from sam_bench.plugins import load_installed
 from sam_bench.report.comparison import write_comparison
 from sam_bench.report.cost import Cost
@@ -81,9 +81,10 @@ def findings(
     if study is None and experiment in files and records[0]["config"]["data"]["split"] == "test":
         study = Study.read(files[experiment])
     if study is not None:
-        settings = {
-            title: compose([*study.overrides(title), *overrides], config_dir).identity() for title in study.rows
-        }
+        settings = {}
+        for title in study.rows:
+            configs = compose_seeds([*study.overrides(title), *overrides], study.seeds, config_dir)
+            settings[title] = {seed: config.identity() for seed, config in configs.items()}
         found = Findings.of_study(study, records, settings, cost)
         if found.rows:
             return found

@@ -1,6 +1,8 @@
 """Obtain and verify a data set.
 
-python scripts/prepare_data.py [data=cifar10] [data.root=FOLDER] [data.timeout=SECONDS]
+python scripts/prepare_data.py [data=cifar10] [data.labels=worse] [data.root=FOLDER] [data.timeout=SECONDS]
+
+Labels that people gave (CIFAR-10N) are verified, and not obtained: what is missing is said, and where it is published.
 """
 
 import sys
@@ -9,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sam_bench.cli.compose import compose
 from sam_bench.lookup import load
+from sam_bench.training.build import human_labels, verify_data
 from scripts.arguments import errors_as_messages, parser
 
 
@@ -32,6 +35,10 @@ def main(arguments: list[str]) -> None:
         files.read(folder)
         progress.update(task, description="verified", total=1, completed=1)
     print(f"{files.title} is in {folder}, and every byte is as it should be.")
+
+    if (labels := human_labels(data)) is not None:
+        verify_data(data)  # the file's digest, and that it is of these images
+        print(f"CIFAR-10N's labels are in {labels.path}, and every byte is as it should be.")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Without --experiment all of results/measured, and the parts of README.md and res
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -114,9 +114,18 @@ def index(made: Mapping[str, Findings]) -> str:
     versions = {
         name: ", ".join(distinct(record["versions"][name] for record in records)) for name in ("sam_bench", "torch")
     }
-    data = distinct(f"{record['dataset']} {record['dataset_sha256'][:8]}" for record in records)
-    versions |= {"data": ", ".join(data), "runs": str(len(records))}
+    versions |= {"data": ", ".join(data_of(made[study.experiment] for study in shown)), "runs": str(len(records))}
     return page(page_payload(regimes, versions, {study.title: made[study.experiment].comparison for study in shown}))
+
+
+def data_of(made: Iterable[Findings]) -> list[str]:
+    """Return the data of studies, by digest; where each seed is a draw of its own, the number of draws."""
+    named = []
+    for found in made:
+        names = distinct(f"{record['dataset']} {record['dataset_sha256'][:8]}" for record in found.records)
+        drawn = any(row.is_of_draws for row in found.rows)
+        named += [f"{found.records[0]['dataset']} in {len(names)} draws"] if drawn else names
+    return distinct(named)
 
 
 def studies(made: Mapping[str, Findings]) -> list[Study]:

@@ -11,6 +11,7 @@ from tests.conftest import options
 
 OURS = {"quick", "smoke", "wrn16_8", "wrn16_8_short"}
 OURS |= {"noisy40", "noisy40_shared", "noisy40_aug", "clean5k", "clean5k_tuned", "clean5k_aug"}
+OURS |= {"noisy40_draws", "human40", "clean5k_draws"}
 """Presets that claim nobody's protocol as a whole."""
 
 SHARED = {
@@ -221,6 +222,44 @@ def test_a_decisive_change_is_said(preset, change):
 @pytest.mark.parametrize("change", ["schedule=step", "optimizer.rho=6", "optimizer.alpha=0.2", "schedule.lr_min=0.001"])
 def test_what_is_unknown_of_gsams_figure_is_not_asked_for(change):
     assert reasons("experiment=gsam_example", change) == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "tied"),
+    [
+        ("noisy40_draws", {"subset_seed": 3, "noise_seed": 3}),
+        ("human40", {"subset_seed": 3}),
+        ("clean5k_draws", {"subset_seed": 3}),
+    ],
+)
+def test_preset_of_draws_follows_the_seed(preset, tied):
+    config = compose.compose([f"experiment={preset}", "seed=3"])
+    data = config.identity()["data"]
+    assert {key: data[key] for key in data if key.endswith("_seed")} == tied
+    assert config.trainer.precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("preset", "other", "methods"),
+    [
+        ("noisy40_draws", "noisy40", ("sgd", "sam", "asam", "gsam", "wsam")),
+        ("clean5k_draws", "clean5k_tuned", ("sgd", "sam")),
+    ],
+)
+def test_preset_of_draws_takes_the_values_of_one_draw(preset, other, methods):
+    for method in methods:
+        one, many = (compose.compose([f"experiment={name}", f"optimizer={method}"]) for name in (other, preset))
+        assert many.optimizer == one.optimizer
+        changed = {"subset_seed": many.seed, "noise_seed": many.data.noise_seed}
+        assert many.data == one.data.model_copy(update=changed)
+
+
+def test_human40_is_noisy40_with_labels_of_people():
+    human, noisy = (compose.compose([f"experiment={name}", "~tuned"]) for name in ("human40", "noisy40"))
+    changed = {"labels": "worse", "label_noise": 0.0, "subset_seed": human.seed}
+    assert human.data == noisy.data.model_copy(update=changed)
+    assert (human.model, human.schedule) == (noisy.model, noisy.schedule)
+    assert human.trainer.model_copy(update={"precision": noisy.trainer.precision}) == noisy.trainer
 
 
 def test_batchnorms_statistics_are_nothing_that_sgd_could_differ_in():

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -136,10 +136,34 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Config:
     Raises:
         ConfigError: they do not make a valid config.
     """
+    with composing():
+        return read(_composed(overrides, config_dir))
+
+
+def compose_seeds(overrides: list[str], seeds: Iterable[int], config_dir: Path | None = None) -> dict[int, Config]:
+    """Return the config of a run of each seed, from overrides that name none.
+
+    A setting may follow the seed, as `data.subset_seed=${seed}` does. The files are read once for all seeds.
+
+    Args:
+        config_dir: a folder of the user's own, as `--config-dir` names it.
+
+    Raises:
+        ConfigError: they do not make a valid config.
+    """
+    configs = {}
+    with composing():
+        composed = _composed(overrides, config_dir)
+        for seed in seeds:
+            composed.seed = seed  # before anything that names it is resolved, which `read` does
+            configs[seed] = read(composed)
+    return configs
+
+
+def _composed(overrides: list[str], config_dir: Path | None) -> DictConfig:
     load_plugins(overrides)
     _refuse_group_words(overrides)
-    with composing():
-        return read(_loader(config_dir).load_configuration(CONFIG_NAME, overrides, run_mode=RunMode.RUN))
+    return _loader(config_dir).load_configuration(CONFIG_NAME, overrides, run_mode=RunMode.RUN)
 
 
 def load_plugins(overrides: list[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from sam_bench.config.fields import Items, Settings
-from sam_bench.data.registry import DATASETS, DatasetSpec
+from sam_bench.data.registry import DATASETS, HUMAN_LABELS, DatasetSpec
 from sam_bench.errors import ConfigError
 from sam_bench.loggers.registry import LoggerConfig
 from sam_bench.lookup import lookup
@@ -276,6 +276,10 @@ class DataConfig(Settings):
     """Measure on the test set, or, to choose hyper-parameters, on a tenth of the training set held out."""
     train_subset: int | None = Field(default=None, ge=1)
     """Train on so many images only, equally many of each class."""
+    subset_seed: int | None = Field(default=None, ge=0, lt=2**63)
+    """The seed of the choice of these images; null is the choice of all runs that name no seed of it."""
+    labels: Literal["clean", *HUMAN_LABELS] = Field(exclude_if=lambda value: value == "clean")
+    """The true labels, or some that people gave (CIFAR-10N), for training and held-out images; test labels are true."""
     label_noise: float = Field(ge=0, lt=1, exclude_if=lambda value: value == 0.0)
     """The share of training and held-out labels that are drawn anew; those of the test set are always the true ones."""
     noise_over: Literal["all", "others"]
@@ -298,6 +302,8 @@ class DataConfig(Settings):
     def model_post_init(self, context: Any) -> None:
         if self.train_subset is not None:
             self._check_subset(self.train_subset)
+        if self.labels != "clean":
+            self._check_labels()
         if 0 < self.label_noise * self.spec.train_images < 1:
             raise ConfigError(
                 f"data.label_noise={self.label_noise} draws none of the {self.spec.train_images} training labels of "
@@ -308,9 +314,12 @@ class DataConfig(Settings):
 
     @model_serializer(mode="wrap")
     def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without label noise, its settings change nothing."""
+        """Return the settings that can change the result: not those of label noise or a subset where there is none."""
         values = dump(self)
-        return values if self.label_noise else {key: values[key] for key in values if not key.startswith("noise_")}
+        unused = set() if self.label_noise else {"noise_over", "noise_seed"}
+        if self.train_subset is None:
+            unused.add("subset_seed")
+        return {key: value for key, value in values.items() if key not in unused}
 
     def _check_subset(self, count: int) -> None:
         title = self.spec.title
@@ -320,6 +329,18 @@ class DataConfig(Settings):
             raise ConfigError(f"data.train_subset={count} is not a multiple of {classes}, the classes of {title}")
         if count > available:
             raise ConfigError(f"data.train_subset={count} is more than the {available} training images of {title}")
+
+    def _check_labels(self) -> None:
+        if not self.spec.has_human_labels:
+            raise ConfigError(
+                f"data.labels={self.labels} with data={self.name}: people's labels are CIFAR-10's alone. "
+                "Choose data=cifar10, or data.labels=clean"
+            )
+        if self.label_noise:
+            raise ConfigError(
+                f"data.labels={self.labels} with data.label_noise={self.label_noise}: labels can be wrong in one way "
+                "only. Set data.label_noise=0, or data.labels=clean"
+            )
 
     def _check_root(self) -> None:
         root = self.folder

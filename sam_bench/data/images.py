@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sam_bench.data.registry import HELD_OUT, DatasetSpec
 
-_DIVISION_SEED = 20_210_428
+DIVISION_SEED = 20_210_428
+"""The seed of the held-out images, and of a subset that has no seed of its own."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,22 @@ class Dataset:
     sha256: str
 
 
-def divide(spec: DatasetSpec, train: Images, test: Images, split: str, train_subset: int | None) -> Dataset:
-    """The split and subset that a run asks for; the same images with label noise as without.
+def divide(
+    spec: DatasetSpec,
+    train: Images,
+    test: Images,
+    split: str,
+    train_subset: int | None,
+    subset_seed: int | None = None,
+) -> Dataset:
+    """Return the split and subset that a run asks for; the same images with label noise as without.
 
     Args:
         split: "test" keeps both sets; "val" measures on a tenth of the training set, the same for every run, and does
             not touch the test set.
-        train_subset: train on so many images only, equally many of each class, the same for every run.
+        train_subset: train on so many images only, equally many of each class.
+        subset_seed: chooses these images; None is one choice, the same for every run. The held-out images are the same
+            for every seed.
 
     Raises:
         ValueError: some class has too few images for the subset.
@@ -64,7 +74,8 @@ def divide(spec: DatasetSpec, train: Images, test: Images, split: str, train_sub
     if split == "val":
         test, train = balanced(train, len(train) // HELD_OUT, spec.classes)
     if train_subset is not None:
-        train, _ = balanced(train, train_subset, spec.classes)
+        seed = DIVISION_SEED if subset_seed is None else subset_seed
+        train, _ = balanced(train, train_subset, spec.classes, seed)
     return Dataset(spec.name, train, test, digest(train, test))
 
 
@@ -77,11 +88,15 @@ def digest(*sets: Images) -> str:
     return content.hexdigest()
 
 
-def balanced(images: Images, count: int, classes: int) -> tuple[Images, Images]:
-    """`count` images, equally many of each class, and the others; each in the original order."""
+def balanced(images: Images, count: int, classes: int, seed: int = DIVISION_SEED) -> tuple[Images, Images]:
+    """Return `count` images, equally many of each true class, and the others; each in the original order.
+
+    Raises:
+        ValueError: some class has too few images.
+    """
     each = count // classes
     labels = images.labels if images.true_labels is None else images.true_labels
-    generator = torch.Generator().manual_seed(_DIVISION_SEED)
+    generator = torch.Generator().manual_seed(seed)
     chosen = torch.zeros(len(images), dtype=torch.bool)
     for label in range(classes):
         members = torch.nonzero(labels == label).squeeze(1)

@@ -6,6 +6,16 @@ HELD_OUT = 10
 """One training image in so many is held out by `data.split=val`."""
 
 
+HUMAN_LABELS = {
+    "worse": "worse_label",
+    "aggre": "aggre_label",
+    "random1": "random_label1",
+    "random2": "random_label2",
+    "random3": "random_label3",
+}
+"""The labels that people gave, by their names in `data.labels`, and what the published file calls them."""
+
+
 @dataclass(frozen=True)
 class DatasetSpec:
     """What is known of a data set of 32×32 images without its code."""
@@ -24,6 +34,8 @@ class DatasetSpec:
     """What reads the training and the test set from the folder of the files: "module:function"."""
     files: str | None = None
     """The files, their digests and where they can be had, a `download.Files`: "module:name". None: it is generated."""
+    has_human_labels: bool = False
+    """There is a file of labels that people gave to its training images."""
 
     def available(self, split: str) -> int:
         """Return how many images there are to train on; the val split leaves some out, equally many of each class."""
@@ -41,6 +53,7 @@ _CIFAR10 = DatasetSpec(
     std=(0.2470322325, 0.2434851280, 0.2615878417),
     loader="sam_bench.data.cifar:load_cifar10",
     files="sam_bench.data.cifar:CIFAR10",
+    has_human_labels=True,
 )
 
 _CIFAR100 = DatasetSpec(

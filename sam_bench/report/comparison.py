@@ -143,12 +143,15 @@ class Comparison:
     def remarks(self) -> list[str]:
         """What must be known to read differences."""
         counts = sorted({len(each.differences) for each in self.found.values()})
+        over = "seeds alone: images, wrong labels and tuning are one draw"
+        if any(row.is_of_draws for row in self.rows):
+            over = "seeds that are draws of images and wrong labels too: tuning is one draw"
         lines = [
             f"Δ: error minus the baseline's, in points, seed by seed ({_seeds(counts)}): below 0 is better. With ±, or "
             "in brackets, Student's interval, corrected for the number of comparisons: all of a table hold together "
             f"with 95 % (Bonferroni). From {FEWEST_SEEDS} seeds on better or worse is said where it excludes 0; else "
             "the two are not separated (n. s.), with about how many seeds would separate them with a probability of "
-            "80 %, if difference and spread are these. Over seeds alone: images, wrong labels and tuning are one draw."
+            f"80 %, if difference and spread are these. Over {over}."
         ]
         if self.planned:
             pairs = "; ".join(f"{row.title} − {base.title}" for row, base in self.planned)

@@ -13,6 +13,7 @@ TABLE = ["method", "network", "published %", "from", "what is to be known of it"
 LEFT_OUT = {
     "data.padding": "zeros",
     "data.label_noise": 0.0,
+    "data.labels": "clean",
     "data.mixup": 0.0,
     "optimizer.start_at": 0.0,
     "schedule.warmup_start": 0.0,
@@ -172,7 +173,8 @@ def published(config: Mapping[str, Any]) -> Published | None:
 
 
 def _has_wrong_labels(config: Mapping[str, Any]) -> bool:
-    return bool(config["data"].get("label_noise"))
+    data = config["data"]
+    return bool(data.get("label_noise")) or data.get("labels", "clean") != "clean"
 
 
 def differences(config: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,9 @@ MEANS = ["passes", "skipped_steps", "train_seconds", "images_per_second"]
 COSTS = ["train_seconds", "images_per_second", "peak_memory_bytes"]
 """Entries that are averaged on one device only."""
 
+DRAWN_BY = ("data.subset_seed", "data.noise_seed")
+"""Settings that choose a run's images and draw its wrong labels; a preset may tie them to the run's seed."""
+
 SHARED = ("batchnorm", "clip_norm", "m", "rho", "start_at", "sync_perturbation")
 """Settings of an optimizer that are not its method's own, and are compared over the whole table, as its base's are."""
 
@@ -136,8 +139,13 @@ class Row:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What its runs are but for their seed, by key."""
-        return settings_of(self.runs[0])
+        """What its runs are but for their seed, and for what follows it, by key."""
+        return _but_for(tied_to_seed(self.runs), self.runs[0])
+
+    @property
+    def is_of_draws(self) -> bool:
+        """True if each run has images or labels of its own, so that the seeds are draws of the data too."""
+        return bool(tied_to_seed(self.runs))
 
     @property
     def _errors(self) -> pd.Series:
@@ -150,9 +158,17 @@ def rows_of(records: Iterable[Record]) -> list[Row]:
     A title is the method's, with the settings in which rows differ: a method's own, and averaging, where its rows do,
     all others where any of the rows do.
     """
-    groups: dict[str, list[Record]] = {}
+    # Runs that may differ in their draw alone: only together they show whether their draws follow their seeds.
+    candidates: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(json.dumps(settings_of(record), sort_keys=True), []).append(record)
+        candidates.setdefault(_text(_but_for(DRAWN_BY, record)), []).append(record)
+
+    groups: dict[str, list[Record]] = {}
+    for runs in candidates.values():
+        tied = tied_to_seed(runs)
+        for record in runs:
+            groups.setdefault(_text(_but_for(tied, record)), []).append(record)
+
     rows = [
         Row(runs[0]["method"], tuple(runs), weights)
         for runs in groups.values()
@@ -176,6 +192,27 @@ def settings_of(record: Record) -> dict[str, Any]:
     return flat(config | {"dataset_sha256": record["dataset_sha256"]})
 
 
+def tied_to_seed(runs: Sequence[Record]) -> tuple[str, ...]:
+    """Return the settings of `DRAWN_BY` that are each run's own seed.
+
+    A seed of the noise that is a lone run's seed may be so by chance, as 0 is the preset one: it counts only where the
+    images follow the seed too.
+    """
+    images, noise = (all(flat(run["config"]).get(key) == run["seed"] for run in runs) for key in DRAWN_BY)
+    noise = noise and (images or len(runs) > 1)
+    return tuple(key for key, is_tied in zip(DRAWN_BY, (images, noise), strict=True) if is_tied)
+
+
+def _but_for(left_out: Sequence[str], record: Record) -> dict[str, Any]:
+    """Return a run's settings without some of `DRAWN_BY`, and without the digest of the data that follow from them."""
+    dropped = {*left_out, "dataset_sha256"} if left_out else set()
+    return {key: value for key, value in settings_of(record).items() if key not in dropped}
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
 def in_words(settings: Mapping[str, Any]) -> str:
     """Settings as a command line has them."""
     return " ".join(f"{key}={value}" for key, value in settings.items())
@@ -184,7 +221,9 @@ def in_words(settings: Mapping[str, Any]) -> str:
 def own_settings(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     """The settings that tell a row from those that it is compared with; the radius is not among them."""
     keys = distinct(key for each in rows for key in each.settings if key != "optimizer.rho")
-    shown = row.settings | {"dataset_sha256": row.settings["dataset_sha256"][:8]}
+    shown = dict(row.settings)
+    if "dataset_sha256" in shown:
+        shown["dataset_sha256"] = shown["dataset_sha256"][:8]
     return {
         key.removeprefix("optimizer."): shown[key]
         for key in keys

@@ -10,7 +10,7 @@ import yaml
 
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.lookup import lookup
-from sam_bench.report.rows import LAST, Record, Row, averages_of
+from sam_bench.report.rows import DRAWN_BY, LAST, Record, Row, averages_of
 from sam_bench.runs.record import flat
 
 WHERE = {
@@ -94,27 +94,30 @@ class Study:
         """What a row's runs are told beside the seed."""
         return [f"experiment={self.experiment}", *self.rows[title]]
 
-    def rows_of(self, records: Iterable[Record], settings: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-        """The rows that have runs, in their order; where the weights are averaged, of the average.
+    def rows_of(self, records: Iterable[Record], settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[Row]:
+        """Return the rows that have runs, in their order; where the weights are averaged, of the average.
 
         Args:
             records: of any runs; those of the study's rows and seeds are taken.
-            settings: by title, the configuration of a row's runs, whatever their seed.
+            settings: by title and seed, the configuration of a row's run.
 
         Raises:
-            StateError: runs of a row differ in precision or data, or rows in data: they cannot be compared.
+            StateError: runs of a row differ in precision, or runs of one draw in data: they cannot be compared.
         """
-        wanted = {title: flat(config) for title, config in settings.items()}
+        wanted = {title: {seed: flat(config) for seed, config in its.items()} for title, its in settings.items()}
         runs: dict[str, list[Record]] = {title: [] for title in self.rows}
         for record in records:
             found = flat(record["config"])
+            seed = record["seed"]
             for title, asked in wanted.items():
-                if record["seed"] in self.seeds and _is_asked(asked, found):
+                if seed in self.seeds and _is_asked(asked[seed], found):
                     runs[title].append(record)
+
         rows = [_row(title, each) for title, each in runs.items() if each]
         for row in rows:
-            _check_alike(f"runs of {row.title}", row.runs, ("dataset_sha256", "precision", "m", "batchnorm"))
-        _check_alike(f"rows of {self.title}", [run for row in rows for run in row.runs], ("dataset_sha256",))
+            _check_alike(f"runs of {row.title}", row.runs, ("precision", "m", "batchnorm"))
+            _check_data(f"runs of {row.title}", row.runs)
+        _check_data(f"rows of {self.title}", [run for row in rows for run in row.runs])
         return rows
 
 
@@ -167,3 +170,18 @@ def _check_alike(which: str, runs: Sequence[Record], keys: Sequence[str]) -> Non
             raise StateError(
                 f"{which} differ in {key} ({listed}), and cannot be compared: move the records of one away"
             )
+
+
+def _check_data(which: str, runs: Sequence[Record]) -> None:
+    """Check that runs have the same images and labels, as far as they should.
+
+    Raises:
+        StateError: runs of one seed differ, which are compared with each other, or runs of one draw do.
+    """
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for run in runs:
+        settings = flat(run["config"])
+        groups.setdefault(("seed", run["seed"]), []).append(run)
+        groups.setdefault(("draw", *(settings.get(key) for key in DRAWN_BY)), []).append(run)
+    for its in groups.values():
+        _check_alike(which, its, ("dataset_sha256",))

@@ -54,13 +54,13 @@ class Findings:
         cls,
         study: Study,
         records: Sequence[Record],
-        settings: Mapping[str, Mapping[str, Any]],
+        settings: Mapping[str, Mapping[int, Mapping[str, Any]]],
         cost: Cost | None = None,
     ) -> "Findings":
         """Of a study's rows; records that are none of theirs are rows beside them.
 
         Args:
-            settings: by title, the configuration of a row's runs, whatever their seed.
+            settings: by title and seed, the configuration of a row's run.
 
         Raises:
             StateError: what cannot be compared is in one row, or in one table.
@@ -274,6 +274,9 @@ def _protocol(config: Mapping[str, Any]) -> dict[str, str]:
     trainer = config["trainer"]
     base = config["optimizer"]["base"]
     images = f"{data['train_subset']:,} training images" if data.get("train_subset") else "all training images"
+    if "subset_seed" in data:
+        drawn = data["subset_seed"] == config["seed"]
+        images += " drawn by the run's seed" if drawn else f" drawn by seed {data['subset_seed']}"
     crop = f"crop ({data['padding']} padding)" if "padding" in data else "crop"
     names = {"crop": crop, "flip": "flip", "cutout": "cutout"}
     augmentation = [name for key, name in names.items() if data[key]]
@@ -287,6 +290,7 @@ def _protocol(config: Mapping[str, Any]) -> dict[str, str]:
         **(
             {"noise": f"label noise {data['label_noise']:g} over {data['noise_over']}"} if "label_noise" in data else {}
         ),
+        **({"labels": f"{data['labels']} labels of CIFAR-10N"} if "labels" in data else {}),
         "split": f"{data['split']} split",
         "augmentation": f"augmentation {' + '.join(augmentation) or 'none'}",
         "normalise": "normalised" if data["normalise"] else "not normalised",

@@ -63,7 +63,7 @@ def check(configs: list[Config], here: bool = True) -> dict[Config, RunSpec]:
             if network not in networks:
                 networks[network] = build_network(config)
             build_optimizer(config, networks[network])
-        data = config.data.name, config.data.folder
+        data = config.data.name, config.data.folder, config.data.labels
         if data not in verified:
             verify_data(config.data)  # which keeps it for the run
             verified.add(data)

@@ -84,8 +84,9 @@ class RunSpec:
         if self.world_size > 1:
             parts.append(f"{self.world_size} processes")
         subset = f" ({data.train_subset} images)" if data.train_subset else ""
+        labels = "" if data.labels == "clean" else f" with labels {data.labels}"
         epochs = f"{config.trainer.epochs} epoch{'s' if config.trainer.epochs > 1 else ''}"
-        parts += [config.model.title, f"{data.name}{subset}", f"{data.split} split", epochs]
+        parts += [config.model.title, f"{data.name}{subset}{labels}", f"{data.split} split", epochs]
         engine = {"eager": "eager", "compile": "compiled", "graph": "compiled and captured"}[self.engine]
         precision = self.hardware.precision + (f" ({self.hardware.reason})" if self.hardware.reason else "")
         return ", ".join([*parts, self.hardware.name, precision, engine])

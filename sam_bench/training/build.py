@@ -10,6 +10,7 @@ from sam_bench.analysis.measure import FixedImages, Probe
 from sam_bench.config.schema import Config, DataConfig
 from sam_bench.data.augment import Augment
 from sam_bench.data.batches import Batches, generator_for
+from sam_bench.data.human_labels import HumanLabels
 from sam_bench.data.images import Dataset, Images, balanced, digest, divide
 from sam_bench.data.label_noise import LabelNoise
 from sam_bench.data.registry import DatasetSpec
@@ -30,7 +31,7 @@ def load_data(config: DataConfig) -> Dataset:
         DataError: they cannot be had, or are not what they should be.
     """
     folder = obtain_data(config)
-    wanted = config.spec, config.split, config.train_subset, _noise(config)
+    wanted = config.spec, config.split, config.train_subset, config.subset_seed, _noise(config)
     return _divided(folder, Path.cwd(), *wanted) if folder is not None else _divide(None, *wanted)
 
 
@@ -48,10 +49,12 @@ def obtain_data(config: DataConfig) -> Path | None:
     """Return the folder of a data set's files, obtained if need be; None for a generated one, which has none.
 
     Raises:
-        DataError: they cannot be had.
+        DataError: they cannot be had, or the file of people's labels is missing.
     """
     if config.spec.files is None:
         return None
+    if (labels := human_labels(config)) is not None:
+        labels.check_presence()  # before the images are downloaded for nothing
     files = load(config.spec.files)
 
     def tell(text: str, ready: int) -> None:
@@ -71,16 +74,28 @@ def _divided(folder: Path, base: Path, *wanted: Any) -> Dataset:
 
 
 def _divide(
-    folder: Path | None, spec: DatasetSpec, split: str, train_subset: int | None, noise: LabelNoise | None
+    folder: Path | None,
+    spec: DatasetSpec,
+    split: str,
+    train_subset: int | None,
+    subset_seed: int | None,
+    noise: LabelNoise | HumanLabels | None,
 ) -> Dataset:
     train, test = load(spec.loader)(folder)
     if noise is not None:
         train = noise.apply(train, spec.classes)
-    return divide(spec, train, test, split, train_subset)
+    return divide(spec, train, test, split, train_subset, subset_seed)
 
 
-def _noise(config: DataConfig) -> LabelNoise | None:
-    return LabelNoise(config.label_noise, config.noise_over, config.noise_seed) if config.label_noise else None
+def human_labels(config: DataConfig) -> HumanLabels | None:
+    """Return the labels that people gave, if a run asks for them."""
+    return None if config.labels == "clean" else HumanLabels(config.labels, config.folder)
+
+
+def _noise(config: DataConfig) -> LabelNoise | HumanLabels | None:
+    if config.label_noise:
+        return LabelNoise(config.label_noise, config.noise_over, config.noise_seed)
+    return human_labels(config)
 
 
 def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, processes: Processes) -> Training:

@@ -58,6 +58,13 @@ def test_a_value_on_the_command_line_wins_over_the_preset():
     assert (config.optimizer.rho, config.trainer.epochs, config.model.name) == (0.7, 9, "resnet20")
 
 
+def test_compose_seeds_gives_the_config_of_each_seed():
+    overrides = ["data=synthetic", "data.train_subset=100", "data.subset_seed=${seed}"]
+    found = compose.compose_seeds(overrides, (0, 3))
+    assert found == {seed: compose.compose([*overrides, f"seed={seed}"]) for seed in (0, 3)}
+    assert [config.data.subset_seed for config in found.values()] == [0, 3]
+
+
 def test_gsams_least_radius_follows_its_radius():
     config = compose.compose(["optimizer=gsam", "optimizer.rho=0.3"])
     assert config.optimizer.rho_min == 0.3

@@ -1,12 +1,14 @@
 """A study's rows: which records are theirs, and what is not put into one table."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
-from sam_bench.cli.compose import choices, compose
+from sam_bench.cli.compose import choices, compose, compose_seeds
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.report.cost import Cost
+from sam_bench.report.rows import rows_of
 from sam_bench.report.study import Study, remarks_on_mixtures
 from sam_bench.report.table import Findings
 from sam_bench.runs.spec import RunSpec
@@ -16,7 +18,10 @@ OURS = {name: Study.read(path) for name, path in choices("study").items()}
 
 
 def settings(study: Study) -> dict[str, dict]:
-    return {title: compose(study.overrides(title)).identity() for title in study.rows}
+    return {
+        title: {seed: config.identity() for seed, config in compose_seeds(study.overrides(title), study.seeds).items()}
+        for title in study.rows
+    }
 
 
 def record(overrides: list[str], error: float = 50.0, precision: str = "bf16", **changes) -> dict:
@@ -95,6 +100,72 @@ def test_rows_on_other_data_are_refused_and_of_another_precision_or_version_said
         "Not alike in all rows: machine, here, but there in SAM.",
     ]
     assert remarks_on_mixtures(study.rows_of(some("SGD", "ASAM"), settings(study))) == []
+
+
+def drawn(*titles: str, seeds=(0, 1), **changes) -> list[dict]:
+    """Return runs of noisy40_draws, each seed on data of its own."""
+    return [
+        record([*OURS["noisy40_draws"].overrides(title), f"seed={seed}"], 50 + seed, dataset_sha256=str(seed) * 64)
+        | changes
+        for title in titles
+        for seed in seeds
+    ]
+
+
+def test_study_of_draws_has_rows_over_all_draws():
+    study = OURS["noisy40_draws"]
+    found = Findings.of_study(study, drawn("SGD", "SAM"), settings(study))
+    assert [(row.title, tuple(row.errors)) for row in found.rows] == [("SGD", (0, 1)), ("SAM", (0, 1))]
+    assert found.others == ()
+    assert all(row.is_of_draws and "data.subset_seed" not in row.settings for row in found.rows)
+    remarks = " ".join(found.remarks())
+    assert "Over seeds that are draws of images and wrong labels too: tuning is one draw." in remarks
+
+
+def test_study_of_draws_refuses_a_seed_on_other_data():
+    study = OURS["noisy40_draws"]
+    other = drawn("SAM", seeds=[1], dataset_sha256="2" * 64)
+    with pytest.raises(StateError, match=r"rows of .* differ in dataset_sha256"):
+        study.rows_of([*drawn("SGD"), *other], settings(study))
+
+
+def test_study_refuses_a_seed_where_one_row_is_on_a_fixed_draw():
+    overrides = OURS["noisy40_draws"].rows["SAM"]
+    study = replace(OURS["noisy40_draws"], rows={"SGD": ["optimizer=sgd"], "SAM": [*overrides, "data.subset_seed=0"]})
+    fixed = [
+        record([*study.overrides("SAM"), f"seed={seed}"], dataset_sha256=digest * 64)
+        for seed, digest in enumerate("03")
+    ]
+    with pytest.raises(StateError, match=r"rows of .* differ in dataset_sha256"):
+        study.rows_of([*drawn("SGD"), *fixed], settings(study))
+
+
+def test_rows_of_draws_are_one_row_for_each_configuration():
+    rows = rows_of(drawn("SGD", "SAM", seeds=(0, 1, 2)))
+    assert [(row.method, tuple(row.errors)) for row in rows] == [("sgd", (0, 1, 2)), ("sam", (0, 1, 2))]
+    assert not {"data.subset_seed", "data.noise_seed", "dataset_sha256"} & rows[0].settings.keys()
+    found = Findings.of(drawn("SGD", "SAM"))
+    assert [found.comparison.at("equal epochs", row) is not None for row in found.rows] == [False, True]
+
+
+def test_rows_on_a_fixed_draw_stay_apart():
+    study = OURS["noisy40_draws"]
+    fixed = [
+        record([*study.overrides("SGD"), f"data.subset_seed={draw}", f"data.noise_seed={draw}", f"seed={seed}"])
+        | {"dataset_sha256": str(draw) * 64}
+        for draw in (0, 1)
+        for seed in (0, 1, 2)
+    ]
+    rows = rows_of(fixed)
+    assert [(row.settings["data.subset_seed"], tuple(row.errors)) for row in rows] == [(0, (0, 1, 2)), (1, (0, 1, 2))]
+    assert not any(row.is_of_draws for row in rows)
+
+
+def test_rows_of_one_noise_seed_are_of_no_draws():
+    for seeds in ((0,), (0, 1)):
+        made = [record([*OURS["noisy40"].overrides("SGD"), f"seed={seed}"]) for seed in seeds]
+        (row,) = rows_of(made)
+        assert not row.is_of_draws and row.settings["data.noise_seed"] == 0
 
 
 def test_a_cost_is_the_benchmarks_or_the_passes():

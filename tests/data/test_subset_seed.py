@@ -1,0 +1,73 @@
+"""The seed of a subset: it chooses other images, and leaves those that are held out, and earlier runs, as they are."""
+
+import pytest
+import torch
+
+from sam_bench.cli import compose
+from sam_bench.data.images import Images, divide
+from sam_bench.data.registry import DATASETS
+from sam_bench.errors import ConfigError
+from sam_bench.training.build import load_data
+
+COUNT = 1000
+
+
+def chosen(split: str, count: int | None, seed: int | None = None):
+    """Return a division of images that are numbers, so that they can be told apart."""
+    numbered = Images(torch.arange(COUNT).view(-1, 1), torch.arange(COUNT) % 10)
+    return divide(DATASETS["synthetic"], numbered, numbered, split, count, seed)
+
+
+def loaded(*overrides: str):
+    return load_data(compose.compose(["data=synthetic", "data.train_subset=100", *overrides]).data)
+
+
+def test_subset_without_a_seed_is_the_one_of_earlier_runs():
+    first = [3, 71, 88, 105, 243, 269, 290, 304, 339, 350, 397, 435, 471, 566, 612, 654, 667, 676, 778, 962]
+    assert chosen("test", 20).train.pixels.flatten().tolist() == first
+
+
+def test_subset_seed_chooses_other_images_of_each_class():
+    subsets = [chosen("test", 20, seed).train for seed in (None, 0, 1)]
+    assert len({tuple(subset.pixels.flatten().tolist()) for subset in subsets}) == 3
+    assert all(torch.bincount(subset.labels).tolist() == [2] * 10 for subset in subsets)
+
+
+def test_subset_seed_leaves_held_out_images():
+    divisions = [chosen("val", 20, seed) for seed in (None, 0, 1)]
+    held_out = {tuple(each.test.pixels.flatten().tolist()) for each in divisions}
+    assert len(held_out) == 1
+    for each in divisions:
+        assert not set(each.train.pixels.flatten().tolist()) & set(*held_out)
+
+
+def test_subset_seed_decides_the_digest():
+    assert loaded("data.subset_seed=1").sha256 == loaded("data.subset_seed=1", "seed=5").sha256
+    assert len({loaded(*own).sha256 for own in ([], ["data.subset_seed=1"], ["data.subset_seed=2"])}) == 3
+
+
+def test_subset_seed_goes_with_label_noise():
+    noisy, clean = (loaded("data.subset_seed=1", f"data.label_noise={share}") for share in (0.4, 0))
+    assert torch.equal(noisy.train.pixels, clean.train.pixels)
+    assert torch.equal(noisy.train.true_labels, clean.train.labels)
+    assert noisy.train.wrong_labels > 20
+
+
+def test_subset_seed_is_in_the_identity_if_it_matters():
+    def data(*overrides: str):
+        return compose.compose(["data=synthetic", *overrides]).identity()["data"]
+
+    assert data("data.subset_seed=1") == data()
+    assert "subset_seed" not in data("data.train_subset=100")
+    assert data("data.train_subset=100", "data.subset_seed=1")["subset_seed"] == 1
+
+
+def test_subset_seed_follows_the_seed_where_told():
+    config = compose.compose(["data=synthetic", "data.train_subset=100", "data.subset_seed=${seed}", "seed=7"])
+    assert config.data.subset_seed == 7
+
+
+@pytest.mark.parametrize("value", ["-1", "1.5", "x"])
+def test_subset_seed_that_is_none_is_refused(value):
+    with pytest.raises(ConfigError, match=r"data\.subset_seed"):
+        compose.compose([f"data.subset_seed={value}"])

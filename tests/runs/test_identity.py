@@ -1,0 +1,50 @@
+"""Committed records: their runs have the ids that they had, whatever settings have come since."""
+
+import json
+
+import pytest
+
+from sam_bench.cli.compose import choices, compose, compose_seeds
+from sam_bench.config.schema import DataConfig
+from sam_bench.report.study import Study
+from sam_bench.runs.spec import RunSpec, digest
+from sam_bench.runtime.device import Hardware
+from tests.conftest import ROOT
+
+RECORDS = {
+    folder.parent.name: [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    for folder in sorted((ROOT / "results" / "measured").glob("*/records"))
+}
+STUDIES = [name for name in choices("study") if name in RECORDS]
+
+
+@pytest.mark.parametrize("experiment", RECORDS)
+def test_run_id_is_of_the_committed_config(experiment):
+    for record in RECORDS[experiment]:
+        assert record["run_id"].endswith(f"-{digest(record['config'])}")
+
+
+@pytest.mark.parametrize("experiment", RECORDS)
+def test_data_settings_read_back_are_the_committed_ones(experiment):
+    defaults = dict(compose(["data=cifar10"]).data)
+    for record in RECORDS[experiment]:
+        recorded = record["config"]["data"]
+        assert DataConfig.build(defaults | recorded).identity() == recorded
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_study_composed_today_has_the_committed_ids(name):
+    study = Study.read(choices("study")[name])
+    seed = study.seeds[0]
+    configs = {title: compose_seeds(study.overrides(title), [seed])[seed] for title in study.rows}
+    of_seed = [
+        record for record in RECORDS[name] if record["seed"] == seed and record["config"]["data"]["split"] == "test"
+    ]
+    rows = study.rows_of(of_seed, {title: {seed: config.identity()} for title, config in configs.items()})
+
+    # A setting that had come into every identity would leave no row at all.
+    assert rows and sum(len(row.runs) for row in rows) > len(study.rows) / 2
+    for row in rows:
+        for run in row.runs:
+            spec = RunSpec.on(configs[row.title], Hardware.choose("cpu", run["precision"]))
+            assert spec.run_id == run["run_id"]
