@@ -24,6 +24,7 @@ from sam_bench.training.averages import Averages
 from sam_bench.training.build import build_network
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first product on CUDA, for deterministic runs
+os.environ.setdefault("SAM_BENCH_CPU_PRECISION", "fp32")  # what auto is in tests, on every machine
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 TINY = ["data=synthetic", "data.train_subset=10", "trainer.batch_size=5", "trainer.epochs=1", "trainer.progress=none"]

@@ -128,7 +128,7 @@ def test_a_framework_ends_in_the_weights_of_the_plain_loop(name, package):
     assert len(path.read_text().splitlines()) < 60
     lines = [line for line in printed_by(path, processes=2 if "dp" in name else 1) if "plain loop" in line]
     assert [line.split(":")[0] for line in lines] == ["SAM", "GSAM"]
-    rounding = 1e-6 if name == "fsdp" else 0.0  # whose norms are sums of shards' norms
+    rounding = 1e-5 if name == "fsdp" else 0.0  # whose norms are sums of shards' norms
     assert all(float(line.split()[-1]) <= rounding for line in lines), lines
 
 

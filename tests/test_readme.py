@@ -289,8 +289,8 @@ def test_every_command_asks_for_runs_that_are_valid(command, folder, plugins_for
     try:
         assert compose.requested(arguments).configs
     except ConfigError as error:  # of an extra
-        launcher = re.search("hydra/launcher=(ray|slurm)", command)[1]
-        assert f"pip install -e '.[{launcher}]'" in str(error)
+        extra = re.search("hydra/(?:launcher|sweeper)=(ray|slurm|optuna)", command)[1]
+        assert f"pip install -e '.[{extra}]'" in str(error)
 
 
 def test_a_method_of_ones_own_can_be_tuned_and_compared_as_is_said(folder, plugins_for_now):

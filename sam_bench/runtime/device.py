@@ -18,6 +18,7 @@ from torch import nn
 from torch.amp import GradScaler
 
 from sam_bench.errors import ConfigError
+from sam_bench.runtime.environment import world_size
 
 _MMAP_THRESHOLD = -3
 _TRIM_THRESHOLD = -1
@@ -147,6 +148,8 @@ def _faster_precision() -> tuple[str, str]:
     """
     if (known := os.environ.get(_MEASURED, "")) in ("bf16", "fp32"):
         return known, f"{known} measured faster by the process that started this one"
+    if world_size() > 1:  # each of them would measure by itself, and they must agree
+        return "fp32", "several processes do not measure"
     if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return "fp32", "this CPU has no bf16 instructions"
 

@@ -16,7 +16,6 @@ from sam_bench.loggers.console import Console
 from sam_bench.runs.run import run
 from sam_bench.runs.spec import RunSpec
 from tests.conftest import ROOT, TINY
-from tests.loggers.wandb_files import stored
 
 RUN = [*TINY, "trainer.device=cpu", "model=resnet8", "optimizer=sgd", "trainer.epochs=2"]
 
@@ -139,6 +138,9 @@ def test_the_console_shows_what_it_is_told_to(folder, small_synthetic, capsys, k
 
 
 def test_wandb_agent_trains_what_the_sweep_proposes(folder):
+    pytest.importorskip("wandb")
+    from tests.loggers.wandb_files import stored  # which imports wandb
+
     sweep = yaml.safe_load((ROOT / "examples" / "wandb_sweep.yaml").read_text(encoding="utf-8"))
     fixed = {name: values["value"] for name, values in sweep["parameters"].items() if "value" in values}
     searched = {name: values["max"] for name, values in sweep["parameters"].items() if "max" in values}

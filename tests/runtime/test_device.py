@@ -40,6 +40,14 @@ def test_auto_is_what_the_parent_process_measured(cpu, monkeypatch, known):
     assert Hardware.choose("cpu", "auto").precision == known
 
 
+def test_several_processes_choose_alike(cpu, monkeypatch):
+    cpu({"fp32": 2.0, "bf16": 1.0})
+    place = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    assert Hardware.choose("cpu", "auto").precision == "fp32"
+
+
 def test_a_named_precision_is_not_measured(cpu):
     cpu({})
     assert Hardware.choose("cpu", "bf16") == Hardware(torch.device("cpu"), "bf16")
