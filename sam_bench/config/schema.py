@@ -227,6 +227,8 @@ class ModelConfig(Settings):
     """ResNeXt's groups of convolutions."""
     group_width: int | None = Field(default=None, ge=1)
     """Channels in each of them, in the first stage."""
+    #: The accuracy in percent that an airbench network is named after, 94 or 96.
+    accuracy: int | None = Field(default=None, ge=1)
     arch: str | None = None
     """With `model=torchvision`, the name of the classifier, such as resnet18."""
 

@@ -14,7 +14,8 @@ from sam_bench.data.images import Dataset, Images, balanced, digest, divide
 from sam_bench.data.label_noise import LabelNoise
 from sam_bench.data.registry import DatasetSpec
 from sam_bench.errors import ConfigError
-from sam_bench.lookup import load
+from sam_bench.lookup import load, suggestion
+from sam_bench.models.airbench import WHITENING_IMAGES, Airbench
 from sam_bench.models.registry import model as build_model
 from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.registry import BASES, METHODS, method
@@ -92,7 +93,9 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, p
     data = config.data
     trainer = config.trainer
     torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
-    model = build_network(config).to(hardware.device, memory_format=torch.channels_last)
+    model = build_network(config)
+    _set_from_images(model, data, dataset.train)
+    model = model.to(hardware.device, memory_format=torch.channels_last)
     parallel = model
     if processes.world_size > 1:
         parallel = in_parallel(model)
@@ -131,7 +134,24 @@ def fixed_images(data: DataConfig, train: Images, count: int, hardware: Hardware
 
 def _augment(data: DataConfig, hardware: Hardware) -> Augment:
     normalise = (data.spec.mean, data.spec.std) if data.normalise else None
-    return Augment(data.crop, data.flip, normalise, data.cutout, hardware.device, data.padding)
+    return Augment(
+        data.crop,
+        data.flip,
+        normalise,
+        data.cutout,
+        device,
+        data.padding,
+        data.padding_pixels,
+        Box(data.cutout_size, data.cutout_probability, data.cutout_inside),
+        data.alternate_flips,
+    )
+
+
+def _set_from_images(model: torch.nn.Module, data: DataConfig, train: Images) -> None:
+    """Let a network compute what it takes from training images; most networks take nothing."""
+    if isinstance(model, Airbench):
+        augment = _augment(data, torch.device("cpu"))
+        model.set_from_images(augment.evaluate(augment.prepare(train.pixels[:WHITENING_IMAGES])))
 
 
 def build_network(config: Config) -> torch.nn.Module:
