@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from sam_bench.config.fields import Items, Settings
-from sam_bench.data.registry import DATASETS, DatasetSpec
+from sam_bench.data.registry import CUTOUT, CUTOUT_PROBABILITY, DATASETS, PADDING, DatasetSpec
 from sam_bench.errors import ConfigError
 from sam_bench.loggers.registry import LoggerConfig
 from sam_bench.lookup import lookup
@@ -285,21 +285,38 @@ class DataConfig(Settings):
     noise_seed: int = Field(ge=0, lt=2**63)
     """The seed of these draws; the run's own has no part in them."""
     crop: bool
-    """A random crop after 4 pixels of padding."""
+    """A random crop after padding, so a translation by up to `padding_pixels` on each axis."""
     padding: Literal["zeros", "reflect"] = Field(exclude_if=lambda value: value == "zeros")
     """What the padding of the crop is: zeros, or the image mirrored at its edge."""
+    #: Pixels of padding on each side.
+    padding_pixels: int = Field(default=PADDING, ge=1, le=16, exclude_if=lambda value: value == PADDING)
     flip: bool
     """A horizontal flip with probability 1/2."""
+    #: Flip each image at random once, and all of them together in every other epoch, instead of anew in each epoch.
+    alternate_flips: bool = Field(default=False, exclude_if=lambda value: not value)
     normalise: bool
     """With the data set's mean and standard deviation."""
     cutout: bool
-    """A 16×16 box of zeros with probability 1/2."""
+    """A square box of zeros, 16×16 with probability 1/2 unless the next three settings say otherwise."""
+    #: Rows and columns of the box.
+    cutout_size: int = Field(default=CUTOUT, ge=1, le=32, exclude_if=lambda value: value == CUTOUT)
+    #: The share of the images that have a box.
+    cutout_probability: float = Field(
+        default=CUTOUT_PROBABILITY, gt=0, le=1, exclude_if=lambda value: value == CUTOUT_PROBABILITY
+    )
+    #: Keep the whole box within the image; otherwise up to half of it may lie outside on each axis.
+    cutout_inside: bool = Field(default=False, exclude_if=lambda value: not value)
     mixup: float = Field(ge=0, exclude_if=lambda value: value == 0.0)
     """The α of mixup, by which pairs of a batch are mixed in parts of Beta(α, α); 0 for none."""
 
     def model_post_init(self, context: Any) -> None:
         if self.train_subset is not None:
             self._check_subset(self.train_subset)
+        if self.alternate_flips and not self.flip:
+            raise ConfigError(
+                "data.alternate_flips=true needs data.flip, which is false: set data.flip=true, or "
+                "data.alternate_flips=false"
+            )
         if 0 < self.label_noise * self.spec.train_images < 1:
             raise ConfigError(
                 f"data.label_noise={self.label_noise} draws none of the {self.spec.train_images} training labels of "

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from sam_bench.analysis.measure import FixedImages, Probe
-from sam_bench.config.schema import Config, DataConfig
-from sam_bench.data.augment import Augment
+from sam_bench.config.schema import BaseConfig, Config, DataConfig
+from sam_bench.data.augment import Augment, Box
 from sam_bench.data.batches import Batches, generator_for
 from sam_bench.data.images import Dataset, Images, balanced, digest, divide
 from sam_bench.data.label_noise import LabelNoise
@@ -101,7 +101,7 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, p
         parallel = in_parallel(model)
         torch.manual_seed(generator_for(config.seed, "dropout", processes.rank).initial_seed())
     optimizer = build_optimizer(config, parallel)
-    augment = _augment(data, hardware)
+    augment = _augment(data, hardware.device)
     train, test = (
         Batches(
             images.to(hardware.device),
@@ -127,12 +127,12 @@ def fixed_images(data: DataConfig, train: Images, count: int, hardware: Hardware
         count: how many of the training images, equally many of each class.
     """
     chosen, _ = balanced(train, count, data.spec.classes)
-    batches = Batches(chosen.to(hardware.device), _augment(data, hardware), count, seed=0)
+    batches = Batches(chosen.to(hardware.device), _augment(data, hardware.device), count, seed=0)
     ((inputs, labels),) = batches.plain(count)
     return FixedImages(inputs, labels, digest(chosen))
 
 
-def _augment(data: DataConfig, hardware: Hardware) -> Augment:
+def _augment(data: DataConfig, device: torch.device) -> Augment:
     normalise = (data.spec.mean, data.spec.std) if data.normalise else None
     return Augment(
         data.crop,
