@@ -366,7 +366,7 @@ class DataConfig(Settings):
 class ScheduleConfig(Settings):
     """The learning rate over time (`schedule=`)."""
 
-    name: Literal["step", "cosine", "linear", "constant"]
+    name: Literal["step", "cosine", "linear", "constant", "triangular"]
     warmup_epochs: float = Field(ge=0)
     """The rate first rises linearly for so many epochs."""
     warmup_start: float = Field(ge=0, le=1, exclude_if=lambda value: value == 0.0)
@@ -378,10 +378,24 @@ class ScheduleConfig(Settings):
     milestones: Items[Annotated[float, Field(gt=0, lt=1)]] | None = None
     """For the step schedule: fractions of the run at which the rate is multiplied by `gamma`."""
     gamma: float | None = Field(default=None, gt=0, le=1)
+    #: For the triangular schedule: the fraction of the rate at which it starts.
+    start: float | None = Field(default=None, gt=0, le=1)
+    #: For the triangular schedule: the fraction of the steps after which the whole rate is reached.
+    peak: float | None = Field(default=None, gt=0, lt=1)
+    #: For the triangular schedule: the fraction of the rate towards which it falls at the end of the run.
+    end: float | None = Field(default=None, ge=0, lt=1)
 
     def model_post_init(self, context: Any) -> None:
-        optional = {"milestones": self.milestones, "gamma": self.gamma}
-        _belonging("schedule", optional, tuple(optional) if self.name == "step" else (), self.name)
+        own = {"step": ("milestones", "gamma"), "triangular": ("start", "peak", "end")}
+        optional = {name: getattr(self, name) for names in own.values() for name in names}
+        _belonging("schedule", optional, own.get(self.name, ()), self.name)
+
+        if self.name == "triangular" and (self.warmup_epochs or self.lr_min or self.every == "epoch"):
+            raise ConfigError(
+                "schedule=triangular has a rise and an end of its own, and changes in every step: leave "
+                "schedule.warmup_epochs and schedule.lr_min at 0 and schedule.every at step; use schedule.peak and "
+                "schedule.end"
+            )
 
 
 class TrainerConfig(Settings):

@@ -93,6 +93,7 @@ class Training:
             milestones=schedule.milestones or (),
             gamma=schedule.gamma or 1.0,
             every=schedule.every,
+            **({} if schedule.peak is None else {name: getattr(schedule, name) for name in ("start", "peak", "end")}),
         )
         self.rho = self._radius()
         smoothing = smoothing_for_torch(trainer.label_smoothing, trainer.smoothing_over, self.config.data.spec.classes)
