@@ -25,6 +25,9 @@ class BaseConfig(Settings):
     """The learning rate's greatest value, reached after the warm-up."""
     weight_decay: float = Field(ge=0)
     """On every parameter."""
+    #: Times `lr`, the learning rate of the biases of normalisation layers. Their weight decay is divided by it, so that
+    #: a step shrinks all parameters in the same proportion.
+    norm_bias_lr_factor: float = Field(default=1.0, gt=0, exclude_if=lambda value: value == 1.0)
     momentum: float | None = Field(default=None, ge=0, lt=1)
     nesterov: bool | None = None
     betas: Items[Annotated[float, Field(ge=0, lt=1)]] | None = None

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sam_bench.analysis.measure import FixedImages, Probe
 from sam_bench.config.schema import BaseConfig, Config, DataConfig
@@ -22,6 +23,9 @@ from sam_bench.optim.registry import BASES, METHODS, method
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes, in_parallel
 from sam_bench.training.loop import Training
+
+NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+"""Layers whose biases `optimizer.base.norm_bias_lr_factor` is for."""
 
 
 def load_data(config: DataConfig) -> Dataset:
@@ -174,8 +178,9 @@ def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
     device = next(model.parameters()).device.type  # meta, while it is only checked
     form = {"fused": True} if device in entry.fused else {}
     form |= {"capturable": True} if entry.capturable and device == "cuda" else {}
+    parameters = parameter_groups(model, options.base)
     try:
-        base = load(entry.implementation)(model.named_parameters(), **form, **options.base.options())
+        base = load(entry.implementation)(parameters, **form, **options.base.options())
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"optimizer/base={options.base.name} needs the package {error.name}, which is not installed: "
@@ -199,3 +204,34 @@ def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
         return method(options.name)(model.parameters(), base, **own)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer={options.name} with model={config.model.title}: {error}") from error
+
+
+def parameter_groups(model: torch.nn.Module, base: BaseConfig) -> list[Any]:
+    """Return what the base optimizer is made of: named parameters, or two groups of them.
+
+    With `norm_bias_lr_factor` the biases of normalisation layers are a group of their own. Its learning rate is so many
+    times the others', its weight decay is divided by as much, and it keeps the factor as `lr_factor` for the schedule.
+    A method's radius is that of all groups.
+
+    Raises:
+        ConfigError: the factor is not 1, and the network has no normalisation layer with a bias.
+    """
+    named = list(model.named_parameters())
+    factor = base.norm_bias_lr_factor
+    if factor == 1:
+        return named
+
+    biases = {
+        module.bias for module in model.modules() if isinstance(module, NORMALISATION) and module.bias is not None
+    }
+    if not biases:
+        raise ConfigError(
+            f"optimizer.base.norm_bias_lr_factor={factor} is for biases of normalisation layers, and this network has "
+            "none: set it to 1"
+        )
+
+    own = {"lr": factor * base.lr, "weight_decay": base.weight_decay / factor, "lr_factor": factor}
+    return [
+        {"params": [(name, p) for name, p in named if p not in biases]},
+        {"params": [(name, p) for name, p in named if p in biases], **own},
+    ]

@@ -71,8 +71,8 @@ class Step:
         if compiled:
             torch.compiler.reset()  # what earlier runs of this program compiled counts against a limit
         self.forward = compile_for(self.plain_forward) if compiled else self.plain_forward
-        zero = torch.zeros((), device=hardware.device)
-        self.rates = {"lr": zero, "rho": zero.clone()} if rates_on_device else None
+        self.rates_on_device = rates_on_device
+        self.rates: dict[tuple[str, float], Tensor] = {}
         self.loss = torch.zeros((), dtype=torch.float64, device=hardware.device)
         self.summed = torch.zeros((), dtype=torch.int64, device=hardware.device)
         self.missed = MissedLabels(hardware.device)
@@ -85,11 +85,18 @@ class Step:
 
     def set_rates(self, lr: float, rho: float | None) -> None:
         """Learning rate and radius of the next steps; rho is None for a method without a radius."""
-        for name, value in (("lr", lr), ("rho", rho)):
-            if value is not None:
-                present = value if self.rates is None else self.rates[name].fill_(value)
-                for group in self.optimizer.param_groups:
-                    group[name] = present
+        for group in self.optimizer.param_groups:
+            factor = group.get("lr_factor", 1.0)
+            group["lr"] = self._rate("lr", factor, factor * lr)
+            if rho is not None:
+                group["rho"] = self._rate("rho", 1.0, rho)
+
+    def _rate(self, name: str, factor: float, value: float) -> float | Tensor:
+        """Return a group's rate, where a captured step reads it if it is on the device: one scalar for each factor."""
+        if not self.rates_on_device:
+            return value
+        place = self.rates.setdefault((name, factor), torch.zeros((), device=self.hardware.device))
+        return place.fill_(value)
 
     def __call__(self, batch: Batch) -> None:
         """Take a step; where compiled code fails, take it again without, from now on, and warn."""
