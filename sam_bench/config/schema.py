@@ -413,6 +413,12 @@ class TrainerConfig(Settings):
     """Epochs between evaluations; the last epoch is always evaluated."""
     label_smoothing: float = Field(ge=0, lt=1)
     """Probability taken from the true class."""
+    #: What is minimised over a batch. With "sum" the gradients are as many times as large as a batch has examples;
+    #: losses in records stay means.
+    loss_reduction: Literal["mean", "sum"] = Field(default="mean", exclude_if=lambda value: value == "mean")
+    #: Parameters, by their full name in the network, that are trained for `freeze_after` epochs only.
+    freeze: Items[str] | None = None
+    freeze_after: int | None = Field(default=None, ge=1)
     smoothing_over: Literal["others", "all"]
     """Classes that it is spread over: the K − 1 others, as the SAM example has it, or all K, as torch has it."""
     device: Literal["auto", "cpu", "cuda"]

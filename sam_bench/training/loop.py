@@ -108,11 +108,13 @@ class Training:
             trainer.micro_batch_size,
             self.scaler,
         )
+        sums_loss = trainer.loss_reduction == "sum"
         if self.engine == "graph":
-            self.step = CapturedStep(*arguments, compiled=True)
+            self.step = CapturedStep(*arguments, compiled=True, sums_loss=sums_loss)
         else:
             on_device = self.hardware.device.type == "cuda" and BASES[base.name].captured  # as in a captured step
-            self.step = Step(*arguments, compiled=self.engine == "compile", rates_on_device=on_device)
+            compiled = self.engine == "compile"
+            self.step = Step(*arguments, compiled=compiled, rates_on_device=on_device, sums_loss=sums_loss)
         self.eval_model = compile_for(self.model) if self.step.compiled else self.model
         """For evaluation."""
         self.averages = Averages(self.config.averaging, self.model, trainer.epochs)

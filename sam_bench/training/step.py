@@ -38,6 +38,7 @@ class Step:
         label_smoothing: as torch's cross-entropy takes it.
         m: examples that share a perturbation; None for all.
         micro_batch_size: examples in a forward pass; None for all.
+        sums_loss: whether the loss that is minimised is summed over the batch, of all processes, instead of averaged.
         scaler: scales the loss, for gradients in half precision.
         compiled: whether forward pass and loss, and so their gradients, are compiled.
         rates_on_device: whether learning rate and radius are scalars on the device rather than numbers; a captured step
@@ -57,6 +58,7 @@ class Step:
         *,
         compiled: bool = False,
         rates_on_device: bool = False,
+        sums_loss: bool = False,
     ):
         self.model = model
         self.optimizer = optimizer
@@ -65,6 +67,7 @@ class Step:
         self.m = m
         self.micro_batch_size = micro_batch_size
         self.scaler = scaler
+        self.sums_loss = sums_loss
         each = "none" if optimizer.selects_examples else "mean"
         self.compiled = compiled
         self.plain_forward = _forward_and_loss(model, hardware, label_smoothing, each)
@@ -128,11 +131,18 @@ class Step:
 
     def remember(self, batch: Batch) -> None:
         """Tell a method that repeats batches which one was that of the step before."""
-        self.optimizer.remember(_Part(self, batch))
+        self.optimizer.remember(_Part(self, batch, self._loss_factor(batch)))
 
     def _parts(self, batch: Batch) -> "list[_Part]":
         """Return the closures of a batch, one for each m examples."""
-        return [_Part(self, part) for part in batch.split(self.m or len(batch))]
+        return [_Part(self, part, self._loss_factor(batch)) for part in batch.split(self.m or len(batch))]
+
+    def _loss_factor(self, batch: Batch) -> int:
+        """Return what makes a mean over a batch, or over a part of it, the loss that is minimised.
+
+        Gradients of parts are averaged by their size, and those of processes too, so all parts have the same factor.
+        """
+        return len(batch) * self.processes.world_size if self.sums_loss else 1
 
     def _arguments(self, parts: "list[_Part]") -> tuple[Any, list[float], GradScaler | None]:
         """Return what the optimizer's step takes: closures, their shares of the batch, the loss scaling."""
@@ -285,9 +295,10 @@ class _Captured:
 class _Part:
     """The closure of a batch, or of the part of it that has a perturbation of its own."""
 
-    def __init__(self, step: Step, batch: Batch):
+    def __init__(self, step: Step, batch: Batch, loss_factor: int):
         self.step = step
         self.batch = batch
+        self.loss_factor = loss_factor
         self.predicted: Tensor | None = None
         """The classes that the first pass predicts."""
 
@@ -304,7 +315,7 @@ class _Part:
             with step.not_yet_averaged(number < len(cut)):
                 loss, classes = step.forward(micro_batch)
                 if loss.requires_grad:
-                    share = loss.mean() * weight
+                    share = loss.mean() * (weight * self.loss_factor)
                     (share if step.scaler is None else step.scaler.scale(share)).backward()
             losses.append(loss.detach() if loss.dim() else loss.detach() * weight)
             predicted.append(classes)
