@@ -139,15 +139,18 @@ class OptimizerConfig(Settings):
 class AveragingConfig(Settings):
     """Means of the weights, beside the raw ones (`averaging=`)."""
 
-    name: Literal["none", "swa", "ema"]
+    name: Literal["none", "swa", "ema", "lookahead"]
     starts: Items[Annotated[float, Field(ge=0, lt=1)]] | None = None
     """For swa: fractions of the run; each begins a running mean of the weights after every later epoch."""
     decay: float | None = Field(default=None, ge=0, lt=1)
-    """For ema: after every step, mean ← decay · mean + (1 − decay) · w."""
+    """For ema: after every step, mean ← decay · mean + (1 − decay) · w. For lookahead, see `Lookahead`."""
+    #: For lookahead: steps between two updates of the mean, after which the weights are set to it.
+    every: int | None = Field(default=None, ge=1)
 
     def model_post_init(self, context: Any) -> None:
-        own = {"none": (), "swa": ("starts",), "ema": ("decay",)}
-        _belonging("averaging", {"starts": self.starts, "decay": self.decay}, own[self.name], self.name)
+        own = {"none": (), "swa": ("starts",), "ema": ("decay",), "lookahead": ("decay", "every")}
+        optional = {"starts": self.starts, "decay": self.decay, "every": self.every}
+        _belonging("averaging", optional, own[self.name], self.name)
         if self.starts is not None and (not self.starts or len(set(self.starts)) < len(self.starts)):
             raise ConfigError(f"averaging.starts={list(self.starts)} must be one or more fractions, each of them once")
 
@@ -508,6 +511,11 @@ class Config(Settings):
         if METHODS[self.optimizer.name].averages and self.averaging.name != "swa":
             raise ConfigError(
                 f"averaging={self.averaging.name} is not what {self.optimizer.name} is: it needs averaging=swa"
+            )
+        if self.averaging.name == "lookahead" and BASES[self.optimizer.base.name].averages:
+            raise ConfigError(
+                f"averaging=lookahead sets the weights to their mean, and optimizer/base={self.optimizer.base.name} "
+                "keeps an average of its own: choose another base, or averaging=none"
             )
         chooses = METHODS[self.optimizer.name].selects_examples
         if self.trainer.micro_batch_size is not None and (self.optimizer.m or chooses):

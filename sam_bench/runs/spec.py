@@ -149,7 +149,7 @@ def _identity(config: Config, hardware: Hardware, engine: str, m: int | None, ba
     optimizer["batchnorm"] = batchnorm
     if package := METHODS[config.optimizer.name].package:
         optimizer["package"] = package
-    if config.averaging.name != "none":
+    if config.averaging.name in ("swa", "ema"):
         identity["averaging"]["estimation"] = "weighted"  # of running statistics: batches count by their size
     trainer |= {"device": hardware.device.type, "precision": hardware.precision}
     if engine != "eager":

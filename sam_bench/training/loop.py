@@ -117,7 +117,7 @@ class Training:
             self.step = Step(*arguments, compiled=compiled, rates_on_device=on_device, sums_loss=sums_loss)
         self.eval_model = compile_for(self.model) if self.step.compiled else self.model
         """For evaluation."""
-        self.averages = Averages(self.config.averaging, self.model, trainer.epochs)
+        self.averages = Averages(self.config.averaging, self.model, trainer.epochs, self.steps)
 
     @property
     def steps(self) -> int:
