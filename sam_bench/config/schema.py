@@ -447,6 +447,8 @@ class TrainerConfig(Settings):
     """Epochs between checkpoints; one is saved at the end in any case."""
     checkpoint_minutes: float | None = Field(default=None, gt=0, exclude=True)
     """Minutes between checkpoints, in the middle of an epoch too."""
+    #: At the run's end, measure the test error with test-time augmentation too, as `test_error_tta` of the record.
+    test_time_augmentation: bool = Field(default=False, exclude=True)
     rerun: bool = Field(exclude=True)
     """Run again what is finished; the old record and run folder are moved aside."""
 

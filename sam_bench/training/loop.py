@@ -26,6 +26,7 @@ from sam_bench.training.loss import smoothing_for_torch
 from sam_bench.training.pace import Pace
 from sam_bench.training.step import CapturedStep, Step, compile_for
 from sam_bench.training.stopwatch import Stopwatch
+from sam_bench.training.test_time import AveragedViews
 
 MAX_SKIPPED = 200
 """What `trainer.max_skipped` is at least, where it is not set."""
@@ -68,6 +69,8 @@ class Training:
     """Bytes, the most of all processes that worked on the run."""
     averaged: dict[str, dict[str, float]] = field(default_factory=dict)
     """At the run's end, what is measured of each weight average."""
+    #: The last epoch's test error with test-time augmentation, in percent, where the run measures it.
+    test_error_tta: float | None = None
     diverged_epoch: int | None = None
     """The epoch in which the run came to nothing, and ended."""
     probe: Probe | None = None
@@ -176,6 +179,7 @@ class Training:
             "history": self.history,
             "peak_memory": self.peak_memory,
             "averaged": self.averaged,
+            "test_error_tta": self.test_error_tta,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "averages": self.averages.state_dict(),
@@ -191,6 +195,7 @@ class Training:
         self.position = state["position"]
         self.diverged_epoch = state["diverged_epoch"]
         self.averaged = state["averaged"]
+        self.test_error_tta = state.get("test_error_tta")
         self.step.load_state_dict(state["totals"])
         self.watch.reset(state["seconds"])
         self.model.load_state_dict(state["model"])
@@ -252,15 +257,15 @@ class Training:
         started = time.perf_counter()
         last = self.epoch + 1 == trainer.epochs or self.diverged_epoch is not None
 
-        def measure() -> dict[str, float]:
+        def measure(wrapped: Callable[[nn.Module], nn.Module] = lambda model: model) -> dict[str, float]:
             self.processes.copy_buffers(self.model)
             arguments = self.test, trainer.eval_batch_size, self.hardware, self.processes
             if self.step.compiled:
                 try:
-                    return evaluate(self.eval_model, *arguments)
+                    return evaluate(wrapped(self.eval_model), *arguments)
                 except Exception as error:
                     self.step.give_up_compiling(error)
-            return evaluate(self.model, *arguments)
+            return evaluate(wrapped(self.model), *arguments)
 
         def estimate() -> None:
             estimate_on_training_images(self.model, self.train, trainer.epochs, self.hardware, self.processes)
@@ -277,6 +282,8 @@ class Training:
                     evaluation.enter_context(frozen_statistics(self.model))
                     estimate()
                 measured = measure() if evaluated else {}
+                if last and trainer.test_time_augmentation:
+                    self.test_error_tta = measure(AveragedViews)["test_error"]
                 if probed:
                     probe_started = time.perf_counter()
                     measured |= self.processes.on_main_process(lambda: self.probe(self.model))
