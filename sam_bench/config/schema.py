@@ -458,6 +458,11 @@ class TrainerConfig(Settings):
                 f"trainer.micro_batch_size={self.micro_batch_size} is more than "
                 f"trainer.batch_size={self.batch_size}; lower it, or leave it out for the whole batch"
             )
+        if (self.freeze is None) != (self.freeze_after is None):
+            raise ConfigError(
+                f"trainer.freeze={self.freeze and list(self.freeze)} and trainer.freeze_after={self.freeze_after} need "
+                "each other: set both, names of parameters and a number of epochs, or neither"
+            )
 
 
 class PathsConfig(Settings):

@@ -164,7 +164,15 @@ def build_network(config: Config) -> torch.nn.Module:
     Raises:
         ConfigError: it cannot be built.
     """
-    return build_model(config.model.family, config.data.spec.classes, **config.model.options())
+    model = build_model(config.model.family, config.data.spec.classes, **config.model.options())
+    known = [name for name, p in model.named_parameters() if p.requires_grad]
+    for name in config.trainer.freeze or ():
+        if name not in known:
+            raise ConfigError(
+                f"trainer.freeze has {name}, which is no trained parameter of {config.model.title}"
+                f"{suggestion(name, known)}"
+            )
+    return model
 
 
 def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:

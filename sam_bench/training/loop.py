@@ -146,6 +146,7 @@ class Training:
         first = self.done
         while not self.ended:
             self.model.train()
+            self._freeze()
             self.watch.run()
             for batch in self.train.epoch(self.epoch, self.position):
                 t = self.done
@@ -208,6 +209,22 @@ class Training:
         torch.set_rng_state(state["generators"][self.processes.rank])
         if self.hardware.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_generators"][self.processes.rank], self.hardware.device)
+
+    def _freeze(self) -> None:
+        """Train the parameters of `trainer.freeze` in the first epochs only.
+
+        It follows from the epoch alone, so that a resumed run needs no state of it.
+        """
+        trainer = self.config.trainer
+        if trainer.freeze is None:
+            return
+
+        trained = self.epoch < trainer.freeze_after
+        parameters = [self.model.get_parameter(name) for name in trainer.freeze]
+        if any(p.requires_grad != trained for p in parameters):
+            for p in parameters:
+                p.requires_grad_(trained)
+            self.step.recapture()  # a captured step has the gradients of before
 
     def _tell_pace(self, estimate: bool) -> None:
         """Warn of a run that takes hours, or has become slow; steps of one pass and of two have a pace each."""

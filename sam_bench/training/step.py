@@ -129,6 +129,9 @@ class Step:
         self.forward = self.plain_forward
         MESSAGES.warning(f"torch.compile failed, so the run goes on without it, slower: {first_line(error)}")
 
+    def recapture(self) -> None:
+        """Forget what was captured of earlier steps; nothing was here."""
+
     def remember(self, batch: Batch) -> None:
         """Tell a method that repeats batches which one was that of the step before."""
         self.optimizer.remember(_Part(self, batch, self._loss_factor(batch)))
@@ -281,6 +284,9 @@ class CapturedStep(Step):
         """Capture anew: what was captured is of other code, or of another state."""
         self.captured = {}
         self.warmed_up = Counter()
+
+    def recapture(self) -> None:
+        self._forget()
 
 
 @dataclass(frozen=True)
