@@ -38,6 +38,33 @@ SHARED = {
 }
 """What all the sources agree in, but for what is said of one of them below."""
 
+KILOSTEP = 1024 * (1 + 1 / (1 - 0.85))
+"""By which their author divides learning rates: a step's length with Nesterov momentum 0.85, for 1,024 examples."""
+
+AIRBENCH = {
+    "optimizer.name": "sgd",
+    "optimizer.base.momentum": 0.85,
+    "optimizer.base.nesterov": True,
+    "optimizer.base.norm_bias_lr_factor": 64.0,
+    "data.padding": "reflect",
+    "data.alternate_flips": True,
+    "schedule.name": "triangular",
+    "schedule.start": 0.2,
+    "averaging.name": "lookahead",
+    "averaging.every": 5,
+    "averaging.decay": 0.95,
+    "trainer.batch_size": 1024,
+    "trainer.drop_last": True,
+    "trainer.loss_reduction": "sum",
+    "trainer.label_smoothing": 0.2,
+    "trainer.smoothing_over": "all",
+    "trainer.freeze": ("whitening.bias",),
+    "trainer.freeze_after": 3,
+    "trainer.precision": "fp32",
+    "trainer.test_time_augmentation": True,
+}
+"""What airbench94 and airbench96 have in common."""
+
 SOURCES = {
     "sam_example": {
         "model.name": "wrn22_8",
@@ -124,6 +151,31 @@ SOURCES = {
         "schedule.warmup_epochs": 5.0,
         "schedule.warmup_start": 0.25,
         "trainer.label_smoothing": 0.0,
+    },
+    "airbench94": AIRBENCH
+    | {
+        "model.name": "airbench94",
+        "optimizer.base.lr": pytest.approx(11.5 / KILOSTEP, rel=1e-15),
+        "optimizer.base.weight_decay": pytest.approx(0.0153 * 1024 / 11.5, rel=1e-15),
+        "data.padding_pixels": 2,
+        "data.cutout": False,
+        "schedule.peak": 0.23,
+        "schedule.end": 0.07,
+        "trainer.epochs": 10,
+    },
+    "airbench96": AIRBENCH
+    | {
+        "model.name": "airbench96",
+        "optimizer.base.lr": pytest.approx(9 / KILOSTEP, rel=1e-15),
+        "optimizer.base.weight_decay": pytest.approx(0.012 * 1024 / 9, rel=1e-15),
+        "data.padding_pixels": 4,
+        "data.cutout": True,
+        "data.cutout_size": 12,
+        "data.cutout_probability": 1.0,
+        "data.cutout_inside": True,
+        "schedule.peak": 0.1,
+        "schedule.end": 0.0,
+        "trainer.epochs": 37,
     },
 }
 """As read in their public code; of WASAM's all but the data, which are CIFAR-100."""

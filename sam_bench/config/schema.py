@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from sam_bench.config.fields import Items, Settings
-from sam_bench.data.registry import DATASETS, HUMAN_LABELS, DatasetSpec
+from sam_bench.data.registry import CUTOUT, CUTOUT_PROBABILITY, DATASETS, HUMAN_LABELS, PADDING, DatasetSpec
 from sam_bench.errors import ConfigError
 from sam_bench.loggers.registry import LoggerConfig
 from sam_bench.lookup import lookup
@@ -25,6 +25,9 @@ class BaseConfig(Settings):
     """The learning rate's greatest value, reached after the warm-up."""
     weight_decay: float = Field(ge=0)
     """On every parameter."""
+    #: Times `lr`, the learning rate of the biases of normalisation layers. Their weight decay is divided by it, so that
+    #: a step shrinks all parameters in the same proportion.
+    norm_bias_lr_factor: float = Field(default=1.0, gt=0, exclude_if=lambda value: value == 1.0)
     momentum: float | None = Field(default=None, ge=0, lt=1)
     nesterov: bool | None = None
     betas: Items[Annotated[float, Field(ge=0, lt=1)]] | None = None
@@ -136,15 +139,18 @@ class OptimizerConfig(Settings):
 class AveragingConfig(Settings):
     """Means of the weights, beside the raw ones (`averaging=`)."""
 
-    name: Literal["none", "swa", "ema"]
+    name: Literal["none", "swa", "ema", "lookahead"]
     starts: Items[Annotated[float, Field(ge=0, lt=1)]] | None = None
     """For swa: fractions of the run; each begins a running mean of the weights after every later epoch."""
     decay: float | None = Field(default=None, ge=0, lt=1)
-    """For ema: after every step, mean ← decay · mean + (1 − decay) · w."""
+    """For ema: after every step, mean ← decay · mean + (1 − decay) · w. For lookahead, see `Lookahead`."""
+    #: For lookahead: steps between two updates of the mean, after which the weights are set to it.
+    every: int | None = Field(default=None, ge=1)
 
     def model_post_init(self, context: Any) -> None:
-        own = {"none": (), "swa": ("starts",), "ema": ("decay",)}
-        _belonging("averaging", {"starts": self.starts, "decay": self.decay}, own[self.name], self.name)
+        own = {"none": (), "swa": ("starts",), "ema": ("decay",), "lookahead": ("decay", "every")}
+        optional = {"starts": self.starts, "decay": self.decay, "every": self.every}
+        _belonging("averaging", optional, own[self.name], self.name)
         if self.starts is not None and (not self.starts or len(set(self.starts)) < len(self.starts)):
             raise ConfigError(f"averaging.starts={list(self.starts)} must be one or more fractions, each of them once")
 
@@ -227,6 +233,8 @@ class ModelConfig(Settings):
     """ResNeXt's groups of convolutions."""
     group_width: int | None = Field(default=None, ge=1)
     """Channels in each of them, in the first stage."""
+    #: The accuracy in percent that an airbench network is named after, 94 or 96.
+    accuracy: int | None = Field(default=None, ge=1)
     arch: str | None = None
     """With `model=torchvision`, the name of the classifier, such as resnet18."""
 
@@ -287,15 +295,27 @@ class DataConfig(Settings):
     noise_seed: int = Field(ge=0, lt=2**63)
     """The seed of these draws; the run's own has no part in them."""
     crop: bool
-    """A random crop after 4 pixels of padding."""
+    """A random crop after padding, so a translation by up to `padding_pixels` on each axis."""
     padding: Literal["zeros", "reflect"] = Field(exclude_if=lambda value: value == "zeros")
     """What the padding of the crop is: zeros, or the image mirrored at its edge."""
+    #: Pixels of padding on each side.
+    padding_pixels: int = Field(default=PADDING, ge=1, le=16, exclude_if=lambda value: value == PADDING)
     flip: bool
     """A horizontal flip with probability 1/2."""
+    #: Flip each image at random once, and all of them together in every other epoch, instead of anew in each epoch.
+    alternate_flips: bool = Field(default=False, exclude_if=lambda value: not value)
     normalise: bool
     """With the data set's mean and standard deviation."""
     cutout: bool
-    """A 16×16 box of zeros with probability 1/2."""
+    """A square box of zeros, 16×16 with probability 1/2 unless the next three settings say otherwise."""
+    #: Rows and columns of the box.
+    cutout_size: int = Field(default=CUTOUT, ge=1, le=32, exclude_if=lambda value: value == CUTOUT)
+    #: The share of the images that have a box.
+    cutout_probability: float = Field(
+        default=CUTOUT_PROBABILITY, gt=0, le=1, exclude_if=lambda value: value == CUTOUT_PROBABILITY
+    )
+    #: Keep the whole box within the image; otherwise up to half of it may lie outside on each axis.
+    cutout_inside: bool = Field(default=False, exclude_if=lambda value: not value)
     mixup: float = Field(ge=0, exclude_if=lambda value: value == 0.0)
     """The α of mixup, by which pairs of a batch are mixed in parts of Beta(α, α); 0 for none."""
 
@@ -304,6 +324,11 @@ class DataConfig(Settings):
             self._check_subset(self.train_subset)
         if self.labels != "clean":
             self._check_labels()
+        if self.alternate_flips and not self.flip:
+            raise ConfigError(
+                "data.alternate_flips=true needs data.flip, which is false: set data.flip=true, or "
+                "data.alternate_flips=false"
+            )
         if 0 < self.label_noise * self.spec.train_images < 1:
             raise ConfigError(
                 f"data.label_noise={self.label_noise} draws none of the {self.spec.train_images} training labels of "
@@ -368,7 +393,7 @@ class DataConfig(Settings):
 class ScheduleConfig(Settings):
     """The learning rate over time (`schedule=`)."""
 
-    name: Literal["step", "cosine", "linear", "constant"]
+    name: Literal["step", "cosine", "linear", "constant", "triangular"]
     warmup_epochs: float = Field(ge=0)
     """The rate first rises linearly for so many epochs."""
     warmup_start: float = Field(ge=0, le=1, exclude_if=lambda value: value == 0.0)
@@ -380,10 +405,24 @@ class ScheduleConfig(Settings):
     milestones: Items[Annotated[float, Field(gt=0, lt=1)]] | None = None
     """For the step schedule: fractions of the run at which the rate is multiplied by `gamma`."""
     gamma: float | None = Field(default=None, gt=0, le=1)
+    #: For the triangular schedule: the fraction of the rate at which it starts.
+    start: float | None = Field(default=None, gt=0, le=1)
+    #: For the triangular schedule: the fraction of the steps after which the whole rate is reached.
+    peak: float | None = Field(default=None, gt=0, lt=1)
+    #: For the triangular schedule: the fraction of the rate towards which it falls at the end of the run.
+    end: float | None = Field(default=None, ge=0, lt=1)
 
     def model_post_init(self, context: Any) -> None:
-        optional = {"milestones": self.milestones, "gamma": self.gamma}
-        _belonging("schedule", optional, tuple(optional) if self.name == "step" else (), self.name)
+        own = {"step": ("milestones", "gamma"), "triangular": ("start", "peak", "end")}
+        optional = {name: getattr(self, name) for names in own.values() for name in names}
+        _belonging("schedule", optional, own.get(self.name, ()), self.name)
+
+        if self.name == "triangular" and (self.warmup_epochs or self.lr_min or self.every == "epoch"):
+            raise ConfigError(
+                "schedule=triangular has a rise and an end of its own, and changes in every step: leave "
+                "schedule.warmup_epochs and schedule.lr_min at 0 and schedule.every at step; use schedule.peak and "
+                "schedule.end"
+            )
 
 
 class TrainerConfig(Settings):
@@ -398,6 +437,12 @@ class TrainerConfig(Settings):
     """Epochs between evaluations; the last epoch is always evaluated."""
     label_smoothing: float = Field(ge=0, lt=1)
     """Probability taken from the true class."""
+    #: What is minimised over a batch. With "sum" the gradients are as many times as large as a batch has examples;
+    #: losses in records stay means.
+    loss_reduction: Literal["mean", "sum"] = Field(default="mean", exclude_if=lambda value: value == "mean")
+    #: Parameters, by their full name in the network, that are trained for `freeze_after` epochs only.
+    freeze: Items[str] | None = None
+    freeze_after: int | None = Field(default=None, ge=1)
     smoothing_over: Literal["others", "all"]
     """Classes that it is spread over: the K − 1 others, as the SAM example has it, or all K, as torch has it."""
     device: Literal["auto", "cpu", "cuda"]
@@ -424,6 +469,8 @@ class TrainerConfig(Settings):
     """Epochs between checkpoints; one is saved at the end in any case."""
     checkpoint_minutes: float | None = Field(default=None, gt=0, exclude=True)
     """Minutes between checkpoints, in the middle of an epoch too."""
+    #: At the run's end, measure the test error with test-time augmentation too, as `test_error_tta` of the record.
+    test_time_augmentation: bool = Field(default=False, exclude=True)
     rerun: bool = Field(exclude=True)
     """Run again what is finished; the old record and run folder are moved aside."""
 
@@ -432,6 +479,11 @@ class TrainerConfig(Settings):
             raise ConfigError(
                 f"trainer.micro_batch_size={self.micro_batch_size} is more than "
                 f"trainer.batch_size={self.batch_size}; lower it, or leave it out for the whole batch"
+            )
+        if (self.freeze is None) != (self.freeze_after is None):
+            raise ConfigError(
+                f"trainer.freeze={self.freeze and list(self.freeze)} and trainer.freeze_after={self.freeze_after} need "
+                "each other: set both, names of parameters and a number of epochs, or neither"
             )
 
 
@@ -488,6 +540,11 @@ class Config(Settings):
         if METHODS[self.optimizer.name].averages and self.averaging.name != "swa":
             raise ConfigError(
                 f"averaging={self.averaging.name} is not what {self.optimizer.name} is: it needs averaging=swa"
+            )
+        if self.averaging.name == "lookahead" and BASES[self.optimizer.base.name].averages:
+            raise ConfigError(
+                f"averaging=lookahead sets the weights to their mean, and optimizer/base={self.optimizer.base.name} "
+                "keeps an average of its own: choose another base, or averaging=none"
             )
         chooses = METHODS[self.optimizer.name].selects_examples
         if self.trainer.micro_batch_size is not None and (self.optimizer.m or chooses):

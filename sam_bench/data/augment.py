@@ -5,13 +5,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sam_bench.data.registry import CUTOUT, CUTOUT_PROBABILITY, PADDING
 from sam_bench.runtime.device import to_device
 
-PADDING = 4
-CUTOUT = 16
-CUTOUT_PROBABILITY = 0.5
-
 RGB = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Box:
+    """The box of zeros that cutout puts into some images.
+
+    Args:
+        size: its rows and columns.
+        probability: the share of the images that have one.
+        inside: whether all of it is within the image; if not, up to half of it is outside on each axis, and clipped.
+    """
+
+    size: int = CUTOUT
+    probability: float = CUTOUT_PROBABILITY
+    inside: bool = False
+
+    @property
+    def corners(self) -> tuple[int, int]:
+        """The range of its first row, and of its first column; the second bound is not in it."""
+        return (0, 32 - self.size + 1) if self.inside else (-(self.size // 2), 32 - self.size // 2)
 
 
 @dataclass(frozen=True)
@@ -26,8 +43,12 @@ class Draws:
     cutout_column: Tensor
 
     @staticmethod
-    def of(count: int, generator: torch.Generator) -> "Draws":
-        """Every draw is made whether it is used or not, so that switching one off does not change the others."""
+    def of(count: int, generator: torch.Generator, padding: int = PADDING, box: Box = Box()) -> "Draws":
+        """Every draw is made whether it is used or not, so that switching one off does not change the others.
+
+        Args:
+            padding: pixels of it on each side of an image.
+        """
 
         def integers(low: int, high: int) -> Tensor:
             return torch.randint(low, high, (count,), generator=generator)
@@ -35,14 +56,13 @@ class Draws:
         def chance(probability: float) -> Tensor:
             return torch.rand(count, generator=generator) < probability
 
-        corners = (-(CUTOUT // 2), 32 - CUTOUT // 2)
         return Draws(
-            crop_row=integers(0, 2 * PADDING + 1),
-            crop_column=integers(0, 2 * PADDING + 1),
+            crop_row=integers(0, 2 * padding + 1),
+            crop_column=integers(0, 2 * padding + 1),
             flip=chance(0.5),
-            cutout=chance(CUTOUT_PROBABILITY),
-            cutout_row=integers(*corners),
-            cutout_column=integers(*corners),
+            cutout=chance(box.probability),
+            cutout_row=integers(*box.corners),
+            cutout_column=integers(*box.corners),
         )
 
     def to(self, device: torch.device) -> "Draws":
@@ -56,15 +76,19 @@ class Draws:
 class Augment:
     """Turns uint8 pixels into what a network is given, in channels_last memory.
 
-    In this order: 4 pixels of padding and a random 32×32 crop; horizontal flip with probability 1/2;
-    normalisation with the data set's mean and standard deviation; cutout with probability 1/2, a 16×16 box of zeros
-    whose corner is uniform in [−8, 24) on each axis, clipped to the image (DeVries & Taylor, 2017, arXiv:1708.04552, as
-    the SAM example has it). Each can be switched off.
+    In this order: padding, by default of 4 pixels, and a random 32×32 crop; horizontal flip with probability 1/2;
+    normalisation with the data set's mean and standard deviation; cutout, by default with probability 1/2 a 16×16 box
+    of zeros whose corner is uniform in [−8, 24) on each axis, clipped to the image (DeVries & Taylor, 2017,
+    arXiv:1708.04552, as the SAM example has it). Each can be switched off.
 
     Args:
         normalise: mean and standard deviation of red, green and blue, for pixels between 0 and 1; None for pixels as
             they are.
         padding: "zeros", or "reflect" for the image mirrored at its outermost pixels, which are not repeated.
+        padding_pixels: pixels of it on each side.
+        box: the box of cutout.
+        alternate_flips: flip each image at random once, and all together in every other epoch, as airbench94 does
+            (Jordan, 2024, arXiv:2404.00498); each image is then seen both ways in any two epochs.
     """
 
     def __init__(
@@ -75,24 +99,35 @@ class Augment:
         cutout: bool,
         device: torch.device,
         padding: str = "zeros",
+        padding_pixels: int = PADDING,
+        box: Box = Box(),
+        alternate_flips: bool = False,
     ):
         self.crop = crop
         self.flip = flip
         self.cutout = cutout
         self.padding = padding
+        self.padding_pixels = padding_pixels
+        self.box = box
+        self.alternate_flips = alternate_flips
         mean, std = normalise or ((0.0,) * 3, (1.0,) * 3)
         self.mean = 255 * torch.tensor(mean, device=device)
         self.scale = 1 / (255 * torch.tensor(std, device=device))
         self.line = torch.arange(32, device=device)
 
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """Draw what chance decides for so many images."""
+        return Draws.of(count, generator, self.padding_pixels, self.box)
+
     def prepare(self, pixels: Tensor) -> Tensor:
-        """N × 3 × 32 × 32 to padded N × 40 × 40 × 3, done once for a whole set; both uint8."""
+        """N × 3 × 32 × 32 to N × rows × columns × 3 with the padding, done once for a whole set; both uint8."""
+        margin = self.padding_pixels
         if self.padding == "reflect":  # torch's own does not mirror uint8 on CUDA
-            line = torch.arange(-PADDING, 32 + PADDING, device=pixels.device)
+            line = torch.arange(-margin, 32 + margin, device=pixels.device)
             mirrored = 31 - (31 - line.abs()).abs()
             padded = pixels[:, :, mirrored][:, :, :, mirrored]
         else:
-            padded = torch.nn.functional.pad(pixels, (PADDING,) * 4)
+            padded = torch.nn.functional.pad(pixels, (margin,) * 4)
         return padded.permute(0, 2, 3, 1).contiguous()
 
     def train(self, padded: Tensor, index: Tensor, draws: Draws) -> Tensor:
@@ -101,10 +136,10 @@ class Augment:
         Args:
             draws: of these images, in the order of `index`.
         """
-        rows = self.line + (draws.crop_row[:, None] if self.crop else PADDING)
+        rows = self.line + (draws.crop_row[:, None] if self.crop else self.padding_pixels)
         columns = (self.line.expand(len(index), -1), 31 - self.line.expand(len(index), -1))
         columns = torch.where(draws.flip[:, None], columns[1], columns[0]) if self.flip else columns[0]
-        columns = columns + (draws.crop_column[:, None] if self.crop else PADDING)
+        columns = columns + (draws.crop_column[:, None] if self.crop else self.padding_pixels)
         rows = rows.expand(len(index), -1)
         images = padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
         images = (images - self.mean).mul_(self.scale)
@@ -114,11 +149,12 @@ class Augment:
 
     def evaluate(self, padded: Tensor) -> Tensor:
         """The images of a prepared set, only normalised: float32, N × 3 × 32 × 32."""
-        inner = padded[:, PADDING:-PADDING, PADDING:-PADDING]
+        inside = slice(self.padding_pixels, -self.padding_pixels)
+        inner = padded[:, inside, inside]
         return (inner - self.mean).mul_(self.scale).permute(0, 3, 1, 2)
 
     def _outside_box(self, draws: Draws) -> Tensor:
         row, column = (self.line - corner[:, None] for corner in (draws.cutout_row, draws.cutout_column))
-        rows, columns = ((offset >= 0) & (offset < CUTOUT) for offset in (row, column))
+        rows, columns = ((offset >= 0) & (offset < self.box.size) for offset in (row, column))
         box = rows[:, :, None] & columns[:, None, :] & draws.cutout[:, None, None]
         return ~box

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sam_bench.data.augment import Augment, Draws
+from sam_bench.data.augment import Augment
 from sam_bench.data.images import Images
 from sam_bench.data.mixup import draw_mixture
 from sam_bench.runtime.device import to_device
@@ -105,7 +105,9 @@ class Batches:
         device = self.labels.device
         generator = generator_for(self.seed, "epoch", epoch)
         order = to_device(torch.randperm(count, generator=generator), device)
-        draws = Draws.of(count, generator).to(device)
+        draws = self.augment.draw(count, generator).to(device)
+        if self.augment.alternate_flips:
+            draws = replace(draws, flip=self._alternating_flips(epoch)[order])
         number, of = self.share
         for step in range(first, len(self)):
             start = step * self.batch_size
@@ -115,6 +117,15 @@ class Batches:
             true = None if self.true_labels is None else self.true_labels[index]
             batch = Batch(self.augment.train(self.padded, index, draws.slice(own, size)), self.labels[index], true)
             yield self._mixed(batch, generator_for(self.seed, "mixup", epoch, step)) if self.mixup else batch
+
+    def _alternating_flips(self, epoch: int) -> Tensor:
+        """Return which images are flipped in an epoch, in their own order.
+
+        The draw is made anew from the seed, so a resumed run has it without having kept it.
+        """
+        generator = generator_for(self.seed, "flip")
+        first = torch.rand(len(self.labels), generator=generator) < 0.5
+        return to_device(first ^ bool(epoch % 2), self.labels.device)
 
     def _mixed(self, batch: Batch, generator: torch.Generator) -> Batch:
         drawn = draw_mixture(self.mixup, len(batch), generator)

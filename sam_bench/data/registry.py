@@ -5,6 +5,15 @@ from dataclasses import dataclass
 HELD_OUT = 10
 """One training image in so many is held out by `data.split=val`."""
 
+PADDING = 4
+"""Pixels around an image from which a random crop is taken, unless a run sets `data.padding_pixels`."""
+
+CUTOUT = 16
+"""Rows and columns of the box of zeros, unless a run sets `data.cutout_size`."""
+
+CUTOUT_PROBABILITY = 0.5
+"""The share of the images that have such a box, unless a run sets `data.cutout_probability`."""
+
 
 HUMAN_LABELS = {
     "worse": "worse_label",

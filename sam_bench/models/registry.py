@@ -11,11 +11,13 @@ from sam_bench.lookup import load, lookup
 
 @dataclass(frozen=True)
 class Depths:
-    """The depths that a family of networks has."""
+    """The depths that a family of networks has, or the values of another option that it has instead."""
 
     rule: str
     """In words."""
     known: Sequence[int]
+    #: The option that holds it.
+    option: str = "depth"
 
 
 def _every(step: int, offset: int) -> Depths:
@@ -53,7 +55,7 @@ class ModelEntry:
         if found is None:
             return None
         options = {option: int(text) for option, text in found.groupdict().items()}
-        return None if self.depths is not None and options["depth"] not in self.depths.known else options
+        return None if self.depths is not None and options[self.depths.option] not in self.depths.known else options
 
     @property
     def unnamed(self) -> tuple[str, ...]:
@@ -69,11 +71,14 @@ class ModelEntry:
         missing = [name for name in self.options if options.get(name) is None]
         if missing:
             raise ConfigError(f"{self.family} needs {' and '.join(missing)}")
-        depth = options.get("depth")
-        if self.depths is not None and depth not in self.depths.known:
+        if self.depths is None:
+            return
+        option = self.depths.option
+        depth = options[option]
+        if depth not in self.depths.known:
             nearest = min(self.depths.known, key=lambda known: abs(known - depth))
             raise ConfigError(
-                f"model.depth={depth} is no depth of {self.family}: it must be {self.depths.rule}; "
+                f"model.{option}={depth} is no {option} of {self.family}: it must be {self.depths.rule}; "
                 f"the nearest is {nearest}"
             )
 
@@ -128,6 +133,14 @@ _ENTRIES = (
         ("depth", "alpha"),
         _every(9, 2),
         {"pyramidnet272_200_bottleneck": "pyramidnet272"},
+    ),
+    ModelEntry(
+        "airbench",
+        "sam_bench.models.airbench:Airbench",
+        "the small networks of airbench94 and airbench96 (arXiv:2404.00498)",
+        "airbench{accuracy}",
+        ("accuracy",),
+        Depths("94 or 96", (94, 96), "accuracy"),
     ),
     ModelEntry(
         "torchvision",

@@ -12,7 +12,7 @@ from sam_bench.report.rows import Record, distinct, title_of
 GIGAFLOP = {
     "resnet8": 0.024, "resnet20": 0.081, "resnet56": 0.251, "resnet18": 1.111, "wrn16_4": 0.785, "wrn16_8": 3.096,
     "wrn22_8": 4.908, "wrn28_2": 0.429, "wrn28_10": 10.487, "resnext29_32x4d": 1.548, "pyramidnet110": 9.436,
-    "pyramidnet272": 8.978,
+    "pyramidnet272": 8.978, "airbench94": 0.236, "airbench96": 0.904,
 }  # fmt: skip
 """Of one image's forward pass, two for each multiply-add; forward and backward are three times as much."""
 

@@ -298,6 +298,8 @@ class _Work:
         """Say what came out, beside what was said of the last epoch."""
         if not self.processes.is_main_process:
             return
+        if self.training.test_error_tta is not None:
+            MESSAGES.info(f"with test-time augmentation  test_error {self.training.test_error_tta:.4g}")
         for name, measured in self.training.averaged.items():
             values = "  ".join(f"{key} {value:.4g}" for key, value in measured.items())
             MESSAGES.info(f"averaged ({name})  {values}")
@@ -351,6 +353,7 @@ def make_record(spec: RunSpec, dataset: Dataset, training: Training, code: list[
         "best_test_error": min(error for error in history["test_error"] if error is not None),
         "test_loss": history["test_loss"][-1],
         "test_ece": history["test_ece"][-1],
+        **({} if training.test_error_tta is None else {"test_error_tta": training.test_error_tta}),
         "averaged": training.averaged,
         "train_loss": history["train_loss"][-1],
         "epochs": training.epoch,

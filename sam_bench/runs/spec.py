@@ -125,6 +125,12 @@ def check_shares(config: Config) -> None:
                 f"{name}={batch} cannot be divided equally among {count} processes; choose another "
                 "trainer.batch_size, data.train_subset or --nproc_per_node"
             )
+    if count > 1 and config.trainer.freeze is not None:
+        raise ConfigError(
+            f"trainer.freeze={list(config.trainer.freeze)} ends the training of parameters within a run, for which "
+            f"DistributedDataParallel does not allow, and there are {count} processes: use one process, or leave "
+            "trainer.freeze out"
+        )
     if (config.optimizer.m or 0) > size // count:
         raise ConfigError(
             f"optimizer.m={config.optimizer.m} is more than the {size // count} examples of a batch that a process "
@@ -151,7 +157,7 @@ def _identity(config: Config, hardware: Hardware, engine: str, m: int | None, ba
     optimizer["batchnorm"] = batchnorm
     if package := METHODS[config.optimizer.name].package:
         optimizer["package"] = package
-    if config.averaging.name != "none":
+    if config.averaging.name in ("swa", "ema"):
         identity["averaging"]["estimation"] = "weighted"  # of running statistics: batches count by their size
     trainer |= {"device": hardware.device.type, "precision": hardware.precision}
     if engine != "eager":

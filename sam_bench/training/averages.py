@@ -8,6 +8,7 @@ from torch import nn
 from sam_bench.config.schema import AveragingConfig
 from sam_bench.data.batches import Batches
 from sam_bench.optim.averaging import WeightAverage
+from sam_bench.optim.lookahead import Lookahead
 from sam_bench.optim.running_stats import frozen_statistics
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes
@@ -17,21 +18,29 @@ from sam_bench.training.evaluate import estimate_on_training_images
 class Averages:
     """All averages that a configuration asks for, by name, such as "swa 0.75" or "ema 0.999".
 
+    Lookahead is another kind: no mean beside the weights, but one that the weights are set to.
+
     Args:
         epochs: of the whole run; a start is a fraction of them.
+        steps: of the whole run, for lookahead.
     """
 
-    def __init__(self, config: AveragingConfig, model: nn.Module, epochs: int):
+    def __init__(self, config: AveragingConfig, model: nn.Module, epochs: int, steps: int = 1):
         self.model = model
         parameters = list(model.parameters())
         starts = config.starts or ()
         self.first_epoch = {f"swa {start:.12g}": round(start * epochs, 9) for start in starts}  # 0.7 × 180 is 126
         self.by_name = {name: WeightAverage(parameters) for name in self.first_epoch}
-        if config.decay is not None:
+        self.lookahead: Lookahead | None = None
+        if config.name == "lookahead":
+            self.lookahead = Lookahead.of(model, steps, config.every, config.decay)
+        elif config.decay is not None:
             self.by_name[f"ema {config.decay:.12g}"] = WeightAverage(parameters, config.decay)
 
     def after_step(self) -> None:
-        """Take the weights into the means over steps."""
+        """Take the weights into the means over steps; with lookahead they may be set to the mean."""
+        if self.lookahead is not None:
+            self.lookahead.update()
         for name, average in self.by_name.items():
             if name not in self.first_epoch:
                 average.update()
@@ -67,8 +76,11 @@ class Averages:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: average.state_dict() for name, average in self.by_name.items()}
+        own = {} if self.lookahead is None else {"lookahead": self.lookahead.state_dict()}
+        return own | {name: average.state_dict() for name, average in self.by_name.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.lookahead is not None:
+            self.lookahead.load_state_dict(state["lookahead"])
         for name, average in self.by_name.items():
             average.load_state_dict(state[name])

@@ -5,23 +5,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sam_bench.analysis.measure import FixedImages, Probe
-from sam_bench.config.schema import Config, DataConfig
-from sam_bench.data.augment import Augment
+from sam_bench.config.schema import BaseConfig, Config, DataConfig
+from sam_bench.data.augment import Augment, Box
 from sam_bench.data.batches import Batches, generator_for
 from sam_bench.data.human_labels import HumanLabels
 from sam_bench.data.images import Dataset, Images, balanced, digest, divide
 from sam_bench.data.label_noise import LabelNoise
 from sam_bench.data.registry import DatasetSpec
 from sam_bench.errors import ConfigError
-from sam_bench.lookup import load
+from sam_bench.lookup import load, suggestion
+from sam_bench.models.airbench import WHITENING_IMAGES, Airbench
 from sam_bench.models.registry import model as build_model
 from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.registry import BASES, METHODS, method
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes, in_parallel
 from sam_bench.training.loop import Training
+
+NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+"""Layers whose biases `optimizer.base.norm_bias_lr_factor` is for."""
 
 
 def load_data(config: DataConfig) -> Dataset:
@@ -107,13 +112,15 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, p
     data = config.data
     trainer = config.trainer
     torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
-    model = build_network(config).to(hardware.device, memory_format=torch.channels_last)
+    model = build_network(config)
+    _set_from_images(model, data, dataset.train)
+    model = model.to(hardware.device, memory_format=torch.channels_last)
     parallel = model
     if processes.world_size > 1:
         parallel = in_parallel(model)
         torch.manual_seed(generator_for(config.seed, "dropout", processes.rank).initial_seed())
     optimizer = build_optimizer(config, parallel)
-    augment = _augment(data, hardware)
+    augment = _augment(data, hardware.device)
     train, test = (
         Batches(
             images.to(hardware.device),
@@ -139,14 +146,31 @@ def fixed_images(data: DataConfig, train: Images, count: int, hardware: Hardware
         count: how many of the training images, equally many of each class.
     """
     chosen, _ = balanced(train, count, data.spec.classes)
-    batches = Batches(chosen.to(hardware.device), _augment(data, hardware), count, seed=0)
+    batches = Batches(chosen.to(hardware.device), _augment(data, hardware.device), count, seed=0)
     ((inputs, labels),) = batches.plain(count)
     return FixedImages(inputs, labels, digest(chosen))
 
 
-def _augment(data: DataConfig, hardware: Hardware) -> Augment:
+def _augment(data: DataConfig, device: torch.device) -> Augment:
     normalise = (data.spec.mean, data.spec.std) if data.normalise else None
-    return Augment(data.crop, data.flip, normalise, data.cutout, hardware.device, data.padding)
+    return Augment(
+        data.crop,
+        data.flip,
+        normalise,
+        data.cutout,
+        device,
+        data.padding,
+        data.padding_pixels,
+        Box(data.cutout_size, data.cutout_probability, data.cutout_inside),
+        data.alternate_flips,
+    )
+
+
+def _set_from_images(model: torch.nn.Module, data: DataConfig, train: Images) -> None:
+    """Let a network compute what it takes from training images; most networks take nothing."""
+    if isinstance(model, Airbench):
+        augment = _augment(data, torch.device("cpu"))
+        model.set_from_images(augment.evaluate(augment.prepare(train.pixels[:WHITENING_IMAGES])))
 
 
 def build_network(config: Config) -> torch.nn.Module:
@@ -155,7 +179,15 @@ def build_network(config: Config) -> torch.nn.Module:
     Raises:
         ConfigError: it cannot be built.
     """
-    return build_model(config.model.family, config.data.spec.classes, **config.model.options())
+    model = build_model(config.model.family, config.data.spec.classes, **config.model.options())
+    known = [name for name, p in model.named_parameters() if p.requires_grad]
+    for name in config.trainer.freeze or ():
+        if name not in known:
+            raise ConfigError(
+                f"trainer.freeze has {name}, which is no trained parameter of {config.model.title}"
+                f"{suggestion(name, known)}"
+            )
+    return model
 
 
 def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
@@ -169,8 +201,9 @@ def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
     device = next(model.parameters()).device.type  # meta, while it is only checked
     form = {"fused": True} if device in entry.fused else {}
     form |= {"capturable": True} if entry.capturable and device == "cuda" else {}
+    parameters = parameter_groups(model, options.base)
     try:
-        base = load(entry.implementation)(model.named_parameters(), **form, **options.base.options())
+        base = load(entry.implementation)(parameters, **form, **options.base.options())
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"optimizer/base={options.base.name} needs the package {error.name}, which is not installed: "
@@ -194,3 +227,34 @@ def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
         return method(options.name)(model.parameters(), base, **own)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer={options.name} with model={config.model.title}: {error}") from error
+
+
+def parameter_groups(model: torch.nn.Module, base: BaseConfig) -> list[Any]:
+    """Return what the base optimizer is made of: named parameters, or two groups of them.
+
+    With `norm_bias_lr_factor` the biases of normalisation layers are a group of their own. Its learning rate is so many
+    times the others', its weight decay is divided by as much, and it keeps the factor as `lr_factor` for the schedule.
+    A method's radius is that of all groups.
+
+    Raises:
+        ConfigError: the factor is not 1, and the network has no normalisation layer with a bias.
+    """
+    named = list(model.named_parameters())
+    factor = base.norm_bias_lr_factor
+    if factor == 1:
+        return named
+
+    biases = {
+        module.bias for module in model.modules() if isinstance(module, NORMALISATION) and module.bias is not None
+    }
+    if not biases:
+        raise ConfigError(
+            f"optimizer.base.norm_bias_lr_factor={factor} is for biases of normalisation layers, and this network has "
+            "none: set it to 1"
+        )
+
+    own = {"lr": factor * base.lr, "weight_decay": base.weight_decay / factor, "lr_factor": factor}
+    return [
+        {"params": [(name, p) for name, p in named if p not in biases]},
+        {"params": [(name, p) for name, p in named if p in biases], **own},
+    ]

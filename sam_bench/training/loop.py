@@ -26,6 +26,7 @@ from sam_bench.training.loss import smoothing_for_torch
 from sam_bench.training.pace import Pace
 from sam_bench.training.step import CapturedStep, Step, compile_for
 from sam_bench.training.stopwatch import Stopwatch
+from sam_bench.training.test_time import AveragedViews
 
 MAX_SKIPPED = 200
 """What `trainer.max_skipped` is at least, where it is not set."""
@@ -68,6 +69,8 @@ class Training:
     """Bytes, the most of all processes that worked on the run."""
     averaged: dict[str, dict[str, float]] = field(default_factory=dict)
     """At the run's end, what is measured of each weight average."""
+    #: The last epoch's test error with test-time augmentation, in percent, where the run measures it.
+    test_error_tta: float | None = None
     diverged_epoch: int | None = None
     """The epoch in which the run came to nothing, and ended."""
     probe: Probe | None = None
@@ -93,6 +96,7 @@ class Training:
             milestones=schedule.milestones or (),
             gamma=schedule.gamma or 1.0,
             every=schedule.every,
+            **({} if schedule.peak is None else {name: getattr(schedule, name) for name in ("start", "peak", "end")}),
         )
         self.rho = self._radius()
         smoothing = smoothing_for_torch(trainer.label_smoothing, trainer.smoothing_over, self.config.data.spec.classes)
@@ -107,14 +111,16 @@ class Training:
             trainer.micro_batch_size,
             self.scaler,
         )
+        sums_loss = trainer.loss_reduction == "sum"
         if self.engine == "graph":
-            self.step = CapturedStep(*arguments, compiled=True)
+            self.step = CapturedStep(*arguments, compiled=True, sums_loss=sums_loss)
         else:
             on_device = self.hardware.device.type == "cuda" and BASES[base.name].captured  # as in a captured step
-            self.step = Step(*arguments, compiled=self.engine == "compile", rates_on_device=on_device)
+            compiled = self.engine == "compile"
+            self.step = Step(*arguments, compiled=compiled, rates_on_device=on_device, sums_loss=sums_loss)
         self.eval_model = compile_for(self.model) if self.step.compiled else self.model
         """For evaluation."""
-        self.averages = Averages(self.config.averaging, self.model, trainer.epochs)
+        self.averages = Averages(self.config.averaging, self.model, trainer.epochs, self.steps)
 
     @property
     def steps(self) -> int:
@@ -140,6 +146,7 @@ class Training:
         first = self.done
         while not self.ended:
             self.model.train()
+            self._freeze()
             self.watch.run()
             for batch in self.train.epoch(self.epoch, self.position):
                 t = self.done
@@ -173,6 +180,7 @@ class Training:
             "history": self.history,
             "peak_memory": self.peak_memory,
             "averaged": self.averaged,
+            "test_error_tta": self.test_error_tta,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "averages": self.averages.state_dict(),
@@ -188,6 +196,7 @@ class Training:
         self.position = state["position"]
         self.diverged_epoch = state["diverged_epoch"]
         self.averaged = state["averaged"]
+        self.test_error_tta = state.get("test_error_tta")
         self.step.load_state_dict(state["totals"])
         self.watch.reset(state["seconds"])
         self.model.load_state_dict(state["model"])
@@ -200,6 +209,22 @@ class Training:
         torch.set_rng_state(state["generators"][self.processes.rank])
         if self.hardware.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_generators"][self.processes.rank], self.hardware.device)
+
+    def _freeze(self) -> None:
+        """Train the parameters of `trainer.freeze` in the first epochs only.
+
+        It follows from the epoch alone, so that a resumed run needs no state of it.
+        """
+        trainer = self.config.trainer
+        if trainer.freeze is None:
+            return
+
+        trained = self.epoch < trainer.freeze_after
+        parameters = [self.model.get_parameter(name) for name in trainer.freeze]
+        if any(p.requires_grad != trained for p in parameters):
+            for p in parameters:
+                p.requires_grad_(trained)
+            self.step.recapture()  # a captured step has the gradients of before
 
     def _tell_pace(self, estimate: bool) -> None:
         """Warn of a run that takes hours, or has become slow; steps of one pass and of two have a pace each."""
@@ -249,15 +274,15 @@ class Training:
         started = time.perf_counter()
         last = self.epoch + 1 == trainer.epochs or self.diverged_epoch is not None
 
-        def measure() -> dict[str, float]:
+        def measure(wrapped: Callable[[nn.Module], nn.Module] = lambda model: model) -> dict[str, float]:
             self.processes.copy_buffers(self.model)
             arguments = self.test, trainer.eval_batch_size, self.hardware, self.processes
             if self.step.compiled:
                 try:
-                    return evaluate(self.eval_model, *arguments)
+                    return evaluate(wrapped(self.eval_model), *arguments)
                 except Exception as error:
                     self.step.give_up_compiling(error)
-            return evaluate(self.model, *arguments)
+            return evaluate(wrapped(self.model), *arguments)
 
         def estimate() -> None:
             estimate_on_training_images(self.model, self.train, trainer.epochs, self.hardware, self.processes)
@@ -274,6 +299,8 @@ class Training:
                     evaluation.enter_context(frozen_statistics(self.model))
                     estimate()
                 measured = measure() if evaluated else {}
+                if last and trainer.test_time_augmentation:
+                    self.test_error_tta = measure(AveragedViews)["test_error"]
                 if probed:
                     probe_started = time.perf_counter()
                     measured |= self.processes.on_main_process(lambda: self.probe(self.model))

@@ -35,13 +35,18 @@ def learning_rate(
     milestones: tuple[float, ...] = (),
     gamma: float = 1.0,
     every: str = "step",
+    start: float = 1.0,
+    peak: float = 0.5,
+    end: float = 0.0,
 ) -> Schedule:
     """η(t) for t = 0 … epochs · steps_per_epoch − 1; the first step is already at the first value.
 
     Args:
         name: "constant"; "linear" or "cosine", from `lr` after the warm-up towards `lr_min` at the end; "step", `lr`
-            times `gamma` for every milestone that is reached.
+            times `gamma` for every milestone that is reached; "triangular", linearly from `start` times `lr` to `lr`
+            and then towards `end` times `lr`.
         milestones: for "step", fractions of the whole run.
+        peak: for "triangular", the fraction of the steps after which the rate is `lr`, rounded down to a whole step.
         warmup_epochs: for so long the rate first rises linearly to `lr`.
         warmup_start: the fraction of `lr` at which the first step is; `lr` is reached with the first step after the
             warm-up. A rate of 0 would train nothing: from 0 the rise is a step ahead, the first step at `lr` over the
@@ -52,16 +57,29 @@ def learning_rate(
     steps = epochs * steps_per_epoch
     warmup = round(warmup_epochs * steps_per_epoch)
     unit = steps_per_epoch if every == "epoch" else 1
-    start = warmup_start * lr
+    if name == "triangular":
+        return _triangle(lr, steps, int(round(peak * steps, 9)), start, end)
+    first = warmup_start * lr
 
     def eta(t: int) -> float:
         t -= t % unit
         if t < warmup:
             risen = t // unit + (warmup_start == 0)
-            return start + (lr - start) * min(risen, warmup / unit) / (warmup / unit)
+            return first + (lr - first) * min(risen, warmup / unit) / (warmup / unit)
         if name == "step":
             return lr * gamma ** sum(t >= round(milestone * steps, 9) for milestone in milestones)
         return lr_min + (lr - lr_min) * _decay(name, (t - warmup) / (steps - warmup))
+
+    return eta
+
+
+def _triangle(lr: float, steps: int, top: int, start: float, end: float) -> Schedule:
+    """Return the triangular schedule, whose greatest value is at step `top`."""
+
+    def eta(t: int) -> float:
+        if t < top:
+            return lr * (start + (1 - start) * t / top)
+        return lr * (1 - (1 - end) * (t - top) / (steps - top))
 
     return eta
 

@@ -38,6 +38,7 @@ class Step:
         label_smoothing: as torch's cross-entropy takes it.
         m: examples that share a perturbation; None for all.
         micro_batch_size: examples in a forward pass; None for all.
+        sums_loss: whether the loss that is minimised is summed over the batch, of all processes, instead of averaged.
         scaler: scales the loss, for gradients in half precision.
         compiled: whether forward pass and loss, and so their gradients, are compiled.
         rates_on_device: whether learning rate and radius are scalars on the device rather than numbers; a captured step
@@ -57,6 +58,7 @@ class Step:
         *,
         compiled: bool = False,
         rates_on_device: bool = False,
+        sums_loss: bool = False,
     ):
         self.model = model
         self.optimizer = optimizer
@@ -65,14 +67,15 @@ class Step:
         self.m = m
         self.micro_batch_size = micro_batch_size
         self.scaler = scaler
+        self.sums_loss = sums_loss
         each = "none" if optimizer.selects_examples else "mean"
         self.compiled = compiled
         self.plain_forward = _forward_and_loss(model, hardware, label_smoothing, each)
         if compiled:
             torch.compiler.reset()  # what earlier runs of this program compiled counts against a limit
         self.forward = compile_for(self.plain_forward) if compiled else self.plain_forward
-        zero = torch.zeros((), device=hardware.device)
-        self.rates = {"lr": zero, "rho": zero.clone()} if rates_on_device else None
+        self.rates_on_device = rates_on_device
+        self.rates: dict[tuple[str, float], Tensor] = {}
         self.loss = torch.zeros((), dtype=torch.float64, device=hardware.device)
         self.summed = torch.zeros((), dtype=torch.int64, device=hardware.device)
         self.missed = MissedLabels(hardware.device)
@@ -85,11 +88,18 @@ class Step:
 
     def set_rates(self, lr: float, rho: float | None) -> None:
         """Learning rate and radius of the next steps; rho is None for a method without a radius."""
-        for name, value in (("lr", lr), ("rho", rho)):
-            if value is not None:
-                present = value if self.rates is None else self.rates[name].fill_(value)
-                for group in self.optimizer.param_groups:
-                    group[name] = present
+        for group in self.optimizer.param_groups:
+            factor = group.get("lr_factor", 1.0)
+            group["lr"] = self._rate("lr", factor, factor * lr)
+            if rho is not None:
+                group["rho"] = self._rate("rho", 1.0, rho)
+
+    def _rate(self, name: str, factor: float, value: float) -> float | Tensor:
+        """Return a group's rate, where a captured step reads it if it is on the device: one scalar for each factor."""
+        if not self.rates_on_device:
+            return value
+        place = self.rates.setdefault((name, factor), torch.zeros((), device=self.hardware.device))
+        return place.fill_(value)
 
     def __call__(self, batch: Batch) -> None:
         """Take a step; where compiled code fails, take it again without, from now on, and warn."""
@@ -119,13 +129,23 @@ class Step:
         self.forward = self.plain_forward
         MESSAGES.warning(f"torch.compile failed, so the run goes on without it, slower: {first_line(error)}")
 
+    def recapture(self) -> None:
+        """Forget what was captured of earlier steps; nothing was here."""
+
     def remember(self, batch: Batch) -> None:
         """Tell a method that repeats batches which one was that of the step before."""
-        self.optimizer.remember(_Part(self, batch))
+        self.optimizer.remember(_Part(self, batch, self._loss_factor(batch)))
 
     def _parts(self, batch: Batch) -> "list[_Part]":
         """Return the closures of a batch, one for each m examples."""
-        return [_Part(self, part) for part in batch.split(self.m or len(batch))]
+        return [_Part(self, part, self._loss_factor(batch)) for part in batch.split(self.m or len(batch))]
+
+    def _loss_factor(self, batch: Batch) -> int:
+        """Return what makes a mean over a batch, or over a part of it, the loss that is minimised.
+
+        Gradients of parts are averaged by their size, and those of processes too, so all parts have the same factor.
+        """
+        return len(batch) * self.processes.world_size if self.sums_loss else 1
 
     def _arguments(self, parts: "list[_Part]") -> tuple[Any, list[float], GradScaler | None]:
         """Return what the optimizer's step takes: closures, their shares of the batch, the loss scaling."""
@@ -265,6 +285,9 @@ class CapturedStep(Step):
         self.captured = {}
         self.warmed_up = Counter()
 
+    def recapture(self) -> None:
+        self._forget()
+
 
 @dataclass(frozen=True)
 class _Captured:
@@ -278,9 +301,10 @@ class _Captured:
 class _Part:
     """The closure of a batch, or of the part of it that has a perturbation of its own."""
 
-    def __init__(self, step: Step, batch: Batch):
+    def __init__(self, step: Step, batch: Batch, loss_factor: int):
         self.step = step
         self.batch = batch
+        self.loss_factor = loss_factor
         self.predicted: Tensor | None = None
         """The classes that the first pass predicts."""
 
@@ -297,7 +321,7 @@ class _Part:
             with step.not_yet_averaged(number < len(cut)):
                 loss, classes = step.forward(micro_batch)
                 if loss.requires_grad:
-                    share = loss.mean() * weight
+                    share = loss.mean() * (weight * self.loss_factor)
                     (share if step.scaler is None else step.scaler.scale(share)).backward()
             losses.append(loss.detach() if loss.dim() else loss.detach() * weight)
             predicted.append(classes)

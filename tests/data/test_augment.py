@@ -5,10 +5,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sam_bench.data.augment import CUTOUT, PADDING, Augment, Draws
+from sam_bench.data.augment import Augment, Box, Draws
 from sam_bench.data.batches import Batches, generator_for
 from sam_bench.data.images import Images
-from sam_bench.data.registry import DATASETS
+from sam_bench.data.registry import CUTOUT, DATASETS, PADDING
 
 CPU = torch.device("cpu")
 NORMALISE = DATASETS["cifar10"].mean, DATASETS["cifar10"].std
@@ -25,21 +25,23 @@ def draws(count: int, seed: int = 0) -> Draws:
     return Draws.of(count, torch.Generator().manual_seed(seed))
 
 
-def slowly(pixels: Tensor, chance: Draws, i: int, padding: str, crop, flip, normalise, cutout) -> Tensor:
+def slowly(
+    pixels: Tensor, chance: Draws, i: int, padding: str, crop, flip, normalise, cutout, margin=PADDING, box=CUTOUT
+) -> Tensor:
     """One image, by torchvision's functions and a loop over the box."""
     functional = pytest.importorskip("torchvision.transforms.functional")
     image = pixels.float() / 255
     if crop:
         mode = {"zeros": "constant", "reflect": "reflect"}[padding]
-        padded = functional.pad(image, [PADDING] * 4, padding_mode=mode)
+        padded = functional.pad(image, [margin] * 4, padding_mode=mode)
         image = functional.crop(padded, int(chance.crop_row[i]), int(chance.crop_column[i]), 32, 32)
     if flip and chance.flip[i]:
         image = functional.hflip(image)
     if normalise:
         image = functional.normalize(image, *NORMALISE)
     if cutout and chance.cutout[i]:
-        for row in range(int(chance.cutout_row[i]), int(chance.cutout_row[i]) + CUTOUT):
-            for column in range(int(chance.cutout_column[i]), int(chance.cutout_column[i]) + CUTOUT):
+        for row in range(int(chance.cutout_row[i]), int(chance.cutout_row[i]) + box):
+            for column in range(int(chance.cutout_column[i]), int(chance.cutout_column[i]) + box):
                 if 0 <= row < 32 and 0 <= column < 32:
                     image[:, row, column] = 0
     return image
@@ -57,6 +59,31 @@ def test_each_image_is_what_torchvisions_operations_make_of_it(switches, padding
     assert batch.is_contiguous(memory_format=torch.channels_last)
     for i, image in enumerate(batch):
         torch.testing.assert_close(image, slowly(pixels[index[i]], chance, i, padding, *switches), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+@pytest.mark.parametrize("margin", [1, 2, 16])
+def test_augment_with_other_sizes_equals_torchvision(margin, padding):
+    box = Box(size=12, probability=1.0, inside=True)
+    augment = Augment(True, True, NORMALISE, True, CPU, padding, margin, box)
+    pixels, chance = images(20), augment.draw(20, torch.Generator().manual_seed(0))
+
+    batch = augment.train(augment.prepare(pixels), torch.arange(20), chance)
+
+    for i, image in enumerate(batch):
+        expected = slowly(pixels[i], chance, i, padding, True, True, True, True, margin, 12)
+        torch.testing.assert_close(image, expected, rtol=0, atol=2e-6)
+
+
+def test_draws_with_two_pixels_are_five_shifts():
+    drawn = Draws.of(1000, torch.Generator().manual_seed(0), padding=2)
+    assert set(drawn.crop_row.tolist()) == set(drawn.crop_column.tolist()) == set(range(5))
+
+
+def test_draws_of_box_inside_stay_within_image():
+    drawn = Draws.of(1000, torch.Generator().manual_seed(0), box=Box(12, 1.0, inside=True))
+    assert drawn.cutout.all()
+    assert set(drawn.cutout_row.tolist()) == set(drawn.cutout_column.tolist()) == set(range(21))
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
@@ -157,3 +184,28 @@ def test_generators_of_different_purposes_differ():
         for key in [(0, "epoch", 0), (0, "epoch", 1), (1, "epoch", 0), (0, "weights")]
     }
     assert len(seeds) == 4
+
+
+def flipped(epoch: int, seed: int = 0) -> list[bool]:
+    """Return which of 50 images an epoch shows mirrored, by their own numbers."""
+    pixels, labels = images(50), torch.arange(50)
+    augment = Augment(False, True, None, False, CPU, alternate_flips=True)
+    originals = augment.evaluate(augment.prepare(pixels))
+    found = [False] * 50
+    for batch in Batches(Images(pixels, labels), augment, 10, seed).epoch(epoch):
+        for image, label in zip(batch.images, batch.labels, strict=True):
+            mirrored = originals[label].flip(-1)
+            assert torch.equal(image, mirrored) or torch.equal(image, originals[label])
+            found[label] = torch.equal(image, mirrored)
+    return found
+
+
+def test_alternate_flips_turn_all_images_every_epoch():
+    first, second, third = (flipped(epoch) for epoch in range(3))
+    assert 10 < sum(first) < 40
+    assert second == [not each for each in first]
+    assert third == first
+
+
+def test_alternate_flips_with_other_seed_differ():
+    assert flipped(0) != flipped(0, seed=1)

@@ -58,15 +58,15 @@ def run_to_the_end(tiny_run, *overrides: str) -> tuple[dict, int]:
 def ends_the_same(tiny_run, folder, interrupted):
     """Asserts that a run which is interrupted after some of its steps ends as if left alone; returns its record."""
 
-    def check(*overrides: str, after: Collection[int] = range(12)) -> dict:
+    def check(*overrides: str, after: Collection[int] = range(12), experiment: str = "default") -> dict:
         whole = tiny_run(*overrides)
-        expected = last_checkpoint(folder, whole["run_id"])
+        expected = last_checkpoint(folder, whole["run_id"], experiment)
         put_away(folder)
         interrupted(after)
         record, times = run_to_the_end(tiny_run, *overrides)
         assert times == len(after)
         assert lasting(record) == lasting(whole)
-        assert differences(lasting(last_checkpoint(folder, record["run_id"])), lasting(expected)) == []
+        assert differences(lasting(last_checkpoint(folder, record["run_id"], experiment)), lasting(expected)) == []
         return whole
 
     return check
@@ -93,6 +93,14 @@ def test_a_run_whose_method_begins_late_is_interrupted_anywhere_and_ends_the_sam
 @pytest.mark.parametrize("optimizer", ["sgd", "gsam"])
 def test_a_base_of_more_than_one_rule_is_interrupted_anywhere_and_ends_the_same(ends_the_same, optimizer, base):
     ends_the_same(*BASE, "model=resnet8", f"optimizer={optimizer}", f"optimizer/base={base}", after={0, 3, 4, 7, 8})
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "sam"])
+def test_resumed_airbench94_ends_bit_for_bit(ends_the_same, optimizer):
+    overrides = ["experiment=airbench94", "trainer.batch_size=6", "trainer.epochs=4", "trainer.freeze_after=2"]
+    steps = ["data.train_subset=20", "trainer.eval_batch_size=20", f"optimizer={optimizer}"]
+    whole = ends_the_same(*overrides, *steps, after={0, 3, 4, 5, 8, 11}, experiment="airbench94")
+    assert whole["steps"] == 12 and whole["test_error_tta"] is not None
 
 
 @pytest.mark.parametrize("averaging", ["none", "swa", "ema"])

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.optim import lr_scheduler
@@ -124,3 +125,13 @@ def test_a_proportional_radius_is_never_under_its_least():
     values = [rho(t) for t in range(STEPS)]
     assert min(values) == 0.5 == values[0]
     assert max(values) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("start", "peak", "end"), [(0.2, 0.23, 0.07), (0.2, 0.1, 0.0), (1.0, 0.5, 0.5), (0.5, 0.001, 0.0)]
+)
+def test_triangular_rate_equals_interpolation(start, peak, end):
+    eta = schedules.learning_rate("triangular", lr=0.3, steps_per_epoch=48, epochs=10, start=start, peak=peak, end=end)
+    top = int(peak * 480)
+    expected = 0.3 * np.interp(range(480), [0, top, 480] if top else [0, 480], [start, 1, end] if top else [1, end])
+    np.testing.assert_allclose([eta(t) for t in range(480)], expected, rtol=1e-12)
