@@ -60,7 +60,7 @@ AIRBENCH = {
     "trainer.smoothing_over": "all",
     "trainer.freeze": ("whitening.bias",),
     "trainer.freeze_after": 3,
-    "trainer.precision": "fp32",
+    "trainer.precision": "bf16",
     "trainer.test_time_augmentation": True,
 }
 """What airbench94 and airbench96 have in common."""
@@ -288,7 +288,7 @@ def test_preset_of_draws_follows_the_seed(preset, tied):
     config = compose.compose([f"experiment={preset}", "seed=3"])
     data = config.identity()["data"]
     assert {key: data[key] for key in data if key.endswith("_seed")} == tied
-    assert config.trainer.precision == "fp32"
+    assert config.trainer.precision == "bf16"
 
 
 @pytest.mark.parametrize(
