@@ -11,10 +11,11 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # PYTHON= on the command line is an environment of your own, which is taken as it is, and need not have sam_bench in it.
 ENVIRONMENT = $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(READY))
+OLDEST = $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint data reproduce-table table report tune study analyse smoke torture bench profile gpu-check clean
+.PHONY: help setup test test-oldest lint data reproduce-table table report tune study analyse smoke torture bench profile gpu-check clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +40,11 @@ $(READY): pyproject.toml
 
 test: $(READY) ## Run the tests: offline, on the CPU; those that need a GPU skip without one
 	$(PYTHON) -m pytest -n auto
+
+test-oldest: ## Run the tests with the oldest PyTorch that pyproject.toml allows, in .venv-oldest
+	@[ -e .venv-oldest ] || python3 -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' 'torch==$(OLDEST).*'
+	.venv-oldest/bin/python -m pytest -n auto
 
 lint: $(READY) ## Check style, formatting and the types of what can be imported
 	$(PYTHON) -m ruff check .

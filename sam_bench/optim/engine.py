@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.torch_version import TorchVersion
 
 from sam_bench.optim.base import base_of, exchanges_weights, is_training, load_in_place
 from sam_bench.optim.distributed import Shards, average, everywhere, mean, rank
@@ -28,6 +29,11 @@ _CLIP_NORM = Option("clip_norm", float, "greatest norm of the direction", gt=0, 
 _START = Option("start", int, "the first step that perturbs", ge=0)
 _SMALL = 4096
 """Elements of a parameter whose gradient is remembered from step to step."""
+
+# torch.compile of a loop fails before torch 2.12 where an attribute of an optimizer is set, so a step is not compiled.
+_traced_if_possible: Callable[[Callable[..., Any]], Any] = (
+    torch.compiler.disable if TorchVersion(torch.__version__) < (2, 12) else lambda step: step
+)
 
 _SYNC_PERTURBATION = Option("sync_perturbation", bool, "whether processes perturb along the averaged gradient")
 
@@ -207,6 +213,7 @@ class SharpnessAware(Method):
     @overload
     def step(self, closure: None = None) -> None: ...
 
+    @_traced_if_possible
     @torch.no_grad()
     def step(
         self,
@@ -277,6 +284,7 @@ class SharpnessAware(Method):
             raise
         return cast(Tensor, loss)
 
+    @_traced_if_possible
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False, scaler: GradScaler | None = None) -> bool:
         """Half a step: from the gradients at `w`, which lie in `.grad`, to the weights `w + e`.
@@ -325,6 +333,7 @@ class SharpnessAware(Method):
         self._between = Between(two, g if self.keeps_gradient or not two else {}, finite, clean, scaler)
         return two
 
+    @_traced_if_possible
     @torch.no_grad()
     def second_step(self, zero_grad: bool = False, scaler: GradScaler | None = None) -> None:
         """The other half: back to `w`, and the base optimizer's step with the gradients at `w + e`, now in `.grad`.

@@ -2,8 +2,8 @@
 
 import contextlib
 import functools
+import threading
 from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -13,8 +13,15 @@ from sam_bench.optim.distributed import Shards
 from sam_bench.optim.flat import FlatCopy
 from sam_bench.optim.gradients import Tensors
 
-_SHARDS: ContextVar[Shards | None] = ContextVar("shards", default=None)
-"""Of the tensors that norms are taken of at present."""
+
+class _Current(threading.local):
+    """The shards of the tensors that this thread takes norms of; None where tensors are whole."""
+
+    # Not a ContextVar, which torch.compile does not trace before torch 2.12.
+    shards: Shards | None = None
+
+
+_CURRENT = _Current()
 
 
 class Direction(NamedTuple):
@@ -27,18 +34,19 @@ class Direction(NamedTuple):
 @contextlib.contextmanager
 def over(shards: Shards | None) -> Iterator[None]:
     """A context in which norms and inner products are over all processes' shards; None: tensors are whole."""
-    token = _SHARDS.set(shards)
+    before = _CURRENT.shards
+    _CURRENT.shards = shards
     try:
         yield
     finally:
-        _SHARDS.reset(token)
+        _CURRENT.shards = before
 
 
 def global_norm(tensors: Tensors) -> Tensor:
     """The Euclidean norm over all elements of all tensors: a scalar on their device, at least in float32."""
     dtype = _precise(tensors)
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype)))
-    shards = _SHARDS.get()
+    shards = _CURRENT.shards
     return norm if shards is None else shards.sum(norm.square()).sqrt()
 
 
@@ -47,7 +55,7 @@ def inner_product(a: Tensors, b: Tensors) -> Tensor:
     dtype = _precise(a)
     a, b = ([x.to(dtype) for x in tensors] for tensors in (a, b))
     (products,) = FlatCopy(torch._foreach_mul(a, b)).buffers
-    shards = _SHARDS.get()
+    shards = _CURRENT.shards
     return products.sum() if shards is None else shards.sum(products.sum())
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.torch_version import TorchVersion
 
 import sam_bench
 from sam_bench.optim.gradients import real
@@ -40,11 +41,14 @@ def test_a_loop_around_the_step_breaks_in_torchs_code_only(name, fused):
     explained = torch._dynamo.explain(train_step)(model, optimizer, *batch(2))
     train_step(other, twin, *batch(2))
     torch._dynamo.reset()
+    torch.testing.assert_close(flat(model), flat(other), rtol=0, atol=1e-12)
+    if TorchVersion(torch.__version__) < (2, 12):
+        assert explained.graph_count == 0  # the step is left to Python
+        return
     ours = [reason for reason in explained.break_reasons if reason.user_stack[-1].filename.startswith(OURS)]
     ours = [reason for reason in ours if reason.user_stack[-1].name != "generator_of_step"]  # of ESAM's draws
     assert explained.graph_count > 1
     assert not ours, ours
-    torch.testing.assert_close(flat(model), flat(other), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", [name for name in PERTURBING if name != "esam"])
