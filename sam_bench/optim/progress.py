@@ -1,4 +1,4 @@
-"""What changes from step to step, in one object that every copy of an optimizer shares."""
+"""An engine's state that changes from step to step, in one object that every copy of an optimizer shares."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, overload
@@ -13,18 +13,18 @@ T = TypeVar("T")
 
 
 @dataclass
-class Between:
-    """What is held from `first_step` to `second_step`."""
+class HalfStep:
+    """A step that was begun by `first_step`, and waits for `second_step`."""
 
-    two: bool
-    g: Gradients
-    finite: Tensor
-    clean: FlatCopy
+    has_second_pass: bool
+    g: Gradients  #: Empty if the method does not need it in the second half.
+    finite: Tensor  #: True if `g` is finite: a boolean scalar on its device.
+    clean_statistics: FlatCopy  #: Running statistics after the unperturbed pass.
     scaler: GradScaler | None
 
 
-class Left:
-    """A parameter's gradient as the previous step has left it."""
+class LeftoverGradient:
+    """A parameter's gradient as the previous step left it in `.grad`."""
 
     def __init__(self, parameter: Tensor, gradient: Tensor):
         self.parameter = parameter
@@ -32,62 +32,68 @@ class Left:
         self.version = self.gradient._version
 
     def unchanged(self) -> bool:
-        """Whether nothing has been added to it, nor put in its place."""
+        """Return True if nothing was added to the gradient, and no other put in its place."""
         present = self.parameter.grad
         return present is not None and local(present) is self.gradient and self.gradient._version == self.version
 
 
 @dataclass
-class Accumulated:
-    """A gradient that was there before a step."""
+class AccumulatedGradient:
+    """A gradient that was computed before a step, outside its closure."""
 
     parameter: Tensor
     gradient: Tensor
-    nonzero: Tensor
-    """Whether any of it is not 0, on its device."""
+    nonzero: Tensor  #: True if any element is not 0: a boolean scalar on the gradient's device.
 
 
 @dataclass
 class Progress:
-    """Everything of an engine that changes from step to step, the base optimizer's state apart.
+    """All state of an engine that changes from step to step, except the base optimizer's.
 
-    Frameworks hand out wrappers of an optimizer: objects of another class with a copy of its `__dict__`, or with
-    attributes that are looked up in it. What is assigned to such a wrapper does not reach the optimizer; this object
-    they have in common.
+    Frameworks hand out wrappers of an optimizer: objects of another class that copy its `__dict__`, or look attributes
+    up in it. An attribute set on such a wrapper does not reach the optimizer, but both hold this same object.
     """
 
+    #: Number of steps that changed nothing because a gradient was not finite; on the parameters' device.
     skipped: Tensor
-    """Steps that changed nothing because a gradient was not finite; on the parameters' device."""
     steps: int = 0
     passes: float = 0.0
+    #: True if the last step created no state of the base optimizer.
     settled: bool = False
     memory: dict[Tensor, dict[str, Tensor]] = field(default_factory=dict)
-    saved: dict[Tensor, Tensor] = field(default_factory=dict)
-    """Where the weights are kept while they are perturbed; allocated once."""
-    away: list[Tensor] = field(default_factory=list)
-    """The parameters that are perturbed now."""
-    between: Between | None = None
-    single: bool = False
-    """Whether the step that is being taken might have had a second pass, and has none."""
-    resting: FlatCopy | None = None
-    """The running statistics after the previous step, if there was one."""
-    left: dict[Tensor, Left] = field(default_factory=dict)
-    """The gradients of small parameters after the previous step."""
+
+    #: Copies of the weights from before a perturbation; allocated once.
+    unperturbed: dict[Tensor, Tensor] = field(default_factory=dict)
+    #: Parameters that are perturbed at the moment.
+    perturbed_now: list[Tensor] = field(default_factory=list)
+    half_step: HalfStep | None = None
+    #: True during a step whose gradient decided against a second pass.
+    declined_second_pass: bool = False
+
+    #: Running statistics after the previous step, if there was one.
+    statistics_after_step: FlatCopy | None = None
+    #: Gradients of small parameters after the previous step.
+    leftover_gradients: dict[Tensor, LeftoverGradient] = field(default_factory=dict)
     #: True once a closure without gradients was warned of.
     warned_without_gradients: bool = False
+    #: True once a step was taken; torch's learning-rate schedulers look for it.
     stepped: bool = False
-    """Whether a step was taken, as torch's learning-rate schedulers ask."""
 
     def copy(self) -> "Progress":
-        """What the host knows now; tensors are shared."""
-        return replace(self, memory=dict(self.memory), saved=dict(self.saved), away=list(self.away))
+        """Return a copy whose lists and dicts later steps do not change; its tensors are shared."""
+        return replace(
+            self,
+            memory=dict(self.memory),
+            unperturbed=dict(self.unperturbed),
+            perturbed_now=list(self.perturbed_now),
+        )
 
     def become(self, other: "Progress") -> None:
-        """Know again what a copy knows."""
+        """Take over all values of another progress, in place."""
         vars(self).update(vars(other.copy()))
 
 
-class Shared(Generic[T]):
+class SharedAttribute(Generic[T]):
     """An attribute of an optimizer that is kept in its `progress`, under the same name or another one."""
 
     def __init__(self, name: str = ""):
@@ -97,7 +103,7 @@ class Shared(Generic[T]):
         self.name = self.name or name
 
     @overload
-    def __get__(self, optimizer: None, owner: type) -> "Shared[T]": ...
+    def __get__(self, optimizer: None, owner: type) -> "SharedAttribute[T]": ...
 
     @overload
     def __get__(self, optimizer: object, owner: type) -> T: ...

@@ -77,7 +77,7 @@ def test_a_module_where_a_number_or_a_flag_belongs_is_refused_by_name(name, opti
         (
             lambda p: MSAM(p, torch.optim.SGD, start=1, lr=0.1, momentum=0.9),
             ValueError,
-            "start=1 is of methods with a second pass: MSAM begins with one",
+            "start=1 needs a method with a second pass, and MSAM has none",
         ),
         (lambda p: SAM(p, torch.optim.SGD, adaptive=1, lr=0.1), TypeError, "adaptive=1 must be True or False"),
         (lambda p: WSAM(p, torch.optim.SGD, decouple="no", lr=0.1), TypeError, "decouple='no' must be True or False"),

@@ -559,12 +559,16 @@ def test_the_constructors_are_those_that_users_know():
 @pytest.mark.parametrize(
     ("make", "error", "said"),
     [
-        (lambda m, p: SAM(p, torch.optim.SGD(p, lr=0.1), lr=0.1), TypeError, "made already: lr"),
+        (lambda m, p: SAM(p, torch.optim.SGD(p, lr=0.1), lr=0.1), TypeError, "an instance already: give lr"),
         (lambda m, p: SAM(p[:1], torch.optim.SGD(p, lr=0.1)), ValueError, "other parameters"),
         (lambda m, p: SAM(p, torch.optim.LBFGS), ValueError, "LBFGS"),
         (lambda m, p: SAM(p, "sgd"), TypeError, "base_optimizer='sgd'"),
         (lambda m, p: SAM(p, torch.optim.SGD, model="resnet", lr=0.1), TypeError, "model='resnet'"),
-        (lambda m, p: SAM(p, torch.optim.SGD, model=network(), lr=0.1), ValueError, "none of the parameters"),
+        (
+            lambda m, p: SAM(p, torch.optim.SGD, model=network(), lr=0.1),
+            ValueError,
+            "none of the optimizer.s parameters",
+        ),
         (lambda m, p: SAM(p, torch.optim.Adadelta), ValueError, "Adadelta has a setting rho of its own"),
         (lambda m, p: SAM(p, torch.optim.SGD, rho=-1.0, lr=0.1), ValueError, "rho=-1.0"),
         (lambda m, p: SAM([{"params": p, "rho": -2.0}], torch.optim.SGD, lr=0.1), ValueError, "rho=-2.0"),

@@ -48,8 +48,8 @@ class WASAM(SAM):
         if hasattr(self, "average"):
             self.average.parameters[:] = self._parameters()
 
-    def _be_at_rest(self, caller: str) -> None:
-        super()._be_at_rest(caller)
+    def _refuse_during_step(self, caller: str) -> None:
+        super()._refuse_during_step(caller)
         if self.average.is_swapped and caller != "state_dict()":
             raise RuntimeError(
                 f"{caller} while the weights are swapped with their mean: swap_swa_sgd() brings them back"
