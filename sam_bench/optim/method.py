@@ -1,4 +1,4 @@
-"""What a sharpness-aware method is: its perturbation, what it makes of both gradients, what it remembers."""
+"""A sharpness-aware method's hooks: its perturbation, its use of both gradients, its memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,84 +13,84 @@ Closure = Callable[..., Tensor]
 
 
 class Method(Optimizer):
-    """The hooks that the engine calls, and what they do unless a method says otherwise.
+    """The hooks that the engine calls, with the defaults that apply unless a method overrides them.
 
-    `w` are the parameters, `g = ∇L(w)` (at other weights, where a method `perturbs_first`) and `h = ∇L(w + e)`:
-    lists of real tensors in one order. A hook allocates what it returns, changes none of its arguments, and waits
-    for no value on the device. `memory` is what the method remembers of these parameters, by the names that
-    `init_state` gives.
+    `w` are the parameters, `g = ∇L(w)` (or at perturbed weights, if a method `perturbs_first`) and `h = ∇L(w + e)`:
+    lists of real tensors in one order. A hook allocates what it returns, changes none of its arguments, and does not
+    wait for the device. `memory` is what the method has stored for these parameters, under the names that `init_state`
+    gives.
     """
 
+    #: True if `combine`, `correction` or `update_state` needs `g`; if False, its memory is free in the second pass.
     keeps_gradient = False
-    """Whether `combine`, `correction` or `update_state` needs `g`; if not, its memory is free in the second pass."""
 
+    #: True if the closure returns one loss per example, and takes an index of examples: see `ESAM`.
     selects_examples = False
-    """Whether the closure returns one loss for each example and takes an index of examples: see `ESAM`."""
 
+    #: True if the first gradient, too, is taken at perturbed weights: see `ahead`.
     perturbs_first = False
-    """Whether the first gradient, too, is taken at perturbed weights: see `ahead`."""
 
+    #: True if any step has a second pass.
     two_passes = True
-    """Whether any step has a second pass."""
 
+    #: True if the first pass's gradient decides whether a step has a second pass: see `wants_second_pass`.
     gradient_decides = False
-    """Whether the first pass's gradient decides if a step has a second pass: see `wants_second_pass`."""
 
+    #: True if `combine`, `combine_single` and `update_state` take the weights `w` as `weights`, for weight decay.
     needs_weights = False
-    """Whether `combine`, `combine_single` and `update_state` are given the weights `w`, as `weights`: to decay them."""
 
+    #: True if `direction` takes the parameters' names as `names`, a list of strings.
     needs_names = False
-    """Whether `direction` is given the parameters' names, as `names`: a list of strings."""
 
+    #: True if a step calls the previous step's closure again: see `remember`.
     repeats_batch = False
-    """Whether a step calls the closure of the step before again: see `remember`."""
 
+    #: True if an element's perturbation depends on its place in the tensor or on other elements of that tensor. The
+    #: engine then refuses sharded parameters.
     whole_tensors = False
-    """Whether an element's perturbation depends on others of its tensor, or on its place: shards are then refused."""
 
+    #: The parameters that are perturbed; None for all.
     perturbed: set[Tensor] | None
-    """The parameters that are perturbed; None for all."""
 
     def has_second_pass(self, t: int) -> bool:
-        """Whether step `t` has a second pass, or may have one; it counts from the first that is the method's own."""
+        """Return True if step `t` has a second pass, or may have one; `t` is 0 at the engine's `start`."""
         return self.two_passes
 
     def wants_second_pass(self, g: Tensors) -> Tensor:
-        """Whether this step has its second pass, where the `gradient_decides`: a boolean scalar.
+        """Return a boolean scalar, true if this step takes its second pass; called if `gradient_decides`.
 
         It must be the same in all processes (see `SharpnessAware.over_processes`). The engine waits for it.
         """
         raise NotImplementedError
 
     def keep_decision(self, finite: Tensor) -> None:
-        """Remember at the end of a step what it decided by, if `finite` (a boolean scalar) holds."""
+        """Store, at the end of a step, the values behind its decision, unless `finite` (a boolean scalar) is false."""
         raise NotImplementedError
 
     def ahead(self, part: int) -> tuple[Gradients, Callable[[dict[str, Any]], Tensor | float]]:
-        """The perturbation before the first gradient, where a method `perturbs_first`.
+        """Return the perturbation before the first gradient, for a method that `perturbs_first`.
 
         Args:
-            part: the number, from 0, of the part of the batch that it is for: one each has a perturbation of its own,
-                of all processes together.
+            part: number of the part of the batch, from 0 and over all processes; each part has its own perturbation.
 
         Returns:
-            Tensors by parameter, and what those of a parameter group are multiplied by.
+            Tensors by parameter, and a function that gives the factor of a parameter group's tensors.
         """
         raise NotImplementedError
 
     def of_part(self, g: Tensors) -> Tensors:
-        """What is averaged over the parts of a batch, and over processes, to be the `g` of `combine`."""
+        """Return what is averaged over a batch's parts, and over processes, and then is the `g` of `combine`."""
         return g
 
     def direction(self, w: Tensors, g: Tensors, *_: Any, **memory: Any) -> Tensors | Direction:
-        """The perturbation at radius one, `e / ρ`: tensors, or a `Direction`, with a scalar to multiply them by.
+        """Return the perturbation at radius one, `e / ρ`: tensors, or a `Direction` with a scalar factor.
 
         The tensors may be those of `g`: the engine copies them before it scales them.
         """
         raise NotImplementedError
 
     def second_pass(self, closure: Closure, losses: Tensor) -> float:
-        """The second pass, at `w + e`; returns the share of a forward-backward pass that it is.
+        """Run the second pass, at `w + e`; return its share of a whole forward-backward pass.
 
         Args:
             losses: what the closure returned in the first pass.
@@ -99,36 +99,38 @@ class Method(Optimizer):
         return 1.0
 
     def combine(self, g: Tensors, h: Tensors, *_: Any, **memory: Any) -> Tensors:
-        """The direction `v` that the base optimizer is given."""
+        """Return the direction `v` that is given to the base optimizer."""
         return h
 
     def combine_single(self, g: Tensors, *_: Any, **memory: Any) -> Tensors:
-        """The direction `v` in a step of a single pass."""
+        """Return the direction `v` of a step with a single pass."""
         return g
 
     def correction(self, g: Tensors, h: Tensors) -> Tensors | None:
-        """What is added to the weights after the base optimizer's step, times the learning rate, in new tensors; of
-        steps of two passes."""
+        """Return new tensors to add to the weights after the base optimizer's step, times the learning rate.
+
+        Called in steps with two passes only.
+        """
         return None
 
     def remember(self, closure: Closure) -> None:
-        """Take this as the closure of the step before, where a method `repeats_batch`: after a state is loaded."""
+        """Set the previous step's closure, for a method that `repeats_batch`, after a state is loaded."""
         raise NotImplementedError
 
     def init_state(self, p: Tensor) -> dict[str, Tensor]:
-        """What is remembered of a parameter before its first step; the names are those of the hooks' `memory`."""
+        """Return a parameter's memory before its first step; its names are the keywords of the hooks' `memory`."""
         return {}
 
     def update_state(self, g: Tensors, h: Tensors, *_: Any, **memory: Any) -> dict[str, Tensors]:
-        """What is remembered after a step of two passes, in new tensors."""
+        """Return the memory after a step with two passes, in new tensors."""
         return {}
 
     def radius(self, group: dict[str, Any]) -> float | Tensor:
-        """The radius of a parameter group at the present step: a number, or a scalar on the group's device."""
+        """Return a parameter group's radius in this step: a number, or a scalar on the group's device."""
         rho: float | Tensor = group.get("rho", self.defaults["rho"])
         return rho
 
     def names(self) -> dict[Tensor, str]:
-        """The parameters' names, where the optimizer was given them."""
+        """Return the names of the parameters that the optimizer was given with names."""
         named = [group for group in self.param_groups if "param_names" in group]
         return {p: name for group in named for p, name in zip(group["params"], group["param_names"], strict=True)}
