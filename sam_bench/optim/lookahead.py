@@ -1,4 +1,4 @@
-"""Lookahead as airbench94 has it: weights that are set to their own running mean every few steps."""
+"""Lookahead as in airbench94: every few steps the weights are set to their own running mean."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,22 +6,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+#: Exponent of `t / T`, the finished share of the run, in the old mean's weight.
 POWER = 3
-"""Of the share of the run that is done, in the old mean's weight."""
 
 
 class Lookahead:
-    """A running mean of weights and statistics, to which they are set every few steps (Jordan, 2024, arXiv:2404.00498).
+    """A running mean to which weights and statistics are set every few steps (Jordan, 2024, arXiv:2404.00498).
 
     After step t of T, where t is a multiple of `every`: `mean ← a · mean + (1 − a) · w` with
     `a = decay ** every · (t / T) ** 3`, and `w ← mean`. After step T the weights are the mean. The mean begins as the
     weights before the first step. The base optimizer's momentum is left alone.
 
-    Call `update` after whole steps only, when no perturbation is in the weights.
+    Call `update` after whole steps only, when the weights are not perturbed.
 
     Args:
         tensors: weights and statistics, which stay the same objects; those that are not floating-point are left out.
-        steps: T, of the whole run.
+        steps: T, the number of steps of the whole run.
+        every: number of steps from one update of the mean to the next.
+        decay: factor of the old mean for each step, at the end of the run.
 
     Raises:
         ValueError: every or steps is below 1, or decay is not in [0, 1).
@@ -48,12 +50,12 @@ class Lookahead:
 
     @classmethod
     def of(cls, model: nn.Module, steps: int, every: int = 5, decay: float = 0.95) -> "Lookahead":
-        """Make one of all parameters and buffers of a model."""
+        """Return a `Lookahead` over all parameters and buffers of a model."""
         return cls([*model.parameters(), *model.buffers()], steps, every, decay)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Count a step; where it is due, take the weights into the mean and set them to it."""
+        """Count a step; after every `every` steps, update the mean and set the weights to it."""
         self.count += 1
         tensors = [tensor.detach() for tensor in self.tensors]
 
@@ -61,12 +63,12 @@ class Lookahead:
             torch._foreach_lerp_(self.mean, tensors, 1 - self.old_weight(self.count))
             torch._foreach_copy_(tensors, self.mean)
 
-        # The run may end between two updates: what was trained since the last one is then left out.
+        # The run may end between two updates: the steps since the last one are then dropped.
         if self.count == self.steps:
             torch._foreach_copy_(tensors, self.mean)
 
     def old_weight(self, step: int) -> float:
-        """Return the weight of the old mean after so many steps."""
+        """Return the weight of the old mean in an update after `step` steps."""
         return self.decay**self.every * (step / self.steps) ** POWER
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The running statistics of a model's normalisation layers: read, written back, chosen, all on the device."""
+"""Running statistics of a model's normalisation layers: reading, writing and re-estimating them on the device."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,14 +15,14 @@ from sam_bench.optim.flat import FlatCopy
 
 
 class RunningStatistics:
-    """The buffers of every layer of `model` that keeps running statistics.
+    """The buffers of all layers of a model that keep running statistics.
 
     Such a layer has a buffer called `running_…` or `moving_…`, as normalisation layers do, or it estimates a spectral
-    norm from pass to pass, as torch's `spectral_norm` does. Layers are found once, their buffers at every call, so that
-    a model may be moved after this was made.
+    norm from pass to pass, as torch's `spectral_norm` does. Layers are looked up once, but their buffers in every call,
+    so the model may be moved later.
 
     Args:
-        model: any module; None, or one without such layers, makes every call do nothing.
+        model: any module; with None, or without such layers, every call does nothing.
     """
 
     def __init__(self, model: nn.Module | None):
@@ -30,22 +30,23 @@ class RunningStatistics:
         self.layers = [module for module in modules if _has_statistics(module)]
 
     def read(self) -> FlatCopy:
-        """A copy of all statistics."""
+        """Return a copy of all statistics."""
         return FlatCopy(self._buffers())
 
     def write(self, reading: FlatCopy) -> None:
-        """Put back what `read` returned, into the same storage."""
+        """Write back what `read` returned, into the same storage."""
         reading.write_to(self._buffers())
 
     def keep_if(self, condition: Tensor, otherwise: FlatCopy) -> FlatCopy:
-        """Leave the statistics as they are where `condition` (a boolean scalar) holds, else write `otherwise`.
+        """Keep the statistics as they are if `condition` (a boolean scalar) is true, else write `otherwise` to them.
 
         Returns:
-            A copy of what the statistics are now.
+            A copy of the statistics after that.
         """
         return otherwise.keep_if(condition, self._buffers())
 
     def _buffers(self) -> list[Tensor]:
+        """Return the present buffers of all these layers."""
         return [buffer for layer in self.layers for buffer in layer.buffers(recurse=False)]
 
 
@@ -61,9 +62,9 @@ def _has_statistics(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """A context in which forward passes leave the model's running statistics as they are.
+    """Restore the model's running statistics when this context ends, so that passes in it do not change them.
 
-    For the second pass of a hand-written loop whose optimizer was not given the model:
+    Use it for the second pass of a hand-written loop whose optimizer was not given the model:
 
         >>> optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
         >>> F.cross_entropy(model(x), y).backward()
@@ -72,7 +73,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
         ...         F.cross_entropy(model(x), y).backward()
         >>> optimizer.second_step(zero_grad=True)
 
-    Normalisation within the batch is as before; contexts may be nested.
+    Layers still normalise with the statistics of the batch. Contexts may be nested.
     """
     statistics = RunningStatistics(model)
     with torch.no_grad():
@@ -86,11 +87,11 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def reestimate_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
-    """Make the model's running statistics the means of those of its batches, weighted by their numbers of examples.
+    """Set the model's running statistics to the means of the batches' statistics, weighted by numbers of examples.
 
-    A forward pass for each batch, in training mode, without compiled code: layers frozen in evaluation mode are
-    estimated too. A model without running statistics is left alone, and so are the batches. Afterwards each module is
-    in the mode, and each layer has the momentum, that it had before.
+    Each batch takes a forward pass in training mode, without compiled code. Layers frozen in evaluation mode are
+    estimated too. Without such layers, neither model nor batches are touched. Afterwards each module has its former
+    mode, and each layer its former momentum.
 
     Args:
         batches: the model's inputs, on its device: a tensor, or a mapping, list or tuple of tensors, whose first
@@ -98,23 +99,24 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
             and labels gives. The model is called with the inputs as its one argument.
 
     Raises:
-        ValueError: there is no batch.
-        TypeError: the number of examples in a batch cannot be told.
-        Exception: whatever a batch or the model raises; the statistics are, in any such case, as before.
+        ValueError: there is no batch, or no example in any.
+        TypeError: a batch has no tensors, or their numbers of examples differ.
+        Exception: whatever a batch or the model raises; after any error the statistics are as before.
 
     Example:
         >>> reestimate_statistics(model, [x, x])
     """
     statistics = RunningStatistics(model)
-    layers = [layer for layer in statistics.layers if isinstance(layer, _NormBase)]  # others keep what they were given
+    layers = [layer for layer in statistics.layers if isinstance(layer, _NormBase)]  # only these can be re-estimated
     if not layers:
         return
+
     before = statistics.read()
     modes = {module: module.training for module in model.modules()}
     momenta = [layer.momentum for layer in layers]
     model.train()
     try:
-        with torch.compiler.set_stance("force_eager"):  # compiled code would be made anew for every momentum
+        with torch.compiler.set_stance("force_eager"):  # torch.compile would recompile for every momentum
             _estimate(model, layers, batches)
     except BaseException:
         statistics.write(before)
@@ -159,28 +161,37 @@ def count_examples(inputs: Any) -> int:
     lengths = {len(item) for item in items if isinstance(item, Tensor) and item.dim()}
     if len(lengths) != 1:
         raise TypeError(
-            f"a batch has inputs of type {type(inputs).__name__}, whose number of examples cannot be told: give a "
+            f"a batch has inputs of type {type(inputs).__name__}, whose number of examples is unknown: give a "
             "tensor, or a mapping or list of tensors whose first dimensions are equal"
         )
     return lengths.pop()
 
 
 def _estimate(model: nn.Module, layers: list[_NormBase], batches: Iterable[Any]) -> None:
+    """Re-estimate the statistics of these layers, with a momentum that makes them a running mean.
+
+    Raises:
+        ValueError: there is no batch, or no example in any.
+    """
     number = examples = 0
     for layer in layers:
         layer.reset_running_stats()
+
     for batch in batches:
         inputs = inputs_of(batch)
         count = count_examples(inputs)
         if not count:
             continue
+
+        # With this momentum a layer's new statistics are the mean over all examples so far.
         number += 1
         examples += count
         for layer in layers:
             layer.momentum = count / examples
         model(inputs)
+
     if not examples:
-        raise ValueError("there are no batches to estimate the running statistics from")
+        raise ValueError("there are no batches to estimate the running statistics from: give at least one")
     for layer in layers:
         if layer.num_batches_tracked is not None:
             layer.num_batches_tracked.fill_(number)
