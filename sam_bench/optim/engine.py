@@ -1039,6 +1039,6 @@ def _pair_with_weights(
     fit = len(weights) == len(closures) and all(weight > 0 for weight in weights) and math.isclose(sum(weights), 1)
     if not closures or not fit:
         raise ValueError(
-            f"{len(closures)} closures with weights {weights}: each closure needs one weight above 0, and the sum is 1"
+            f"{len(closures)} closures with weights {weights}: give each a weight above 0, with a sum of 1"
         )
     return list(zip(closures, weights, strict=True))
