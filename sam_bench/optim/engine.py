@@ -37,7 +37,7 @@ _SMALL_NUMEL = 4096
 
 # Before torch 2.12, torch.compile fails on a loop that sets an attribute of an optimizer: steps then run uncompiled.
 _uncompiled_before_torch_2_12: Callable[[Callable[..., Any]], Any] = (
-    torch.compiler.disable if TorchVersion(torch.__version__) < (2, 12) else lambda step: step
+    torch.compiler.disable if TorchVersion(torch.__version__) < "2.12" else lambda step: step
 )
 
 _SYNC_PERTURBATION = Option("sync_perturbation", bool, "whether processes perturb along the averaged gradient")

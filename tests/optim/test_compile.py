@@ -42,7 +42,7 @@ def test_a_loop_around_the_step_breaks_in_torchs_code_only(name, fused):
     train_step(other, twin, *batch(2))
     torch._dynamo.reset()
     torch.testing.assert_close(flat(model), flat(other), rtol=0, atol=1e-12)
-    if TorchVersion(torch.__version__) < (2, 13):
+    if TorchVersion(torch.__version__) < "2.13":
         return  # older ones break elsewhere, or leave the step to Python
     ours = [reason for reason in explained.break_reasons if reason.user_stack[-1].filename.startswith(OURS)]
     ours = [reason for reason in ours if reason.user_stack[-1].name != "generator_of_step"]  # of ESAM's draws
