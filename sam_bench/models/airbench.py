@@ -125,8 +125,8 @@ def whitening_filters(images: Tensor) -> Tensor:
     """Return filters that whiten 2×2 patches of images, and their negatives: 24 × 3 × 2 × 2, in float64.
 
     A filter is an eigenvector of the patches' second moments, divided by sqrt(eigenvalue + 5e-4). Filters are in
-    descending order of eigenvalues. The patches' mean is not subtracted. The entry of an eigenvector with
-    the largest absolute value is positive, so that all machines get the same filters. Their negatives come last.
+    descending order of eigenvalues. The patches' mean is not subtracted. The entry of an eigenvector with the largest
+    absolute value is positive, so that all machines get the same filters. Their negatives come last.
 
     Args:
         images: N × 3 × H × W.
