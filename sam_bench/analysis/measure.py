@@ -1,4 +1,4 @@
-"""All measures of a network's sharpness that a configuration asks for, by name."""
+"""The measures of a network's sharpness that a configuration selects, by name."""
 
 import logging
 import math
@@ -16,12 +16,12 @@ MESSAGES = logging.getLogger("sam_bench")
 
 @dataclass(frozen=True)
 class FixedImages:
-    """Images that networks are compared on, on one device.
+    """A fixed set of images on which networks are compared, on one device.
 
     Args:
         inputs: N × 3 × 32 × 32, normalised, not augmented.
-        labels: int64, N; those that were trained on, the wrong ones too.
-        sha256: of exactly these pixels and labels.
+        labels: int64, N; the labels used in training, including wrong ones.
+        sha256: the digest of exactly these pixels and labels.
     """
 
     inputs: Tensor
@@ -30,15 +30,17 @@ class FixedImages:
 
 
 def names(config: AnalysisConfig) -> list[str]:
-    """Return what is measured: names as a history and a table have them. Losses and their rises are in nats.
+    """Return the names of all measures, as in a run's history and in tables. Losses and their rises are in nats.
 
-    With the statistics of each batch m-sharpness is among them: with stored ones there are no batches to speak of.
+    m-sharpness is included only if batch normalisation uses the statistics of each batch. With stored statistics, the
+    batch size only decides how much memory is used.
     """
-    worst = [
+    at_each_radius = [
         "one_step",
         *(["ascent"] if config.ascent_steps else []),
         *(["m_sharpness"] if config.batchnorm == "batch" else []),
     ]
+
     return [
         "loss", "error", "weight_norm", "gradient_norm",
         *(f"eigenvalue_{i + 1}" for i in range(config.eigenvalues)),
@@ -47,21 +49,21 @@ def names(config: AnalysisConfig) -> list[str]:
             f"{kind}{measure}_{rho:g}"
             for kind, radii in (("", config.radii), ("adaptive_", config.adaptive_radii))
             for rho in radii
-            for measure in worst
+            for measure in at_each_radius
         ),
         *(
-            f"{kind}average_{sigma:g}{of}"
+            f"{kind}average_{sigma:g}{suffix}"
             for kind, sigmas in (("", config.sigmas), ("adaptive_", config.adaptive_sigmas))
             for sigma in sigmas
-            for of in ("", "_se")
+            for suffix in ("", "_se")
         ),
     ]  # fmt: skip
 
 
 def measure(model: nn.Module, images: FixedImages, config: AnalysisConfig) -> dict[str, float]:
-    """Return what `names` lists, of the network's own weights; the network is left as it is.
+    """Return all measures that `names` lists, at the network's present weights; the network is not changed.
 
-    Everything is NaN where the loss itself is not finite.
+    If the loss is not finite, all measures are NaN.
 
     Raises:
         NotConverged: the eigenvalues were not found.
@@ -71,53 +73,57 @@ def measure(model: nn.Module, images: FixedImages, config: AnalysisConfig) -> di
     value = objective.value(w)
     if not math.isfinite(value.loss):
         return dict.fromkeys(names(config), math.nan)
-    known = objective.gradient(w)
-    found = {"loss": value.loss, "error": value.error, "weight_norm": float(w.norm())}
-    found["gradient_norm"] = float(known[1].norm())
-    found |= _spectrum(objective, w, config)
+
+    loss_and_gradient = objective.gradient(w)
+    measures = {"loss": value.loss, "error": value.error, "weight_norm": float(w.norm())}
+    measures["gradient_norm"] = float(loss_and_gradient[1].norm())
+    measures |= _measure_spectrum(objective, w, config)
+
     for kind, radii in (("", config.radii), ("adaptive_", config.adaptive_radii)):
         for rho in radii:
-            worst = worst_case(objective, w, rho, config.ascent_steps, bool(kind), known)
-            found[f"{kind}one_step_{rho:g}"] = worst.one_step
+            worst = worst_case(objective, w, rho, config.ascent_steps, bool(kind), loss_and_gradient)
+            measures[f"{kind}one_step_{rho:g}"] = worst.one_step
             if config.ascent_steps:
-                found[f"{kind}ascent_{rho:g}"] = worst.ascent
+                measures[f"{kind}ascent_{rho:g}"] = worst.ascent
             if config.batchnorm == "batch":
-                found[f"{kind}m_sharpness_{rho:g}"] = m_sharpness(objective, w, rho, bool(kind))
+                measures[f"{kind}m_sharpness_{rho:g}"] = m_sharpness(objective, w, rho, bool(kind))
+
     for kind, sigmas in (("", config.sigmas), ("adaptive_", config.adaptive_sigmas)):
         for sigma in sigmas:
             average = average_case(objective, w, sigma, config.draws, bool(kind))
-            found[f"{kind}average_{sigma:g}"], found[f"{kind}average_{sigma:g}_se"] = average
-    return {name: found[name] for name in names(config)}
+            measures[f"{kind}average_{sigma:g}"], measures[f"{kind}average_{sigma:g}_se"] = average
+
+    return {name: measures[name] for name in names(config)}
 
 
-def _spectrum(objective: Objective, w: Tensor, config: AnalysisConfig) -> dict[str, float]:
-    """The Hessian's greatest eigenvalues and its trace."""
+def _measure_spectrum(objective: Objective, w: Tensor, config: AnalysisConfig) -> dict[str, float]:
+    """Return the Hessian's greatest eigenvalues and its trace, by name."""
 
     def product(v: Tensor) -> Tensor:
         return objective.hessian_product(w, v.to(w)).double().cpu()
 
-    found = {}
-    known = None
+    measures = {}
+    eigenpairs = None
     if config.eigenvalues:
-        known = top_eigenpairs(product, objective.size, config.eigenvalues, config.tolerance)
-        found = {f"eigenvalue_{i + 1}": value for i, value in enumerate(known[0].tolist())}
+        eigenpairs = top_eigenpairs(product, objective.size, config.eigenvalues, config.tolerance)
+        measures = {f"eigenvalue_{i + 1}": value for i, value in enumerate(eigenpairs[0].tolist())}
     if config.trace_vectors:
-        found["trace"], found["trace_se"] = trace(product, objective.size, config.trace_vectors, known=known)
-    return found
+        measures["trace"], measures["trace_se"] = trace(product, objective.size, config.trace_vectors, known=eigenpairs)
+    return measures
 
 
 class Probe:
-    """What is measured every few epochs while a run trains.
+    """A measurement that is repeated every few epochs while a run trains.
 
     Args:
-        images: those that `config.images` asks for.
+        images: as many images as `config.images` says.
     """
 
+    #: The prefix of the measures' names in a run's history.
     PREFIX = "analysis_"
-    """Of the names in a run's history."""
 
+    #: The name in a run's history of the seconds that a measurement took.
     SECONDS = f"{PREFIX}seconds"
-    """What a measurement took, in a run's history."""
 
     def __init__(self, config: AnalysisConfig, images: FixedImages):
         self.config = config
@@ -125,15 +131,15 @@ class Probe:
         self.names = [*(f"{self.PREFIX}{name}" for name in names(config)), self.SECONDS]
 
     def is_due(self, epochs_done: int) -> bool:
-        """Whether the weights after so many epochs are measured, though they are not the last."""
+        """Return True if the weights after this number of epochs are measured; the last ones are in any case."""
         return epochs_done % self.config.every == 0
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Measure the network; where eigenvalues are not found, they and the trace are NaN, with a warning."""
+        """Measure the network; if eigenvalues are not found, they and the trace are NaN, with a warning."""
         try:
-            found = measure(model, self.images, self.config)
+            measures = measure(model, self.images, self.config)
         except NotConverged as error:
             MESSAGES.warning(f"analysis: {error}")
-            others = self.config.model_copy(update={"eigenvalues": 0, "trace_vectors": 0})
-            found = dict.fromkeys(names(self.config), math.nan) | measure(model, self.images, others)
-        return {f"{self.PREFIX}{name}": value for name, value in found.items()}
+            without_spectrum = self.config.model_copy(update={"eigenvalues": 0, "trace_vectors": 0})
+            measures = dict.fromkeys(names(self.config), math.nan) | measure(model, self.images, without_spectrum)
+        return {f"{self.PREFIX}{name}": value for name, value in measures.items()}

@@ -8,21 +8,21 @@ from torch import Tensor, nn
 
 from sam_bench.models.batchnorm import BatchNorm2d
 
+#: Rows and columns of the patches that the first layer whitens.
 PATCH = 2
-"""Rows and columns of the patches that the first layer whitens."""
 
+#: The number of training images from which the first layer is computed.
 WHITENING_IMAGES = 5_000
-"""Training images whose patches the first layer is computed from."""
 
+#: Added to each eigenvalue, so that directions in which patches hardly differ are not amplified.
 _EPSILON = 5e-4
-"""Added to each eigenvalue, so that a direction in which patches hardly differ is not blown up."""
 
 _LOGIT_SCALE = 1 / 9
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The sizes in which the two networks differ."""
+    """The settings in which the two networks differ."""
 
     widths: tuple[int, int, int]
     convolutions: int
@@ -30,21 +30,21 @@ class Plan:
     batchnorm_momentum: float
 
 
+#: By accuracy on CIFAR-10 in percent, after which the networks are named.
 PLANS = {
     94: Plan(widths=(64, 256, 256), convolutions=2, residual=False, batchnorm_momentum=0.4),
     96: Plan(widths=(128, 384, 512), convolutions=3, residual=True, batchnorm_momentum=0.1),
 }
-"""By the accuracy on CIFAR-10, in percent, that a network is named after."""
 
 
 class BiasedBatchNorm2d(BatchNorm2d):
-    """Batch normalisation that learns a bias, and whose scale stays 1."""
+    """Batch normalisation with a learnt bias and a constant scale of 1."""
 
     def __init__(self, channels: int, momentum: float):
         super().__init__(channels, eps=1e-12, momentum=momentum, affine=False)
         self.bias = nn.Parameter(torch.zeros(channels))
 
-        # A buffer of ones rather than no scale at all: cuDNN's kernel asks for both or neither.
+        # The scale is a buffer of ones, not None, because cuDNN's kernel needs both scale and bias, or neither.
         del self.weight
         self.register_buffer("weight", torch.ones(channels), persistent=False)
 
@@ -58,15 +58,15 @@ class AirbenchBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, plan: Plan):
         super().__init__()
         self.residual = plan.residual
-        self.conv1 = _convolution(inputs, outputs)
+        self.conv1 = _make_convolution(inputs, outputs)
         self.norm1 = BiasedBatchNorm2d(outputs, plan.batchnorm_momentum)
-        self.convs = nn.ModuleList(_convolution(outputs, outputs) for _ in range(plan.convolutions - 1))
+        self.convs = nn.ModuleList(_make_convolution(outputs, outputs) for _ in range(plan.convolutions - 1))
         self.norms = nn.ModuleList(BiasedBatchNorm2d(outputs, plan.batchnorm_momentum) for _ in self.convs)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = x = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
 
-        # The last GELU comes after the sum, so it is not in the loop.
+        # The last layer is not in the loop, because its GELU comes after the sum.
         for convolution, norm in zip(self.convs[:-1], self.norms[:-1], strict=True):
             x = F.gelu(norm(convolution(x)))
         x = self.norms[-1](self.convs[-1](x))
@@ -77,11 +77,12 @@ class AirbenchBlock(nn.Module):
 class Airbench(nn.Module):
     """A fixed whitening layer, three blocks and a linear classifier without bias, for 32×32 images.
 
-    The first layer's filters are computed from training images by `set_from_images`, and are never trained; its bias
-    is. Each 3×3 convolution begins as the identity on its first channels (`dirac`), the other filters as torch's own.
+    The first layer's filters are computed from training images by `set_from_images` and never trained; its bias is
+    trained. Each 3×3 convolution starts as the identity on its first channels (`dirac`), with torch's default
+    initialisation of the other filters.
 
     Args:
-        accuracy: 94 or 96, which of the two networks it is.
+        accuracy: 94 or 96, which selects one of the two networks.
 
     Example:
         >>> network = Airbench(accuracy=94, classes=10)
@@ -108,10 +109,10 @@ class Airbench(nn.Module):
 
     @torch.no_grad()
     def set_from_images(self, images: Tensor) -> None:
-        """Make the first layer whiten the 2×2 patches of images: `whitening_filters` of the first 5,000.
+        """Set the first layer to the whitening filters of the first 5,000 images.
 
         Args:
-            images: normalised training images, N × 3 × 32 × 32, in the training set's order.
+            images: normalised training images, N × 3 × 32 × 32, in the order of the training set.
         """
         self.whitening.weight.copy_(whitening_filters(images[:WHITENING_IMAGES]))
 
@@ -123,9 +124,9 @@ class Airbench(nn.Module):
 def whitening_filters(images: Tensor) -> Tensor:
     """Return filters that whiten 2×2 patches of images, and their negatives: 24 × 3 × 2 × 2, in float64.
 
-    A filter is an eigenvector of the patches' second moments over sqrt(eigenvalue + 5e-4), the greatest eigenvalue
-    first. The patches' mean is not subtracted. Of an eigenvector and its negative, the first is the one whose largest
-    entry is positive, so that every machine has the same order.
+    A filter is an eigenvector of the patches' second moments, divided by sqrt(eigenvalue + 5e-4). Filters are in
+    descending order of eigenvalues. The patches' mean is not subtracted. The entry of an eigenvector with the largest
+    absolute value is positive, so that all machines get the same filters. Their negatives come last.
 
     Args:
         images: N × 3 × H × W.
@@ -134,7 +135,7 @@ def whitening_filters(images: Tensor) -> Tensor:
     moments = torch.zeros(size, size, dtype=torch.float64)
     patches = 0
 
-    # Part by part: all patches of 5,000 images at once would take half a gigabyte.
+    # All patches of 5,000 images at once would take half a gigabyte.
     for part in images.double().split(500):
         columns = F.unfold(part, PATCH).transpose(0, 1).reshape(size, -1)
         moments += columns @ columns.T
@@ -147,8 +148,8 @@ def whitening_filters(images: Tensor) -> Tensor:
     return torch.cat((scaled, -scaled)).reshape(2 * size, 3, PATCH, PATCH)
 
 
-def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
-    """Return a 3×3 convolution without bias whose first `inputs` filters pass the input on."""
+def _make_convolution(inputs: int, outputs: int) -> nn.Conv2d:
+    """Return a 3×3 convolution without bias whose first `inputs` filters are the identity."""
     convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     nn.init.dirac_(convolution.weight[:inputs])
     return convolution

@@ -1,4 +1,7 @@
-"""The families of networks. Reading this costs no import of torch: a network's code is loaded when it is built."""
+"""The families of networks.
+
+Importing this does not import torch: a network's code is loaded when the network is built.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,74 +14,75 @@ from sam_bench.lookup import load, lookup
 
 @dataclass(frozen=True)
 class Depths:
-    """The depths that a family of networks has, or the values of another option that it has instead."""
+    """The depths that exist in a family of networks, or the values of another option instead."""
 
+    #: The valid values in words.
     rule: str
-    """In words."""
     known: Sequence[int]
-    #: The option that holds it.
+    #: The option that has these values.
     option: str = "depth"
 
 
-def _every(step: int, offset: int) -> Depths:
-    """Return the depths `step` * n + `offset`, for n from 1 on."""
+def _make_depths(step: int, offset: int) -> Depths:
+    """Return the depths `step * n + offset` for n from 1 on."""
     return Depths(f"{step}n + {offset}", range(step + offset, 10_000, step))
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """What is known of a family of networks without its code."""
+    """The description of a family of networks, which is known without importing its code."""
 
+    #: The value of `model.family=`.
     family: str
-    """As in `model.family=`."""
+    #: The location "module:callable" of the function or class that builds a network from `classes` and the options.
     implementation: str
-    """What builds a member, from `classes` and its options: "module:callable"."""
     summary: str
+    #: The pattern of the networks' names, with options in braces.
     name: str
-    """What a member is called, with its options in braces."""
+    #: The settings of a network, under `model.`.
     options: tuple[str, ...]
-    """The settings that a member has."""
     depths: Depths | None = None
+    #: Short names of some networks, by full name.
     short_names: Mapping[str, str] = field(default_factory=dict)
-    """What the names of some members are shortened to."""
 
     def name_of(self, options: Mapping[str, Any]) -> str:
-        """Return what the member with these options is called."""
+        """Return the name of the network with these options."""
         name = self.name.format(**options)
         return self.short_names.get(name, name)
 
     def options_of(self, name: str) -> dict[str, int] | None:
-        """Return the options that a member's name tells; None where it is none of this family's names."""
-        long = next((full for full, short in self.short_names.items() if short == name), name)
+        """Return the options that a network's name contains, or None if the name is not one of this family."""
+        full_name = next((full for full, short in self.short_names.items() if short == name), name)
         pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(self.name))
-        found = re.fullmatch(pattern, long)
-        if found is None:
+        match = re.fullmatch(pattern, full_name)
+        if match is None:
             return None
-        options = {option: int(text) for option, text in found.groupdict().items()}
+        options = {option: int(text) for option, text in match.groupdict().items()}
         return None if self.depths is not None and options[self.depths.option] not in self.depths.known else options
 
     @property
     def unnamed(self) -> tuple[str, ...]:
-        """The options that a member's name does not tell."""
+        """Return the options that a network's name does not contain."""
         return tuple(option for option in self.options if f"{{{option}}}" not in self.name)
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """Find out whether there is a member with these options.
+        """Check that the family has a network with these options.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: an option is missing, or its value is not a depth of this family.
         """
         missing = [name for name in self.options if options.get(name) is None]
         if missing:
             raise ConfigError(f"{self.family} needs {' and '.join(missing)}")
         if self.depths is None:
             return
+
         option = self.depths.option
         depth = options[option]
         if depth not in self.depths.known:
             nearest = min(self.depths.known, key=lambda known: abs(known - depth))
             raise ConfigError(
-                f"model.{option}={depth} is no {option} of {self.family}: it must be {self.depths.rule}; "
+                f"model.{option}={depth} is not a valid {option} of {self.family}: it must be {self.depths.rule}; "
                 f"the nearest is {nearest}"
             )
 
@@ -90,7 +94,7 @@ _ENTRIES = (
         "wide residual networks (arXiv:1605.07146)",
         "wrn{depth}_{width}",
         ("depth", "width"),
-        _every(6, 4),
+        _make_depths(6, 4),
     ),
     ModelEntry(
         "resnet",
@@ -98,7 +102,7 @@ _ENTRIES = (
         "residual networks for CIFAR, parameter-free shortcuts (arXiv:1512.03385, section 4.2)",
         "resnet{depth}",
         ("depth",),
-        _every(6, 2),
+        _make_depths(6, 2),
     ),
     ModelEntry(
         "resnet_imagenet",
@@ -114,7 +118,7 @@ _ENTRIES = (
         "residual networks with grouped convolutions (arXiv:1611.05431, section 5.3)",
         "resnext{depth}_{groups}x{group_width}d",
         ("depth", "groups", "group_width"),
-        _every(9, 2),
+        _make_depths(9, 2),
     ),
     ModelEntry(
         "pyramidnet",
@@ -122,7 +126,7 @@ _ENTRIES = (
         "pyramidal residual networks, basic blocks (arXiv:1610.02915)",
         "pyramidnet{depth}_{alpha}",
         ("depth", "alpha"),
-        _every(6, 2),
+        _make_depths(6, 2),
         {"pyramidnet110_270": "pyramidnet110"},
     ),
     ModelEntry(
@@ -131,7 +135,7 @@ _ENTRIES = (
         "pyramidal residual networks, bottleneck blocks (arXiv:1610.02915)",
         "pyramidnet{depth}_{alpha}_bottleneck",
         ("depth", "alpha"),
-        _every(9, 2),
+        _make_depths(9, 2),
         {"pyramidnet272_200_bottleneck": "pyramidnet272"},
     ),
     ModelEntry(
@@ -155,10 +159,13 @@ MODELS = {entry.family: entry for entry in _ENTRIES}
 
 
 def member(name: str) -> tuple[str, dict[str, int]]:
-    """Return the family of the network that is called so, and the options that its name tells.
+    """Return the family of a network and the options that its name contains.
+
+    Args:
+        name: the network's name, such as "wrn16_8".
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no family has a network of this name.
     """
     for entry in MODELS.values():
         if (options := entry.options_of(name)) is not None:
@@ -167,13 +174,13 @@ def member(name: str) -> tuple[str, dict[str, int]]:
 
 
 def model(family: str, classes: int, **options: Any):
-    """Build a network for 32×32 images, on the CPU, from torch's global generator.
+    """Build a network for 32×32 images, on the CPU, with initial weights from torch's global generator.
 
     Args:
-        options: those of the family's entry, such as `depth`.
+        options: the options of the family, such as `depth`.
 
     Raises:
-        ConfigError: there is no such network, or it cannot be built with these options.
+        ConfigError: there is no such family, or it has no network with these options.
     """
     entry = lookup(MODELS, family, "model.family")
     entry.check(options)

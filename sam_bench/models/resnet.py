@@ -8,15 +8,16 @@ from sam_bench.models.batchnorm import BatchNorm2d
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Return a convolution without bias, followed by batch normalisation."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     return nn.Sequential(convolution, BatchNorm2d(outputs))
 
 
 class PaddedShortcut(nn.Module):
-    """Every second pixel, with zero channels appended: a shortcut without parameters (He et al., option A).
+    """A shortcut without parameters: every `stride`-th pixel, with zero channels appended (He et al., option A).
 
-    All zero channels come behind the others. Implementations that put half of them in front compute the same functions
-    with channels in another order: their weights must be reordered before they are loaded here.
+    All zero channels come after the others. Implementations that put half of them first compute the same functions
+    with channels in another order: reorder their weights before loading them here.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
@@ -29,14 +30,14 @@ class PaddedShortcut(nn.Module):
 
 
 class ProjectedShortcut(nn.Sequential):
-    """A 1×1 convolution and batch normalisation (He et al., option B)."""
+    """A shortcut of a 1×1 convolution and batch normalisation (He et al., option B)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__(*conv_bn(inputs, outputs, 1, stride))
 
 
 class Residual(nn.Module):
-    """`relu(shortcut(x) + branch(x))`, the shortcut being the identity where the shape stays."""
+    """A residual block, `relu(shortcut(x) + branch(x))`; the shortcut is the identity if the shape stays the same."""
 
     def __init__(self, branch: nn.Module, shortcut: type[nn.Module], inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -49,11 +50,12 @@ class Residual(nn.Module):
 
 
 def basic_branch(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """Return the branch of a basic residual block: two 3×3 convolutions."""
     return nn.Sequential(conv_bn(inputs, outputs, 3, stride), nn.ReLU(), conv_bn(outputs, outputs, 3))
 
 
 def grouped_bottleneck(inputs: int, inner: int, outputs: int, stride: int, groups: int) -> nn.Sequential:
-    """1×1, grouped 3×3, 1×1 (Xie et al., 2017, arXiv:1611.05431, figure 3c)."""
+    """Return the branch of a ResNeXt block: 1×1, grouped 3×3, 1×1 (Xie et al., 2017, arXiv:1611.05431, figure 3c)."""
     return nn.Sequential(
         conv_bn(inputs, inner, 1),
         nn.ReLU(),
@@ -64,14 +66,16 @@ def grouped_bottleneck(inputs: int, inner: int, outputs: int, stride: int, group
 
 
 class ResidualNetwork(nn.Module):
-    """A 3×3 stem, stages of residual blocks (the first at full resolution, each further one halving it), a classifier.
+    """A network of a 3×3 stem, stages of residual blocks and a classifier.
+
+    The first stage has full resolution; each further one halves it.
 
     Args:
         stem: channels of the stem.
-        stages: for each stage, the branches' output channels.
-        blocks: for each stage, how many blocks it has.
+        stages: output channels of each stage's blocks.
+        blocks: number of blocks of each stage.
         branch: `branch(inputs, outputs, stride)` makes a block's residual branch.
-        shortcut: what stands in for the identity where the shape changes.
+        shortcut: class of the shortcut where the shape changes.
     """
 
     def __init__(self, stem: int, stages, blocks, branch, shortcut: type[nn.Module], classes: int):
@@ -84,8 +88,10 @@ class ResidualNetwork(nn.Module):
                 stride = 2 if stage and not block else 1
                 layers.append(Residual(branch(channels, outputs, stride), shortcut, channels, outputs, stride))
                 channels = outputs
+
         self.blocks = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels, classes)
+
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
@@ -96,22 +102,22 @@ class ResidualNetwork(nn.Module):
 
 
 def cifar_resnet(depth: int, classes: int) -> ResidualNetwork:
-    """Return ResNet-depth of the CIFAR-10 experiments in He et al. (2016, arXiv:1512.03385, section 4.2): 6n + 2."""
+    """Return a ResNet for CIFAR (He et al., 2016, arXiv:1512.03385, section 4.2); its depth must be 6n + 2."""
     blocks = ((depth - 2) // 6,) * 3
     return ResidualNetwork(16, (16, 32, 64), blocks, basic_branch, PaddedShortcut, classes)
 
 
 def imagenet_resnet(depth: int, classes: int) -> ResidualNetwork:
-    """Return ResNet-18 or 34 (He et al., 2016, arXiv:1512.03385, table 1) as is usual on 32×32 images.
+    """Return ResNet-18 or ResNet-34 for 32×32 images (He et al., 2016, arXiv:1512.03385, table 1).
 
-    It has a 3×3 stem and no pooling.
+    As usual at this size, it has a 3×3 stem and no max pooling.
     """
     blocks = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[depth]
     return ResidualNetwork(64, (64, 128, 256, 512), blocks, basic_branch, ProjectedShortcut, classes)
 
 
 def resnext(depth: int, groups: int, group_width: int, classes: int) -> ResidualNetwork:
-    """Return ResNeXt-depth, groups × group_width (Xie et al., 2017, arXiv:1611.05431, section 5.3): 9n + 2."""
+    """Return a ResNeXt for CIFAR (Xie et al., 2017, arXiv:1611.05431, section 5.3); its depth must be 9n + 2."""
     blocks = ((depth - 2) // 9,) * 3
 
     def branch(inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""Torchvision's classifiers, for 32×32 images."""
+"""The classifiers of torchvision, for 32×32 images."""
 
 import copy
 
@@ -14,12 +14,16 @@ def build(arch: str, classes: int) -> nn.Module:
 
     Raises:
         ImportError: torchvision cannot be imported.
-        ConfigError: torchvision has no classifier of that name, or it does not turn 32×32 images into a logit a class.
+        ConfigError: torchvision has no classifier of this name, or it does not return one logit per class for 32×32
+            images.
     """
-    import torchvision  # beside a torch of another build it fails to import: only those who ask for it meet that
+    # Imported here, because the import fails if torchvision was built for another torch.
+    import torchvision
 
     known = {name: name for name in torchvision.models.list_models(module=torchvision.models)}
     network = torchvision.models.get_model(lookup(known, arch, "model.arch"), weights=None, num_classes=classes)
+
+    # On the meta device this forward pass computes shapes only.
     try:
         logits = copy.deepcopy(network).to("meta")(torch.empty(2, 3, 32, 32, device="meta"))
     except Exception as error:

@@ -8,7 +8,10 @@ from sam_bench.models.batchnorm import BatchNorm2d
 
 
 class WideBlock(nn.Module):
-    """BN-ReLU-conv, twice; where the shape changes, the shortcut is a 1×1 convolution of the activated input."""
+    """A residual block of twice BN-ReLU-convolution.
+
+    Where the shape changes, the shortcut is a 1×1 convolution of the activated input.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -26,9 +29,9 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-width for 32×32 images: `(depth − 4) / 6` blocks in each of three stages.
+    """A wide residual network for 32×32 images, with `(depth − 4) / 6` blocks in each of three stages.
 
-    Convolutions start from Kaiming-normal (fan-in), the classifier from zero, as in the SAM example.
+    Convolutions are initialised as Kaiming-normal (fan-in), the classifier as zero, as in the SAM example.
     """
 
     def __init__(self, depth: int, width: int, classes: int):
@@ -40,10 +43,12 @@ class WideResNet(nn.Module):
             for block in range(blocks):
                 layers.append(WideBlock(channels, outputs, stride=2 if stage and not block else 1))
                 channels = outputs
+
         self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.blocks = nn.Sequential(*layers)
         self.bn = BatchNorm2d(channels)
         self.classifier = nn.Linear(channels, classes)
+
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")

@@ -1,4 +1,7 @@
-"""The methods by name. Reading this costs no import of torch: a method's code is loaded when it is asked for."""
+"""The methods and base optimizers by name.
+
+Importing this does not import torch: a method's code is loaded when `method` is called.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,76 +12,78 @@ from sam_bench.optim.options import Option
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """What is known of a method without its code."""
+    """The description of a method, which is known without importing its code."""
 
+    #: The value of `optimizer=`.
     name: str
-    """As in `optimizer=name`."""
+    #: The name that tables print.
     title: str
-    """As tables print it."""
+    #: The class, or its location "module:name" with the module in `sam_bench.optim.methods`.
     implementation: str | type
-    """Its class, or where that is: "module:name", the module in `sam_bench.optim.methods`."""
     summary: str
     paper: str
+    #: Forward-backward passes per step, as tables print them.
     passes: str = "2"
-    """Forward-backward passes a step, as tables print them."""
+    #: The method's own hyper-parameters: keyword arguments of its class, and settings under `optimizer.`.
     options: tuple[Option, ...] = ()
-    """Hyper-parameters of its own: keyword arguments of its class, settings under `optimizer.`."""
+    #: True if the method has a radius.
     perturbs: bool = True
-    """Whether it has a radius."""
+    #: True if any step has a second pass, at perturbed weights. Only then are there settings such as `optimizer.m`.
     has_second_pass: bool = True
-    """Whether a second pass follows the perturbation, at least now and then: what m-sharpness is about."""
+    #: True if the first pass is at perturbed weights too. Running statistics are then re-estimated before evaluations.
     perturbs_first: bool = False
-    """Whether its first pass, too, is at perturbed weights, so that running statistics are re-estimated at the end."""
+    #: True if weight averaging is part of the method.
     averages: bool = False
-    """Whether weight averaging is part of it."""
+    #: True if the method chooses the examples of its second pass; the same as its class's attribute.
     selects_examples: bool = False
-    """Whether the second pass is on examples that it chooses: as its class says."""
+    #: True if the method draws random numbers; its class then takes `seed`.
     draws: bool = False
-    """Whether it draws random numbers: its class takes a seed."""
+    #: True if the first pass's gradient decides whether a step has a second pass. The host then waits for it, and a
+    #: batch cannot be cut into parts with a perturbation each.
     gradient_decides: bool = False
-    """Whether the first pass's gradient decides if a step has a second pass: the host waits for it, and a batch is not
-    cut in parts with a perturbation each."""
+    #: True if a step calls the previous step's closure again. A batch cannot be cut into parts then either.
     repeats_batch: bool = False
-    """Whether a step calls the closure of the step before again; then a batch is not cut in parts either."""
+    #: True if the class takes `examples`; null stands for the number of the run's training images.
     counts_examples: bool = False
-    """Whether its class takes `examples`, which are the run's training images where that is null."""
+    #: True if the class takes the run's `total_steps`.
     needs_total_steps: bool = False
-    """Whether its class takes the run's `total_steps`."""
+    #: True if the method needs a base optimizer with momentum.
     needs_momentum: bool = False
-    """Whether it is of use only on a base optimizer with momentum."""
+    #: The reason why a step cannot be captured in a CUDA graph; empty if it can.
     not_capturable: str = ""
-    """Why its step cannot be captured in a CUDA graph, if it cannot."""
+    #: Radius and options of a method without a file in `conf/optimizer`.
     defaults: tuple[tuple[str, Any], ...] = ()
-    """Radius and options of a method that has no file in `conf/optimizer`."""
+    #: The source of a method of a plugin: a package and its version, or a file and its digest. Else empty.
     package: str = ""
-    """What brings it, where that is not sam_bench: a package and its version, or a file and its digest."""
 
     @property
     def location(self) -> str:
-        """Where the class of a method of sam_bench's own is, as `lookup.load` takes it."""
+        """Return the location of the class of one of sam_bench's own methods, as `lookup.load` takes it."""
         return f"sam_bench.optim.methods.{self.implementation}"
 
     @property
     def class_name(self) -> str:
+        """Return the name of the method's class."""
         if isinstance(self.implementation, str):
             return self.implementation.partition(":")[2]
         return self.implementation.__name__
 
     def brought_by(self, package: str) -> "MethodEntry":
-        """The same with its `package`."""
+        """Return a copy whose `package` is this one."""
         return replace(self, package=package)
 
     @property
     def takes_parts(self) -> bool:
-        """Whether a batch may be cut in parts with a perturbation each."""
+        """Return True if a batch may be cut into parts with a perturbation each."""
         return not (self.gradient_decides or self.repeats_batch)
 
     @property
     def option_names(self) -> tuple[str, ...]:
+        """Return the names of the method's own hyper-parameters."""
         return tuple(option.name for option in self.options)
 
     def check(self, **values: Any) -> None:
-        """Check values of its options, as its class does first of all.
+        """Check values of the method's options, as the constructor of its class does.
 
         Raises:
             TypeError: a value is of the wrong type.
@@ -89,8 +94,8 @@ class MethodEntry:
             options[name].check(value)
 
 
+#: An option of SAM's class, and of most classes derived from it.
 ADAPTIVE = Option("adaptive", bool, "whether the perturbation is scaled by |w|, as in ASAM")
-"""What SAM's class takes, and so many classes that are made from it."""
 
 _ENTRIES = (
     MethodEntry(
@@ -140,9 +145,9 @@ _ENTRIES = (
         "Yue et al. (2023), arXiv:2305.15817",
         options=(
             Option("gamma", float, "γ, which gives sharpness the weight γ / (1 − γ)", ge=0, lt=1),
-            Option("decouple", bool, "whether sharpness takes a step of its own, after the base optimizer's"),
+            Option("decouple", bool, "whether the sharpness term is a separate step, after the base optimizer's"),
             ADAPTIVE,
-            Option("max_norm", float, "greatest norm of g and of h, each clipped by itself", gt=0, optional=True),
+            Option("max_norm", float, "greatest norm of g and of h, which are clipped separately", gt=0, optional=True),
         ),
     ),
     MethodEntry(
@@ -171,7 +176,7 @@ _ENTRIES = (
         "perturbation along the gradient without its running average",
         "Li et al. (2024), arXiv:2403.12350",
         options=(
-            Option("sigma", float, "σ, the share of the gradient's average that is taken out", ge=0),
+            Option("sigma", float, "σ, the share of the gradient's average that is subtracted", ge=0),
             Option("lmbda", float, "λ, the decay of that average", ge=0, le=1),
         ),
     ),
@@ -287,7 +292,7 @@ _ENTRIES = (
         "SAM with less of h, by the share α, where 0 < h / g < 1",
         "Luong et al. (2024), arXiv:2411.17132",
         options=(
-            Option("alpha", float, "α, the share of h that is taken away where 0 < h / g < 1", ge=0, le=1),
+            Option("alpha", float, "α, the share of h that is removed where 0 < h / g < 1", ge=0, le=1),
             ADAPTIVE,
         ),
     ),
@@ -299,7 +304,7 @@ _ENTRIES = (
         "Xie et al. (2024), arXiv:2410.10683",
         perturbs_first=True,
         repeats_batch=True,
-        not_capturable="a step repeats the batch of the step before, of whatever size",
+        not_capturable="a step repeats the previous batch, whose size may differ",
         options=(Option("lmbda", float, "λ, the share of the gradient at the look ahead", ge=0, le=1),),
     ),
     MethodEntry(
@@ -314,9 +319,9 @@ _ENTRIES = (
         not_capturable="the host seeds its noise anew in every step",
         options=(
             Option(
-                "examples", int, "N, examples that the posterior is of; null: the training images", ge=1, optional=True
+                "examples", int, "N, the number of training examples; null: the training images", ge=1, optional=True
             ),
-            Option("delta", float, "δ, its weight decay", ge=0),
+            Option("delta", float, "δ, the weight decay", ge=0),
             Option("gamma", float, "γ, the damping of the scale s", ge=0),
             Option("beta_1", float, "β₁, the decay of the momentum", ge=0, lt=1),
             Option("beta_2", float, "β₂, the decay of the scale s", ge=0, lt=1),
@@ -344,7 +349,7 @@ METHODS = {entry.name: entry for entry in _ENTRIES}
 
 
 def describe_options() -> str:
-    """Return what every option of every method means and may be, in lines below the method's name."""
+    """Return the meaning and the valid values of every option of every method, in lines below the method's name."""
     lines = []
     for entry in METHODS.values():
         lines += [f"optimizer={entry.name}"] if entry.options else []
@@ -354,39 +359,40 @@ def describe_options() -> str:
 
 @dataclass(frozen=True)
 class BaseEntry:
-    """What is known of a base optimizer without its code."""
+    """The description of a base optimizer, which is known without importing its code."""
 
+    #: The location of its class, "module:name".
     implementation: str
+    #: Settings besides learning rate and weight decay: fields of `BaseConfig`.
     options: tuple[str, ...] = ()
-    """Its settings beside learning rate and weight decay, fields of `BaseConfig`."""
+    #: Device types on which torch has a fused kernel for a step.
     fused: tuple[str, ...] = ()
-    """The types of device on which torch has it as one kernel."""
+    #: True if torch's class takes `capturable=True`, which keeps its step counters on the GPU.
     capturable: bool = False
-    """Whether torch can keep its counters on the GPU, as a step that waits for nothing needs; else `fused` does."""
+    #: True if the optimizer has step counters.
     counts: bool = True
-    """Whether it has counters."""
+    #: The reason why a step cannot be captured in a CUDA graph, other than counters on the host; else empty.
     not_capturable: str = ""
-    """Why its step cannot be captured in a CUDA graph, where that is not for its counters."""
+    #: The extra of sam_bench that installs the optimizer's package; empty if none is needed.
     extra: str = ""
-    """The extra of this package that brings it, where it is a package of its own."""
+    #: True if the weights to evaluate are not those that are trained; its `eval` and `train` exchange them.
     averages: bool = False
-    """Whether other weights than those that it trains are to be evaluated: its `eval` and `train` exchange them."""
+    #: True if its momentum, if any, is kept as a direction, along which MSAM can perturb.
     momentum_buffer: bool = True
-    """Whether `momentum`, where it has that, is of a buffer that is a direction, as MSAM's perturbation is."""
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """The package that brings it, where that is neither torch nor this one."""
+        """Return the package of the optimizer, if it is neither torch nor sam_bench."""
         return (self.implementation.partition(":")[0],) if self.extra else ()
 
     @property
     def captured(self) -> bool:
-        """Whether its step can be captured in a CUDA graph, and takes the learning rate from the GPU."""
+        """Return True if a step can be captured in a CUDA graph, with its learning rate on the GPU."""
         return not self.why_not_captured
 
     @property
     def why_not_captured(self) -> str:
-        """Why its step cannot be captured; empty where it can."""
+        """Return the reason why a step cannot be captured; empty if it can."""
         on_host = self.counts and not self.capturable
         return self.not_capturable or ("torch counts its steps on the host" if on_host else "")
 
@@ -410,7 +416,7 @@ BASES = {
     "schedule_free": BaseEntry(
         "schedulefree:SGDScheduleFree",
         ("momentum",),
-        not_capturable="its package counts its steps, and weighs their average, on the host",
+        not_capturable="its package counts its steps and computes the weights of their average on the host",
         extra="schedule-free",
         averages=True,
         momentum_buffer=False,
@@ -419,10 +425,10 @@ BASES = {
 
 
 def method(name: str) -> Any:
-    """The class of a method.
+    """Return the class of a method; import its code now.
 
     Raises:
-        ConfigError: there is no such method.
+        ConfigError: there is no method of this name.
     """
     entry = lookup(METHODS, name, "optimizer")
     return load(entry.location) if isinstance(entry.implementation, str) else entry.implementation

@@ -133,7 +133,7 @@ def test_a_parameter_without_part_in_the_loss_has_no_curvature():
     [
         ({"batchnorm": "none"}, "stored, batch, reestimated"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"images": torch.zeros(0, 3, 6, 6), "labels": torch.zeros(0)}, "0 of them"),
+        ({"images": torch.zeros(0, 3, 6, 6), "labels": torch.zeros(0)}, "0 images"),
         ({"model": nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1).double())}, "one dtype"),
     ],
 )

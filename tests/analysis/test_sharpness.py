@@ -151,7 +151,7 @@ def test_radii_and_numbers_out_of_range_are_refused(rho):
         m_sharpness(ours, W, rho)
     with pytest.raises(ValueError, match="above 0"):
         average_case(ours, W, rho, 1)
-    with pytest.raises(ValueError, match="not below 0"):
+    with pytest.raises(ValueError, match="steps=-1 must be at least 0"):
         worst_case(ours, W, 0.1, -1)
     with pytest.raises(ValueError, match="at least 1"):
         average_case(ours, W, 0.1, 0)

@@ -108,7 +108,7 @@ def test_wsams_clipping_differs_because_it_clips_the_second_gradient_only():
 
     class SecondOnly(WSAM):
         def combine(self, g, h):
-            return torch._foreach_lerp(g, self._clipped(h), self.a)
+            return torch._foreach_lerp(g, self._clip(h), self.a)
 
     second = ours(
         lambda m: SecondOnly(

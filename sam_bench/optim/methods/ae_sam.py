@@ -1,4 +1,7 @@
-"""SAM in the steps whose gradient is long."""
+"""SAM in steps with a long gradient only.
+
+Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,23 +20,23 @@ _TOTAL_STEPS = Option("total_steps", int, "steps of the whole run", ge=1)
 
 
 class AESAM(SAM):
-    """SAM where `‖g‖² ≥ μ + c_t σ`; else the base optimizer's own step, of one pass.
+    """SAM in steps where `‖g‖² ≥ μ + c_t σ`; the base optimizer's own step, of one pass, in the others.
 
-    `μ ← δ μ + (1 − δ) ‖g‖²`, then `σ² ← δ σ² + (1 − δ) (‖g‖² − μ)²`, both from 0, come before the comparison, in which
-    `c_t = (t / T) λ₁ + (1 − t / T) λ₂`; `t` counts all steps of the run, of which there are `T`, and `c_t = λ₁` in any
-    after these. With the usual values more and more of the steps are SAM's (Jiang et al., 2023, arXiv:2304.14647).
+    Before the comparison `μ ← δ μ + (1 − δ) ‖g‖²`, then `σ² ← δ σ² + (1 − δ) (‖g‖² − μ)²`; both start at 0. The
+    threshold changes with step t of T: `c_t = (t / T) λ₁ + (1 − t / T) λ₂`, and `c_t = λ₁` after step T. With the usual
+    values more and more of the steps are SAM's (Jiang et al., 2023, arXiv:2304.14647).
 
-    Each step waits for the device once, since the host has to know whether to launch a second pass, and so it cannot be
-    captured in a CUDA graph. Several processes decide together, by the mean of their `‖g‖²`.
+    Each step waits for the device once, because the host has to know whether to launch a second pass. So a step cannot
+    be captured in a CUDA graph. Several processes decide together, by the mean of their `‖g‖²`.
 
     Args:
-        total_steps: T.
+        total_steps: T, the number of steps of the whole run.
         delta: δ, the decay of both averages.
-        lambda_1, lambda_2: the thresholds, in units of σ, at the end and at the beginning.
-        adaptive: perturb as ASAM does, rather than as SAM.
+        lambda_1, lambda_2: λ₁ and λ₂, the thresholds at the end and at the beginning of the run, in units of σ.
+        adaptive: use ASAM's perturbation instead of SAM's.
 
     Raises:
-        ValueError: total_steps, delta or a threshold is out of range; `step` is given several closures.
+        ValueError: total_steps, delta or a threshold is out of range; or `step` is given several closures.
 
     Example:
         >>> optimizer = AESAM(model.parameters(), torch.optim.SGD, rho=0.05, total_steps=1000, model=model, lr=0.1)
@@ -63,23 +66,26 @@ class AESAM(SAM):
         self.delta = delta
         self.lambda_1 = lambda_1
         self.lambda_2 = lambda_2
+
+        #: μ and σ².
         self.averages = torch.zeros(2, dtype=torch.float64, device=self._parameters()[0].device)
-        """μ and σ²."""
-        self._present = self.averages.clone()
-        """What they become if the present step is not skipped."""
+        #: The averages after the present step, unless it is skipped.
+        self._next_averages = self.averages.clone()
 
     def wants_second_pass(self, g: Tensors) -> Tensor:
-        squared = self.over_processes(global_norm(g).double().square())
-        mu, variance = self.averages.to(squared.device)
-        mu = torch.lerp(squared, mu, self.delta)
-        variance = torch.lerp((squared - mu).square(), variance, self.delta)
-        self._present = torch.stack([mu, variance])
-        t = min(self.steps / self.total_steps, 1.0)
-        threshold: Tensor = mu + (t * self.lambda_1 + (1 - t) * self.lambda_2) * variance.sqrt()
-        return squared >= threshold
+        squared_norm = self.over_processes(global_norm(g).double().square())
+
+        mu, variance = self.averages.to(squared_norm.device)
+        mu = torch.lerp(squared_norm, mu, self.delta)
+        variance = torch.lerp((squared_norm - mu).square(), variance, self.delta)
+        self._next_averages = torch.stack([mu, variance])
+
+        elapsed = min(self.steps / self.total_steps, 1.0)
+        threshold: Tensor = mu + (elapsed * self.lambda_1 + (1 - elapsed) * self.lambda_2) * variance.sqrt()
+        return squared_norm >= threshold
 
     def keep_decision(self, finite: Tensor) -> None:
-        self.averages.copy_(torch.where(finite, self._present, self.averages.to(finite.device)))
+        self.averages.copy_(torch.where(finite, self._next_averages, self.averages.to(finite.device)))
 
     def _collect_state(self) -> dict[str, Any]:
         return super()._collect_state() | {"averages": self.averages.clone()}

@@ -1,4 +1,7 @@
-"""Adaptive sharpness-aware minimisation, in the two forms that are in use."""
+"""Adaptive sharpness-aware minimisation (ASAM), in the two forms that are in use.
+
+Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,10 +18,10 @@ from sam_bench.optim.registry import METHODS
 
 
 class ASAM(SAM):
-    """`e = ρ T² g / (‖T g‖ + 1e-12)`, `T = |w|` on every tensor, `v = h`.
+    """ASAM without an offset: `e = ρ T² g / (‖T g‖ + 1e-12)` with `T = |w|` on every tensor; `v = h`.
 
-    The element-wise form of Kwon et al. (2021, arXiv:2102.11600, equation 8) without its offset, as the SAM example
-    and most code that followed it have it.
+    This is the element-wise form of Kwon et al. (2021, arXiv:2102.11600, equation 8) with an offset η of 0, as in the
+    SAM example and most code that followed it.
 
     Example:
         >>> optimizer = ASAM(model.parameters(), torch.optim.SGD, rho=0.5, model=model, lr=0.1)
@@ -38,15 +41,16 @@ class ASAM(SAM):
 
 
 class OfficialASAM(SharpnessAware):
-    """ASAM as its authors published it: `T = |w| + η` on tensors named weight, `T = 1` on the others.
+    """ASAM as its authors published it: `T = |w| + η` on tensors with "weight" in their names, `T = 1` on the others.
 
-    Kwon et al. (2021), arXiv:2102.11600, equation 8, and the code beside it.
+    The formula is that of `ASAM` (Kwon et al., 2021, arXiv:2102.11600, equation 8); the choice of tensors is that of
+    the authors' code.
 
     Args:
         eta: the offset η, in units of the weights.
 
     Raises:
-        ValueError: eta is out of range, or the parameters have no names; give `model.named_parameters()`.
+        ValueError: eta is out of range, or the parameters have no names (give `model.named_parameters()`).
 
     Example:
         >>> optimizer = OfficialASAM(model.named_parameters(), torch.optim.SGD, rho=0.5, eta=0.01, model=model, lr=0.1)
@@ -69,7 +73,9 @@ class OfficialASAM(SharpnessAware):
         super().__init__(params, base_optimizer, rho, model=model, **options)
         self.eta = eta
         if not self.names():
-            raise ValueError("the authors' ASAM tells weights by their names: give it model.named_parameters()")
+            raise ValueError(
+                "OfficialASAM selects tensors by name, and the parameters have none: give model.named_parameters()"
+            )
 
     def direction(self, w: Tensors, g: Tensors, names: list[str]) -> Direction:
         scale = torch._foreach_abs(w)

@@ -1,4 +1,7 @@
-"""Efficient SAM: perturb part of the weights, second pass on part of the batch."""
+"""Efficient SAM: a perturbation of part of the weights, and a second pass on part of the batch.
+
+Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
+"""
 
 import math
 from collections.abc import Iterable
@@ -17,17 +20,18 @@ from sam_bench.optim.registry import METHODS
 
 
 class ESAM(SAM):
-    """A random share β of the weights is perturbed; the second pass is on the share γ of examples whose loss rose most.
+    """SAM that perturbs a random share β of the weights, and takes its second pass on a share γ of the examples.
 
-    `e = ρ (mask / β) g / (‖g‖ + 1e-12)`, each element of the mask 1 with probability β; `v` is the gradient at `w + e`
-    of the mean loss over the chosen examples (Du et al., 2022, arXiv:2110.03141). Masks depend on seed and step alone.
+    `e = ρ (mask / β) g / (‖g‖ + 1e-12)`, where each element of the mask is 1 with probability β, else 0. `v` is the
+    gradient at `w + e` of the mean loss over the `⌈γ n⌉` examples whose loss rose most from `w` to `w + e` (Du et al.,
+    2022, arXiv:2110.03141). Masks depend only on seed and step.
 
-    That is the paper's rule. The authors' code masks whole tensors rather than elements and divides by the norm of what
-    is left and by β, so that `‖e‖ = ρ / β`; it keeps the examples above a threshold, one fewer than `int(γ n)`; and its
-    running statistics change in all three forward passes.
+    This is the paper's rule. The authors' code masks whole tensors rather than elements, and divides by β and by the
+    norm of the gradients that are left, so that `‖e‖ = ρ / β`. It keeps the examples above a threshold, one fewer than
+    `int(γ n)`. Its running statistics change in all three forward passes.
 
-    The closure returns one loss for each example, takes the examples as an optional index, and leaves gradients
-    alone where they are disabled, since the losses at `w + e` are first only compared:
+    The closure takes an optional index of examples and returns one loss for each of them. It computes no gradients
+    where they are disabled, as in the forward pass that only compares the losses at `w + e`:
 
         >>> optimizer = ESAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1)
         >>> def closure(examples=slice(None)):
@@ -38,13 +42,13 @@ class ESAM(SAM):
         ...     return losses
         >>> loss = optimizer.step(closure)
 
-    In a hand-written loop, `choose` says which examples the second pass is on.
+    In a hand-written loop, `choose` returns the examples for the second pass.
 
     Args:
-        beta: β.
-        gamma: γ.
-        adaptive: perturb as ASAM does, rather than as SAM.
-        seed: of the masks, from 0 to 2³² − 1; the same in all processes of a run.
+        beta: β, the share of the weights that is perturbed.
+        gamma: γ, the share of the examples in the second pass.
+        adaptive: use ASAM's perturbation instead of SAM's.
+        seed: the seed of the masks, from 0 to 2³² − 1; the same in all processes of a run.
 
     Raises:
         ValueError: beta, gamma or seed is out of range.
@@ -80,14 +84,28 @@ class ESAM(SAM):
         return Direction([x * mask for x, mask in zip(d, masks, strict=True)], factor / self.beta)
 
     def choose(self, before: Tensor, after: Tensor) -> Tensor:
-        """The indices of the `⌈γ n⌉` examples whose loss rose most, ascending; losses have shape (n,)."""
+        """Return the indices of the `⌈γ n⌉` examples whose loss rose most, in ascending order.
+
+        Args:
+            before: the examples' losses at `w`, of shape (n,).
+            after: their losses at `w + e`, of shape (n,).
+        """
+        # Rounded first: 0.55 * 100 is a little above 55 in floating point, so its ceiling would be 56.
         count = max(1, math.ceil(round(self.gamma * len(before), 9)))
         return torch.argsort(after - before, descending=True, stable=True)[:count].sort().values
 
     def second_pass(self, closure: Closure, losses: Tensor) -> float:
-        """A forward pass of all examples, a third of a forward-backward pass, and a whole one of the chosen."""
+        """Take a forward pass on all examples, and a forward-backward pass on the chosen ones.
+
+        Returns:
+            The cost in forward-backward passes; the forward pass counts as a third of one.
+        """
         if losses.dim() != 1:
-            raise ValueError("ESAM's closure returns one loss for each example, a tensor of shape (n,)")
+            raise ValueError(
+                f"ESAM's closure returned a tensor of shape {tuple(losses.shape)}: "
+                "it must return one loss for each example, of shape (n,)"
+            )
+
         with torch.no_grad():
             after = closure()
         chosen = self.choose(losses, after)

@@ -1,4 +1,7 @@
-"""Surrogate-gap guided sharpness-aware minimisation."""
+"""Surrogate-gap guided sharpness-aware minimisation (GSAM).
+
+Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,27 +16,27 @@ from sam_bench.optim.norms import along
 from sam_bench.optim.options import Option
 from sam_bench.optim.registry import METHODS
 
-_RHO_MIN = Option("rho_min", float, "where the radius ends with the learning rate", ge=0, optional=True)
-_LR_MIN = Option("lr_min", float, "where the learning rate's schedule ends", ge=0)
-_LR_MAX = Option("lr_max", float, "the schedule's greatest rate", ge=0, optional=True)
+_RHO_MIN = Option("rho_min", float, "the radius at the learning rate lr_min", ge=0, optional=True)
+_LR_MIN = Option("lr_min", float, "the last learning rate of the schedule", ge=0)
+_LR_MAX = Option("lr_max", float, "the greatest learning rate of the schedule", ge=0, optional=True)
 
 
 class GSAM(SAM):
-    """`v = h − α (g − (⟨g, h⟩ / ‖h‖²) h)` (Zhuang et al., 2022, arXiv:2203.08065).
+    """SAM minus α times the part of g orthogonal to h: `v = h − α (g − (⟨g, h⟩ / ‖h‖²) h)`.
 
-    Its defaults are SAM's radius and perturbation. Those of `optimizer=gsam` are the authors' for CIFAR: `rho=2.0`,
-    `adaptive=True`, and `rho_min=2.0`, a radius that stays where it is.
+    Zhuang et al. (2022), arXiv:2203.08065. The defaults of this class are SAM's radius and perturbation. Those of
+    `optimizer=gsam` are the authors' for CIFAR: `rho=2.0`, `adaptive=True`, and `rho_min=2.0`, a constant radius.
 
     Args:
-        rho_min: if given, the radius follows the learning rate, `(ρ_t − ρ_min) / (ρ − ρ_min) = (η_t − η_min) / (η_max
-            − η_min)`, and stays between `rho_min` and `rho`.
+        rho_min: if given, the radius follows the learning rate and stays between `rho_min` and `rho`:
+            `(ρ_t − ρ_min) / (ρ − ρ_min) = (η_t − η_min) / (η_max − η_min)`.
         alpha: α, the weight of the part of `g` orthogonal to `h`.
-        adaptive: perturb as ASAM does, rather than as SAM.
-        lr_min: η_min, where the learning rate's schedule ends.
-        lr_max: η_max, the schedule's greatest rate; by default the one that the base is constructed with.
+        adaptive: use ASAM's perturbation instead of SAM's.
+        lr_min: η_min, the last learning rate of the schedule.
+        lr_max: η_max, the greatest learning rate of the schedule; by default the one that the base is made with.
 
     Raises:
-        ValueError: a setting is out of range, rho_min above rho, or lr_min not below the greatest learning rate.
+        ValueError: a setting is out of range, rho_min is above rho, or lr_min is not below lr_max.
 
     Example:
         >>> optimizer = GSAM(model.parameters(), torch.optim.SGD, rho=0.05, alpha=0.4, model=model, lr=0.1)
@@ -60,17 +63,19 @@ class GSAM(SAM):
         _RHO_MIN.check(rho_min)
         _LR_MIN.check(lr_min)
         _LR_MAX.check(lr_max)
-        self.lr_max = lr_max
+
+        self.lr_max = lr_max  # set first: the constructor below calls `add_param_group`, which reads it
         super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
         self.rho_min = rho_min
         self.alpha = alpha
         self.lr_min = lr_min
+
         if rho_min is not None:
             for group in self.param_groups:
                 if not rho_min <= group["rho"]:
-                    raise ValueError(f"rho_min={rho_min} is not between 0 and rho={group['rho']}")
+                    raise ValueError(f"rho_min={rho_min} must be at most rho={group['rho']}")
                 if not lr_min < group["lr_max"]:
-                    raise ValueError(f"lr_min={lr_min} is not below the greatest learning rate, {group['lr_max']}")
+                    raise ValueError(f"lr_min={lr_min} must be below lr_max={group['lr_max']}")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
@@ -92,10 +97,12 @@ class GSAM(SAM):
 def proportional_radius(
     lr: float | Tensor, *, lr_min: float, lr_max: float, rho_min: float, rho: float
 ) -> float | Tensor:
-    """Return ρ_t, with `(ρ_t − ρ_min) / (ρ − ρ_min) = (η_t − η_min) / (η_max − η_min)` (Zhuang et al., 2022).
+    """Return the radius ρ_t for which `(ρ_t − ρ_min) / (ρ − ρ_min) = (η_t − η_min) / (η_max − η_min)`.
+
+    Zhuang et al. (2022), arXiv:2203.08065.
 
     Args:
-        lr: η_t; outside of `lr_min` to `lr_max` it counts as the nearer of them.
+        lr: η_t, the present learning rate; it is clamped to the range from `lr_min` to `lr_max`.
     """
     share = (lr - lr_min) / (lr_max - lr_min)
     share = share.clamp(0, 1) if isinstance(share, Tensor) else min(1.0, max(0.0, share))

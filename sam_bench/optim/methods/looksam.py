@@ -1,4 +1,7 @@
-"""Sharpness-aware steps now and then."""
+"""SAM in every k-th step only.
+
+Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +20,7 @@ class SAMEveryK(SAM):
     """SAM in steps 0, k, 2k, …; the base optimizer's own step, of one pass, in the others.
 
     Args:
-        k: 1 is SAM.
+        k: the number of steps from one second pass to the next; 1 is SAM.
 
     Raises:
         ValueError: k is out of range.
@@ -52,12 +55,13 @@ class SAMEveryK(SAM):
 class LookSAM(SAMEveryK):
     """SAM in every k-th step; in the others `v = g + α (‖g‖ / ‖h_v‖) h_v`, where `h_v = h − (⟨h, g⟩ / ‖g‖²) g`.
 
-    The part of `h` orthogonal to `g` changes slowly, so it is used again (Liu et al., 2022, arXiv:2203.02714).
+    `h_v` is computed in a SAM step and used again in the steps after it, because it changes slowly (Liu et al., 2022,
+    arXiv:2203.02714).
 
     Args:
-        k: 1 is SAM.
-        alpha: α, the weight of what is used again.
-        adaptive: perturb as ASAM does, rather than as SAM.
+        k: the number of steps from one second pass to the next; 1 is SAM.
+        alpha: α, the weight of `h_v`.
+        adaptive: use ASAM's perturbation instead of SAM's.
 
     Raises:
         ValueError: k or alpha is out of range.

@@ -1,4 +1,7 @@
-"""Sharpness-aware minimisation, and methods that differ from it only in the perturbation."""
+"""Sharpness-aware minimisation (SAM), and methods that differ from it only in the perturbation.
+
+Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
+"""
 
 import re
 from collections.abc import Iterable
@@ -15,7 +18,7 @@ from sam_bench.optim.registry import ADAPTIVE
 
 
 class SAM(SharpnessAware):
-    """`e = ρ g / (‖g‖ + 1e-12)`, `v = h` (Foret et al., 2021, arXiv:2010.01412, equation 2).
+    """SAM: `e = ρ g / (‖g‖ + 1e-12)`, `v = h` (Foret et al., 2021, arXiv:2010.01412, equation 2).
 
     Args:
         adaptive: scale the perturbation element-wise by `T = |w|`: `e = ρ T² g / (‖T g‖ + 1e-12)`, as `ASAM` does.
@@ -48,9 +51,9 @@ class SAM(SharpnessAware):
 
 
 class USAM(SharpnessAware):
-    """`e = ρ g`, not normalised, `v = h` (Andriushchenko & Flammarion, 2022, arXiv:2206.06232).
+    """SAM without normalisation: `e = ρ g`, `v = h` (Andriushchenko & Flammarion, 2022, arXiv:2206.06232).
 
-    `rho` is the length of the ascent step in units of the gradient.
+    So `rho` is a step size, not the length of the perturbation.
 
     Example:
         >>> optimizer = USAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1)
@@ -62,18 +65,18 @@ class USAM(SharpnessAware):
 
 
 class SAMON(SAM):
-    """SAM's or ASAM's perturbation of the normalisation layers' parameters alone, its norm taken over them; `v = h`.
+    """SAM that perturbs only the parameters of normalisation layers; the gradient's norm is taken over them; `v = h`.
 
-    Müller et al. (2023), arXiv:2306.04226. A normalisation layer is one of torch's, or a module whose class or name
-    says so (`LlamaRMSNorm`, `encoder.norm1`, `bn2`) and whose parameters are all vectors.
+    Müller et al. (2023), arXiv:2306.04226. A normalisation layer is one of torch's, or a module with a class or name
+    such as `LlamaRMSNorm`, `encoder.norm1` or `bn2` and with no parameters but vectors.
 
     Args:
-        adaptive: scale the perturbation element-wise by `T = |w|` on every tensor. The authors' class has an offset η
-            of 0.01 and `T = 1` on biases by default, their command line an η of 0.
-        model: where the normalisation layers are looked for; needed.
+        adaptive: scale the perturbation element-wise by `T = |w|` on every tensor, as ASAM does. By default the
+            authors' class has an offset η of 0.01 and `T = 1` on biases, and their command line an η of 0.
+        model: the model whose normalisation layers are perturbed; required.
 
     Raises:
-        ValueError: there is no model, or none of the parameters is one of a normalisation layer.
+        ValueError: no model is given, or none of the parameters belongs to a normalisation layer.
 
     Example:
         >>> optimizer = SAMON(model.parameters(), torch.optim.SGD, rho=0.5, model=model, lr=0.1)
@@ -93,16 +96,17 @@ class SAMON(SAM):
         **options: Any,
     ):
         if model is None:
-            raise ValueError("SAM-ON finds the normalisation layers in the model: give it model=")
+            raise ValueError("SAM-ON needs the model, to find its normalisation layers: give model=")
         super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
+
         layers = [module for name, module in model.named_modules() if _is_normalisation(name, module)]
-        own = {p for layer in layers for p in layer.parameters(recurse=False)}
-        self.perturbed = {p for p in self._parameters() if p in own}
+        in_layers = {p for layer in layers for p in layer.parameters(recurse=False)}
+        self.perturbed = {p for p in self._parameters() if p in in_layers}
         if not self.perturbed:
-            raise ValueError("SAM-ON perturbs normalisation layers, and none of the parameters is of one")
+            raise ValueError("SAM-ON perturbs normalisation layers only, and none of the parameters belongs to one")
 
 
-_NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NORMALISATION_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def _is_normalisation(name: str, module: nn.Module) -> bool:
@@ -111,8 +115,9 @@ def _is_normalisation(name: str, module: nn.Module) -> bool:
     Args:
         name: its path in the model, such as "layer1.0.bn1".
     """
-    if isinstance(module, _NORMALISATION):
+    if isinstance(module, _NORMALISATION_LAYERS):
         return True
-    own_name = name.rpartition(".")[2].lower()
-    called_so = "norm" in type(module).__name__.lower() or "norm" in own_name or re.match(r"bn\d*$", own_name)
-    return bool(called_so) and all(p.squeeze().dim() <= 1 for p in module.parameters(recurse=False))
+
+    last_name = name.rpartition(".")[2].lower()
+    sounds_like_one = "norm" in type(module).__name__.lower() or "norm" in last_name or re.match(r"bn\d*$", last_name)
+    return bool(sounds_like_one) and all(p.squeeze().dim() <= 1 for p in module.parameters(recurse=False))

@@ -1,4 +1,7 @@
-"""SAM parallelised: two gradients that do not depend on each other."""
+"""Parallelised SAM (SAMPa): two gradients that do not depend on each other.
+
+Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
+"""
 
 import contextlib
 import copy
@@ -22,26 +25,27 @@ from sam_bench.optim.registry import METHODS
 
 
 class SAMPa(SharpnessAware):
-    """`h = ∇L_B₋(w + ρ q / (‖q‖ + 1e-12))` on the batch B₋ before, `g = ∇L_B(y)`; `v = (1 − λ) h + λ g`, then `q ← g`.
+    """SAM with `g = ∇L_B(y)` and `h = ∇L_B₋(w + ρ q / (‖q‖ + 1e-12))`; `v = (1 − λ) h + λ g`, then `q ← g`.
 
-    `y` is where the base optimizer's step would lead with the direction `q`: for SGD the weights after that step,
-    with its momentum and weight decay; for any other base `w − η q`, as in the paper (Xie et al., 2024,
-    arXiv:2410.10683). In the method's first step `q` is 0; without a step before B₋ is B. The authors' code, too,
-    adds momentum and weight decay, but not before there is a momentum, and knows neither Nesterov's nor dampening.
+    B is the batch and B₋ the previous one (B itself if there is none). `q` starts at 0. `y` are the weights to which
+    the base optimizer would step along `q`: for SGD with its momentum and weight decay; for any other base `w − η q`,
+    as in the paper (Xie et al., 2024, arXiv:2410.10683). The authors' code adds momentum and weight decay too, but only
+    once there is a momentum buffer, and supports neither Nesterov momentum nor dampening.
 
-    Neither gradient needs the other, so the authors compute them side by side on two devices; here they follow each
-    other. Both are taken at other weights than `w`, so running statistics are to be re-estimated at `w` before the last
-    evaluation (see `reestimate_statistics`), there is no stepping by hand, and with ρ = 0 it is not SGD.
+    The authors compute the two gradients side by side on two devices; here one follows the other. Both are taken at
+    other weights than `w`. So re-estimate running statistics at `w` before the last evaluation (see
+    `reestimate_statistics`); `first_step` raises an error; and with ρ = 0 it is not SGD.
 
-    A step calls the closure of the step before again, which must still compute the loss of its own batch:
-    `functools.partial(closure, images, labels)`, or a function with variables of its own, does. One whose tensors,
-    by name, are others by then is refused; what lies deeper, as in the attributes of an object, is not seen. The
-    closure is no part of the `state_dict`, nor of a pickled optimizer: after loading one, tell of it with
-    `remember`, for a resume that is exact; and for a copy, where the closure is of the original's model. After a
-    step that was skipped, B₋ is that step's batch, which may skip the next one too, and `q` the gradient before it.
+    A step calls the closure of the previous step again, which must still compute the loss of its own batch. Use
+    `functools.partial(closure, images, labels)`, or a new function in each step. A closure with a variable that was
+    reassigned to another tensor is refused; changes inside of objects are not detected.
+
+    The closure is neither in the `state_dict` nor in a pickled optimizer. Give it to `remember` after loading, for an
+    exact resume; and after a deep copy, if the closure uses the original's model. After a skipped step, B₋ is the
+    batch of that step, which may cause the next step to be skipped too; `q` is unchanged.
 
     Args:
-        lmbda: λ, the share of the gradient at `y`.
+        lmbda: λ, the share of `g`, the gradient at `y`.
 
     Raises:
         ValueError: lmbda is out of range.
@@ -73,7 +77,9 @@ class SAMPa(SharpnessAware):
         METHODS["sampa"].check(lmbda=lmbda)
         super().__init__(params, base_optimizer, rho, model=model, **options)
         self.lmbda = lmbda
-        self._last: list[_Called] = []  # of the step before, if there was one: a list, which wrappers share
+
+        #: The previous step's closure, if there is one; a list, because wrappers of an optimizer share it.
+        self._previous: list[_RecordedClosure] = []
 
     def step(  # type: ignore[override]
         self,
@@ -81,21 +87,21 @@ class SAMPa(SharpnessAware):
         weights: Sequence[float] | None = None,
         scaler: GradScaler | None = None,
     ) -> Tensor:
-        """As `SharpnessAware.step`; the closure is called again in the next step.
+        """Take a step as `SharpnessAware.step` does; the closure is called again in the next step.
 
         Raises:
-            RuntimeError: a tensor to which the closure of the step before refers by name is another one by now.
+            RuntimeError: a variable of the previous step's closure refers to another tensor by now.
         """
-        for called in self._last:
-            called.check()
-        closure = cast(Closure, closure)  # others are refused
+        for recorded in self._previous:
+            recorded.check()
+        closure = cast(Closure, closure)  # the step below refuses anything else
         loss = super().step(closure, weights, scaler)
         self.remember(closure)
         return loss
 
     def remember(self, closure: Closure) -> None:
-        """Take this as the closure of the step before; after `load_state_dict`, say."""
-        self._last[:] = [_Called(closure)]
+        """Store the closure of the previous step, for example after `load_state_dict`."""
+        self._previous[:] = [_RecordedClosure(closure)]
 
     def init_state(self, p: Tensor) -> dict[str, Tensor]:
         return {"q": torch.zeros_like(p)}
@@ -106,33 +112,38 @@ class SAMPa(SharpnessAware):
             parameters = [p for p in group["params"] if p.requires_grad]
             if not parameters:
                 continue
+
             q: Tensors = self._recall(parameters)["q"]
             if isinstance(self.base_optimizer, torch.optim.SGD):
-                q = self._step_of_sgd(group, parameters, q)
+                q = self._compute_sgd_direction(group, parameters, q)
             d |= dict(zip(parameters, q, strict=True))
+
         return d, lambda group: -group["lr"]
 
-    def _step_of_sgd(self, group: dict[str, Any], parameters: Tensors, q: Tensors) -> Tensors:
-        """What torch's SGD would multiply by the learning rate, if it were given q."""
+    def _compute_sgd_direction(self, group: dict[str, Any], parameters: Tensors, q: Tensors) -> Tensors:
+        """Return what torch's SGD would multiply by the learning rate if it were given the gradient q."""
         momentum = group["momentum"]
         d = torch._foreach_add(q, [real(p) for p in parameters], alpha=group["weight_decay"])
+
+        # As in torch's SGD, a parameter without a momentum buffer moves along `d` itself.
         buffers = [self.state.get(p, {}).get("momentum_buffer") for p in parameters]
-        moving = [i for i, buffer in enumerate(buffers) if buffer is not None]
-        kept = list(d)
-        if moving:
-            new = torch._foreach_mul([real(buffers[i]) for i in moving], momentum)
-            torch._foreach_add_(new, [d[i] for i in moving], alpha=1 - group["dampening"])
-            for i, x in zip(moving, new, strict=True):
-                kept[i] = x
-        return torch._foreach_add(d, kept, alpha=momentum) if group["nesterov"] else kept
+        with_buffer = [i for i, buffer in enumerate(buffers) if buffer is not None]
+        averaged = list(d)
+        if with_buffer:
+            new = torch._foreach_mul([real(buffers[i]) for i in with_buffer], momentum)
+            torch._foreach_add_(new, [d[i] for i in with_buffer], alpha=1 - group["dampening"])
+            for i, x in zip(with_buffer, new, strict=True):
+                averaged[i] = x
+
+        return torch._foreach_add(d, averaged, alpha=momentum) if group["nesterov"] else averaged
 
     def direction(self, w: Tensors, g: Tensors, q: Tensors) -> Direction:
         return unit(q)
 
     def second_pass(self, closure: Closure, losses: Tensor) -> float:
-        """On the batch of the step before."""
-        repeated = self._last[0].closure if self._last else None
-        (closure if repeated is None else repeated)()
+        """Take the second pass on the previous batch, or on this one where there is none."""
+        previous = self._previous[0].closure if self._previous else None
+        (closure if previous is None else previous)()
         return 1.0
 
     def combine(self, g: Tensors, h: Tensors, q: Tensors) -> Tensors:
@@ -143,50 +154,53 @@ class SAMPa(SharpnessAware):
 
     def _apply_state(self, state_dict: dict[str, Any]) -> None:
         super()._apply_state(state_dict)
-        self._last.clear()
+        self._previous.clear()
 
 
-class _Called:
-    """A closure, and the tensors, or collections, that it referred to by name when it was called."""
+class _RecordedClosure:
+    """A closure, with the tensors and collections that its variables referred to when it was recorded."""
 
     def __init__(self, closure: Closure | None):
         self.closure = closure
-        self.names = self._names()
+        self.variables = self._find_variables()
 
-    def _names(self) -> dict[str, Any]:
+    def _find_variables(self) -> dict[str, Any]:
+        """Return the globals and the enclosing functions' variables of the closure that hold tensors or collections."""
         function: Any = self.closure
         while isinstance(function, functools.partial):
             function = function.func
         function = inspect.unwrap(function)
         if not inspect.isfunction(function):
             return {}
-        found = {name: function.__globals__.get(name) for name in _global_names(function.__code__)}
+
+        variables = {name: function.__globals__.get(name) for name in _global_names(function.__code__)}
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            with contextlib.suppress(ValueError):  # of a cell that is empty yet
-                found[name] = cell.cell_contents
-        return {name: value for name, value in found.items() if isinstance(value, Tensor | tuple | list | dict)}
+            with contextlib.suppress(ValueError):  # raised by a variable that has no value yet
+                variables[name] = cell.cell_contents
+        return {name: value for name, value in variables.items() if isinstance(value, Tensor | tuple | list | dict)}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Called":
-        return _Called(copy.deepcopy(self.closure, memo))
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_RecordedClosure":
+        return _RecordedClosure(copy.deepcopy(self.closure, memo))
 
-    def __reduce__(self) -> tuple[Any, ...]:  # a closure is no part of a pickled optimizer
-        return _Called, (None,)
+    def __reduce__(self) -> tuple[Any, ...]:  # a pickled optimizer leaves the closure out
+        return _RecordedClosure, (None,)
 
     def check(self) -> None:
-        """Find out whether it would still do the same, as far as that can be seen.
+        """Check that the closure's variables still refer to the same tensors and collections.
 
         Raises:
-            RuntimeError: a name means another object by now.
+            RuntimeError: a variable refers to another object by now.
         """
-        now = self._names()
-        for name, value in self.names.items():
-            if now.get(name) is not value:
+        present = self._find_variables()
+        for name, value in self.variables.items():
+            if present.get(name) is not value:
                 raise RuntimeError(
-                    f"SAMPa calls the closure of the step before again, and its {name!r} is another object by now: "
-                    "bind what changes from step to step, functools.partial(closure, images, labels)"
+                    f"SAMPa calls the closure of the previous step again, but its variable {name!r} was reassigned: "
+                    "bind what changes from step to step, as in functools.partial(closure, images, labels)"
                 )
 
 
 @functools.cache
 def _global_names(code: types.CodeType) -> frozenset[str]:
-    return frozenset(each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL")
+    """Return the names of the global variables that a function's code reads."""
+    return frozenset(step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL")

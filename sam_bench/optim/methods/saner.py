@@ -1,4 +1,7 @@
-"""SAM that takes still less of what it takes less of than the base optimizer does."""
+"""SAM that reduces further the elements of the gradient that its perturbation has made smaller (SANER).
+
+Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,15 +17,15 @@ from sam_bench.optim.registry import METHODS
 
 
 class SANER(SAM):
-    """`v = (1 − α m) h`, where `m` is 1 for the elements with `0 < h / g < 1`, and 0 for the others.
+    """SAM with `v = (1 − α m) h`, where m is 1 for elements with `0 < h / g < 1` and 0 for the others.
 
-    On noisy data these elements are found to be those in which wrong labels have the greater part of the gradient
-    (Luong et al., 2024, arXiv:2411.17132). The authors' code divides by `g + 1e-8`, and lets α grow to its value over
-    the first 50 epochs; here nothing is divided, and α is the same in all steps.
+    Luong et al. (2024, arXiv:2411.17132) find that wrong labels dominate the gradient in these elements. Their code
+    divides by `g + 1e-8`, and increases α to its value over the first 50 epochs. Here nothing is divided, and α is
+    constant.
 
     Args:
-        alpha: α, how much of these elements is taken away; 0 is SAM.
-        adaptive: perturb as ASAM does, rather than as SAM.
+        alpha: α, the share of these elements that is removed; 0 is SAM.
+        adaptive: use ASAM's perturbation instead of SAM's.
 
     Raises:
         ValueError: alpha is out of range.
@@ -50,8 +53,8 @@ class SANER(SAM):
         self.alpha = alpha
 
     def combine(self, g: Tensors, h: Tensors) -> Tensors:
-        first, v = FlatCopy(g), FlatCopy(h, like=g)
-        for a, b in zip(first.buffers, v.buffers, strict=True):
-            reduced = ((a > 0) == (b > 0)) & (b.abs() < a.abs())  # where b is 0, its factor is all the same
-            b.copy_(torch.where(reduced, (1 - self.alpha) * b, b))
-        return v.views
+        flat_g, flat_v = FlatCopy(g), FlatCopy(h, like=g)
+        for x, v in zip(flat_g.buffers, flat_v.buffers, strict=True):
+            is_reduced = ((x > 0) == (v > 0)) & (v.abs() < x.abs())  # where v is 0, its factor makes no difference
+            v.copy_(torch.where(is_reduced, (1 - self.alpha) * v, v))
+        return flat_v.views

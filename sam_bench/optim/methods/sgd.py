@@ -1,4 +1,4 @@
-"""The base optimizer alone: one pass, no perturbation."""
+"""The base optimizer alone: one pass and no perturbation."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ from sam_bench.optim.engine import SharpnessAware
 
 
 class SGD(SharpnessAware):
-    """`v = g`: the baseline of every comparison, on the same engine as the others."""
+    """The base optimizer's own step, on the engine of all methods: the baseline of every comparison."""
 
     two_passes = False
 

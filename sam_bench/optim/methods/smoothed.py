@@ -1,4 +1,7 @@
-"""Perturbations along a gradient that is averaged over the steps, or freed of its average."""
+"""Perturbations along a running average of the gradient, or along the gradient without that average.
+
+Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,15 +17,15 @@ from sam_bench.optim.registry import METHODS
 
 
 class FSAM(SharpnessAware):
-    """Friendly SAM: `d = g − σ m`, `e = ρ d / ‖d‖`, `v = h`; then `m ← λ m + (1 − λ) g`, the first time `m = g`.
+    """Friendly SAM: `d = g − σ m`, `e = ρ d / ‖d‖`, `v = h`; then `m ← λ m + (1 − λ) g`, or `m ← g` the first time.
 
     Li et al. (2024), arXiv:2403.12350. In the first step `m` is 0.
 
-    As in the authors' code, `m` is the average of the steps before this one. An average that included the present
-    gradient would give the same direction where σ is 1, and another one where σ is below 1.
+    As in the authors' code, `m` is the average over the previous steps. An average that included the present gradient
+    would give the same direction if σ is 1, and another one if σ is below 1.
 
     Args:
-        sigma: σ, the share of the full gradient's estimate `m` that is taken out.
+        sigma: σ, the share of `m`, the estimate of the full gradient, that is subtracted.
         lmbda: λ, the decay of `m`.
 
     Raises:
@@ -58,19 +61,21 @@ class FSAM(SharpnessAware):
         return unit(torch._foreach_sub(g, m, alpha=self.sigma))
 
     def update_state(self, g: Tensors, h: Tensors, m: Tensors, started: Tensors) -> dict[str, Tensors]:
-        share = torch._foreach_mul(started, -self.lmbda)  # of g: 1 in a tensor's first step, then 1 − λ
+        # The share of g in the average: 1 in a tensor's first step, then 1 − λ.
+        share = torch._foreach_mul(started, -self.lmbda)
         torch._foreach_add_(share, 1)
+
         new = [torch.lerp(old, x, s) for old, x, s in zip(m, g, share, strict=True)]
         return {"m": new, "started": [torch.ones_like(s) for s in started]}
 
 
 class VaSSO(SharpnessAware):
-    """`d ← (1 − θ) d + θ g`, from `d = 0`; `e = ρ d / ‖d‖`, `v = h`.
+    """Variance-suppressed SAM: `d ← (1 − θ) d + θ g`, starting at 0; `e = ρ d / ‖d‖`, `v = h`.
 
-    Variance-suppressed sharpness-aware optimization (Li & Giannakis, 2023, arXiv:2309.15639).
+    Li & Giannakis (2023), arXiv:2309.15639.
 
-    The authors' code starts from `d = g` and divides by `‖d‖ + 1e-7`. From `d = 0` the first perturbation is the same,
-    since only the direction counts; in the next steps the first gradient weighs θ times as much as in theirs.
+    The authors' code starts with `d = g` and divides by `‖d‖ + 1e-7`. With `d = 0` the first perturbation is the same,
+    because only the direction of `d` counts. In later steps the first gradient has θ times the weight it has there.
 
     Args:
         theta: θ, the share of the present gradient; 1 is SAM.

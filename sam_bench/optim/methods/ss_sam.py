@@ -1,4 +1,4 @@
-"""SAM in some steps, chosen at random."""
+"""SAM in randomly chosen steps only (SS-SAM)."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,15 +12,16 @@ from sam_bench.optim.registry import METHODS
 
 
 class SSSAM(SAM):
-    """SAM with probability `p` in each step; else the base optimizer's own step, of one pass.
+    """SAM in each step with probability `p`, else the base optimizer's own step, of one pass.
 
-    Stochastic scheduled SAM (Zhao et al., 2022, arXiv:2203.09962, there also called randomized sharpness-aware
-    training), with a constant probability; the paper lets it follow schedules too. Draws depend on seed and step alone.
+    This is stochastic scheduled SAM, also called randomized sharpness-aware training (Zhao et al., 2022,
+    arXiv:2203.09962), with a constant probability; the paper has schedules of it too. Draws depend only on seed and
+    step.
 
     Args:
-        p: 1 is SAM, 0 is the base optimizer.
-        adaptive: perturb as ASAM does, rather than as SAM.
-        seed: of the draws, from 0 to 2³² − 1; the same in all processes of a run.
+        p: the probability of a second pass; 1 is SAM, 0 is the base optimizer.
+        adaptive: use ASAM's perturbation instead of SAM's.
+        seed: the seed of the draws, from 0 to 2³² − 1; the same in all processes of a run.
 
     Raises:
         ValueError: p or seed is out of range.

@@ -1,4 +1,7 @@
-"""SAM whose direction is as long as the first gradient."""
+"""SAM that rescales its direction to the length of the first gradient.
+
+Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
+"""
 
 import torch
 
@@ -8,14 +11,14 @@ from sam_bench.optim.norms import global_norm
 
 
 class StableSAM(SAM):
-    """`v = (‖g‖ / ‖h‖) h`, or 0 where `h` is 0: `h` at the length of `g` (Tan et al., 2024, arXiv:2401.07250).
+    """SAM with `h` rescaled to the length of `g`: `v = (‖g‖ / ‖h‖) h`, or 0 if `h` is 0.
 
-    `g` is short where `w` is near a stationary point; `h` need not be. The authors' code adds 1e-12 to `‖h‖`; without
-    it, a radius of 0 is the base optimizer, bit for bit.
+    Tan et al. (2024), arXiv:2401.07250. Near a stationary point `g` is short, but `h` need not be. The authors' code
+    adds 1e-12 to `‖h‖`. Without it, a radius of 0 gives the base optimizer, bit for bit.
 
     Args:
-        adaptive: perturb as ASAM does, rather than as SAM. The authors' code then measures `g` and `h` scaled by `|w|`;
-            here the lengths are those of the gradients.
+        adaptive: use ASAM's perturbation instead of SAM's. The authors' code then takes the norms of `g` and `h` scaled
+            by `|w|`; here they are always those of `g` and `h`.
 
     Example:
         >>> optimizer = StableSAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1)

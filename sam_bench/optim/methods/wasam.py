@@ -14,16 +14,17 @@ from sam_bench.optim.running_stats import RunningStatistics, inputs_of, moved, r
 
 
 class WASAM(SAM):
-    """SAM's steps, and a running mean of the weights (Kaddour et al., 2022, arXiv:2202.00661).
+    """SAM with a running mean of the weights (Kaddour et al., 2022, arXiv:2202.00661).
 
-    Call `update_swa` after each epoch from some epoch on, usually three quarters of them; at the end `swap_swa_sgd`,
-    and `bn_update` for the running statistics of the averaged weights. The average is part of the state_dict.
+    Call `update_swa` after each of the last epochs, usually the last quarter. At the end call `swap_swa_sgd` to use the
+    averaged weights, and then `bn_update` to re-estimate their running statistics. The average is part of the
+    state_dict.
 
     Example:
         >>> optimizer = WASAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1)
         >>> loss = optimizer.step(closure)
         >>> optimizer.update_swa()  # after each of the last epochs
-        >>> optimizer.swap_swa_sgd()  # the average in the weights' place
+        >>> optimizer.swap_swa_sgd()  # now the weights are the average
     """
 
     def __init__(
@@ -38,8 +39,8 @@ class WASAM(SAM):
     ):
         super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
         self.average = WeightAverage(self._parameters())
+        #: Running statistics that were re-estimated for the averaged weights, with copies of those of the raw weights.
         self._raw_statistics: list[tuple[RunningStatistics, FlatCopy]] = []
-        """Whose statistics were re-estimated while the weights are swapped, and what they were before."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if hasattr(self, "average") and self.average.count:
@@ -52,24 +53,25 @@ class WASAM(SAM):
         super()._refuse_during_step(caller)
         if self.average.is_swapped and caller != "state_dict()":
             raise RuntimeError(
-                f"{caller} while the weights are swapped with their mean: swap_swa_sgd() brings them back"
+                f"{caller} while the weights are swapped with their mean: call swap_swa_sgd() first, to swap them back"
             )
 
     def update_swa(self) -> None:
-        """Take the present weights into the running mean."""
+        """Add the present weights to the running mean."""
         self.average.update()
 
     @torch.no_grad()
     def swap_swa_sgd(self) -> None:
-        """Exchange the weights with their mean; called again, exchange them back, bit for bit.
+        """Exchange the weights with their mean; a second call exchanges them back, bit for bit.
 
-        With the raw weights come their running statistics, if `bn_update` was called in between.
+        If `bn_update` was called in between, the second call also restores the running statistics of the raw weights.
 
         Raises:
-            RuntimeError: nothing was averaged yet.
+            RuntimeError: there is no mean, because `update_swa` was never called.
         """
         self.average.swap()
         self.drop_gathered()
+
         while self._raw_statistics and not self.average.is_swapped:
             statistics, raw = self._raw_statistics.pop()
             statistics.write(raw)
@@ -79,12 +81,13 @@ class WASAM(SAM):
         """Re-estimate the model's running statistics over a loader, in training mode; see `reestimate_statistics`.
 
         Args:
-            loader: gives batches of inputs, or tuples or lists that begin with them.
-            device: where inputs are sent first; None for where they are.
+            loader: batches of inputs, or tuples or lists that begin with the inputs.
+            device: the device to which inputs are moved; None leaves them where they are.
 
         Raises:
-            ValueError: the loader gives no batch.
+            ValueError: the loader is empty.
         """
+        # Only the statistics before the first call belong to the raw weights.
         if self.average.is_swapped and not self._raw_statistics:
             statistics = RunningStatistics(model)
             self._raw_statistics.append((statistics, statistics.read()))

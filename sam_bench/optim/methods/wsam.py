@@ -1,4 +1,7 @@
-"""Sharpness as a weighted regulariser: the gradients at `w` and `w + e`, mixed."""
+"""Sharpness as a weighted regulariser: mixtures of the gradients at `w` and `w + e`.
+
+Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,19 +18,19 @@ from sam_bench.optim.registry import METHODS
 
 
 class WSAM(SAM):
-    """`(1 − a) g + a h` with `a = γ / (1 − γ)` (Yue et al., 2023, arXiv:2305.15817).
+    """SAM with sharpness `h − g` as a regulariser of weight `a = γ / (1 − γ)` (Yue et al., 2023, arXiv:2305.15817).
 
-    Coupled, the base optimizer is given this. Decoupled, it is given `g`, and after its step `w ← w − η a (h − g)`, on
-    which there is neither momentum nor weight decay.
+    With `decouple=False`, `v = (1 − a) g + a h`. With `decouple=True`, `v = g`, and the base optimizer's step is
+    followed by `w ← w − η a (h − g)`, without momentum or weight decay.
 
     Args:
-        gamma: γ; coupled, 0 is the base optimizer and 0.5 is SAM.
-        decouple: the decoupled form.
-        adaptive: perturb as ASAM does, rather than as SAM.
-        max_norm: the greatest norm of `g` and of `h`, each clipped by itself before they are combined.
+        gamma: γ; with `decouple=False`, 0 is the base optimizer and 0.5 is SAM.
+        decouple: take the sharpness term as a separate step after the base optimizer's.
+        adaptive: use ASAM's perturbation instead of SAM's.
+        max_norm: the greatest norm of `g` and of `h`; each is clipped separately before they are combined.
 
     Raises:
-        ValueError: gamma or max_norm is out of range.
+        ValueError: gamma or max_norm is out of range; or decouple=True and the base has no single learning rate.
 
     Example:
         >>> optimizer = WSAM(model.parameters(), torch.optim.SGD, rho=0.05, gamma=0.9, model=model, lr=0.1)
@@ -53,33 +56,33 @@ class WSAM(SAM):
         super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
         if decouple and not has_one_rate(self.base_optimizer):
             raise ValueError(
-                "decouple=True takes a step of its own with the base's learning rate, and "
-                f"{type(self.base_optimizer).__name__} does not step by one rate along a direction: decouple=False"
+                "decouple=True needs a base optimizer with one learning rate for all tensors, and "
+                f"{type(self.base_optimizer).__name__} has none: give decouple=False"
             )
         self.a = gamma / (1 - gamma)
         self.decouple = decouple
         self.max_norm = max_norm
 
     def combine(self, g: Tensors, h: Tensors) -> Tensors:
-        g = self._clipped(g)
-        h = self._clipped(h)
+        g = self._clip(g)
+        h = self._clip(h)
         return g if self.decouple else mixed(g, h, self.a)
 
     def correction(self, g: Tensors, h: Tensors) -> Tensors | None:
         if not self.decouple:
             return None
-        return torch._foreach_mul(torch._foreach_sub(self._clipped(g), self._clipped(h)), self.a)
+        return torch._foreach_mul(torch._foreach_sub(self._clip(g), self._clip(h)), self.a)
 
-    def _clipped(self, x: Tensors) -> Tensors:
+    def _clip(self, x: Tensors) -> Tensors:
         return x if self.max_norm is None else scale_to_norm(x, self.max_norm)
 
 
 class GNP(SAM):
-    """`v = (1 − b) g + b h`: penalises the gradient's norm (Zhao et al., 2022, arXiv:2202.03599).
+    """Gradient norm penalty: `v = (1 − b) g + b h` (Zhao et al., 2022, arXiv:2202.03599).
 
     Args:
-        b: the balance; 0 is the base optimizer and 1 is SAM.
-        adaptive: perturb as ASAM does, rather than as SAM.
+        b: the share of `h`; 0 is the base optimizer and 1 is SAM.
+        adaptive: use ASAM's perturbation instead of SAM's.
 
     Raises:
         ValueError: b is out of range.
@@ -111,5 +114,5 @@ class GNP(SAM):
 
 
 def mixed(g: Tensors, h: Tensors, a: float) -> Tensors:
-    """`(1 − a) g + a h`, as `g + a (h − g)`."""
+    """Return `(1 − a) g + a h`, computed as `g + a (h − g)`, in new tensors."""
     return torch._foreach_add(g, torch._foreach_sub(h, g), alpha=a)

@@ -1,4 +1,7 @@
-"""SAM whose perturbation keeps the elements of the gradient that stand out from their tensor."""
+"""SAM that perturbs along the elements of the gradient that stand out within their tensor.
+
+Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,16 +17,18 @@ from sam_bench.optim.registry import METHODS
 
 
 class ZSharp(SharpnessAware):
-    """In each tensor `e = ρ g̃ / ‖g̃‖`, where `g̃` keeps of `g` the elements with `|z|` above its `Q`-quantile; `v = h`.
+    """SAM with `e = ρ g̃ / ‖g̃‖` in each tensor, where g̃ is g with all but its most outstanding elements set to 0.
 
-    `z = (g − mean) / std` is over the tensor. Tensors of one dimension, and those in which no element is above the
-    quantile, are perturbed as in SAM: `e = ρ g / ‖g‖`, with the norm of all gradients. Yun (2025, arXiv:2505.02369).
+    Kept are the elements with `|z|` above its Q-quantile, where `z = (g − mean) / std` within the tensor (Yun, 2025,
+    arXiv:2505.02369). Tensors of one dimension, and tensors without an element above the quantile, are perturbed as in
+    SAM: `e = ρ g / ‖g‖`, with the norm over all tensors.
 
-    That is the authors' code: each tensor has a perturbation of length ρ of its own, and so the whole one is longer by
-    about the root of their number. As the same elements stand out with any `std`, nothing is divided by it.
+    As in the authors' code, each tensor's perturbation has length ρ. So the whole perturbation is longer than SAM's, by
+    about the square root of the number of tensors. No division by `std` is needed, because it keeps the order of the
+    elements.
 
     Args:
-        quantile: Q, interpolated linearly.
+        quantile: Q, in [0, 1); the quantile is interpolated linearly.
 
     Raises:
         ValueError: quantile is out of range.
@@ -51,9 +56,10 @@ class ZSharp(SharpnessAware):
 
     def direction(self, w: Tensors, g: Tensors) -> Tensors:
         inverse_norm = 1 / (global_norm(g) + 1e-12)
-        return [self._of_tensor(x, inverse_norm) if x.dim() > 1 and x.numel() else x * inverse_norm for x in g]
+        return [self._keep_outstanding(x, inverse_norm) if x.dim() > 1 and x.numel() else x * inverse_norm for x in g]
 
-    def _of_tensor(self, g: Tensor, inverse_norm: Tensor) -> Tensor:
+    def _keep_outstanding(self, g: Tensor, inverse_norm: Tensor) -> Tensor:
+        """Return one tensor's direction of length 1, or SAM's direction if no element stands out."""
         precise = g.to(torch.promote_types(g.dtype, torch.float32))
         deviation = (precise - precise.mean()).abs()
         kept = torch.where(deviation > quantile(deviation, self.quantile), g, 0.0)
@@ -62,8 +68,11 @@ class ZSharp(SharpnessAware):
 
 
 def quantile(x: Tensor, q: float) -> Tensor:
-    """The `q`-quantile of a tensor's elements, interpolated linearly: `torch.quantile` for any number and precision."""
+    """Return the `q`-quantile of a tensor's elements, interpolated linearly.
+
+    Unlike `torch.quantile`, it takes tensors of any size and precision.
+    """
     values = x.flatten().sort().values
-    place = q * (len(values) - 1)
-    below = int(place)
-    return torch.lerp(values[below], values[min(below + 1, len(values) - 1)], place - below)
+    position = q * (len(values) - 1)
+    below = int(position)
+    return torch.lerp(values[below], values[min(below + 1, len(values) - 1)], position - below)
