@@ -286,7 +286,7 @@ def test_what_is_wrong_is_said_before_anything_is_run(folder, arguments, said):
         ("--experiment smoke --methods saam", "did you mean sam"),
         ("--experiment smoke --trials 0", "less than 1"),
         ("--methods sam", "--experiment"),
-        ("--experiment smoke --config-dir mine", "mine is no folder"),
+        ("--experiment smoke --config-dir mine", "mine is not a folder"),
     ],
 )
 def test_options_are_refused_in_so_many_words(refused, arguments, said):
