@@ -54,11 +54,11 @@ def main(arguments: list[str]) -> None:
     sys.exit(0 if tests_passed and benchmark_succeeded else 1)
 
 
-def run(command: list[str], until: float, log: Path) -> bool:
+def run(command: list[str], deadline: float, log: Path) -> bool:
     """Run a command, and copy its output to the terminal and the log; return True if it succeeded in time.
 
     Args:
-        until: the `time.monotonic()` at which the command and all its descendants are stopped.
+        deadline: the `time.monotonic()` at which the command and all its descendants are stopped.
         log: a file, which the output is appended to.
     """
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -67,7 +67,7 @@ def run(command: list[str], until: float, log: Path) -> bool:
         process = subprocess.Popen(command, stdout=log_writer, stderr=subprocess.STDOUT, env=environment)
 
         try:
-            while process.poll() is None and time.monotonic() < until:
+            while process.poll() is None and time.monotonic() < deadline:
                 print(log_reader.read(), end="", flush=True)
                 time.sleep(0.1)
             if process.poll() is None:

@@ -61,13 +61,15 @@ def main(arguments: list[str]) -> None:
     if not folders:
         sys.exit(f"Error: there are no records in {options.results / (options.experiment or '')}; run something first")
 
-    made = {folder.name: make(folder) for folder in folders}
-    print(f"Written: tables, comparisons and figures of {', '.join(made)}")
+    by_experiment = {folder.name: make(folder) for folder in folders}
+    print(f"Written: tables, comparisons and figures of {', '.join(by_experiment)}")
 
     # The pages about all studies need the records of all of them.
     if not options.experiment and options.results.resolve() == MEASURED:
         test_findings = {
-            name: experiment_findings for name, experiment_findings in made.items() if experiment_findings is not None
+            name: experiment_findings
+            for name, experiment_findings in by_experiment.items()
+            if experiment_findings is not None
         }
         rows = [
             row
@@ -111,57 +113,64 @@ def make(folder: Path) -> Findings | None:
 
 
 @cache
-def sharpness_of(folder: Path, found: Findings) -> Sharpness:
+def sharpness_of(folder: Path, test_findings: Findings) -> Sharpness:
     """Return the sharpness that was measured around the weights of an experiment's runs."""
     held_out, records = (read_records(folder / "records", split) for split in ("val", "test"))
-    return read_sharpness(folder, records, (*found.rows, *found.others), rows_of(held_out))
+    return read_sharpness(folder, records, (*test_findings.rows, *test_findings.others), rows_of(held_out))
 
 
-def index(made: Mapping[str, Findings]) -> str:
+def index(by_experiment: Mapping[str, Findings]) -> str:
     """Return the HTML page of all studies that have runs, with the figures from their folders."""
     regimes = []
-    shown = studies(made)
-    for study in shown:
+    shown_studies = studies(by_experiment)
+    for study in shown_studies:
         folder = MEASURED / study.experiment
         figures = {path.stem: path.read_text(encoding="utf-8") for path in (folder / "figures").glob("*.svg")}
-        study_findings = made[study.experiment]
+        study_findings = by_experiment[study.experiment]
         sharpness_notes = explanation(sharpness_of(folder, study_findings))
         regimes.append(regime(study, study_findings, figures, describe_preset(study.experiment), sharpness_notes))
 
-    records = [record for study in shown for record in made[study.experiment].records]
+    records = [record for study in shown_studies for record in by_experiment[study.experiment].records]
     versions = {
         name: ", ".join(distinct(record["versions"][name] for record in records)) for name in ("sam_bench", "torch")
     }
-    versions |= {"data": ", ".join(data_of(made[study.experiment] for study in shown)), "runs": str(len(records))}
-    return page(page_payload(regimes, versions, {study.title: made[study.experiment].comparison for study in shown}))
+    versions |= {
+        "data": ", ".join(data_of(by_experiment[study.experiment] for study in shown_studies)),
+        "runs": str(len(records)),
+    }
+    return page(
+        page_payload(
+            regimes, versions, {study.title: by_experiment[study.experiment].comparison for study in shown_studies}
+        )
+    )
 
 
-def data_of(made: Iterable[Findings]) -> list[str]:
+def data_of(all_findings: Iterable[Findings]) -> list[str]:
     """Return the data sets of studies with their digests, or with the number of draws if each seed has its own draw."""
     data_sets = []
-    for study_findings in made:
+    for study_findings in all_findings:
         names = distinct(f"{record['dataset']} {record['dataset_sha256'][:8]}" for record in study_findings.records)
         has_draws = any(row.is_of_draws for row in study_findings.rows)
         data_sets += [f"{study_findings.records[0]['dataset']} in {len(names)} draws"] if has_draws else names
     return distinct(data_sets)
 
 
-def studies(made: Mapping[str, Findings]) -> list[Study]:
+def studies(by_experiment: Mapping[str, Findings]) -> list[Study]:
     """Return the studies of `conf/study` that have runs, in the order of `ORDER`."""
     files = choices("study")
-    return [Study.read(files[name]) for name in distinct([*ORDER, *files]) if name in made and name in files]
+    return [Study.read(files[name]) for name in distinct([*ORDER, *files]) if name in by_experiment and name in files]
 
 
-def opening(made: Mapping[str, Findings]) -> str:
+def opening(by_experiment: Mapping[str, Findings]) -> str:
     """Return the generated part of the README: the findings of all studies, and the table of the first one."""
-    shown = studies(made)
-    first = shown[0]
-    first_findings = made[first.experiment]
+    shown_studies = studies(by_experiment)
+    first = shown_studies[0]
+    first_findings = by_experiment[first.experiment]
     folder = f"results/measured/{first.experiment}"
 
     parts = [
-        "\n".join(runs_of(study, made[study.experiment]) for study in shown),
-        compared_across({study.experiment: made[study.experiment].comparison for study in shown}),
+        "\n".join(runs_of(study, by_experiment[study.experiment]) for study in shown_studies),
+        compared_across({study.experiment: by_experiment[study.experiment].comparison for study in shown_studies}),
         f"**{first.title}** (`{first.experiment}`):",
         f"![Differences to SGD and to SAM with their intervals]({folder}/figures/differences.png)",
         markdown(*first_findings.for_reading()),
@@ -170,10 +179,10 @@ def opening(made: Mapping[str, Findings]) -> str:
     return "\n\n".join(parts)
 
 
-def runs_of(study: Study, found: Findings) -> str:
+def runs_of(study: Study, results: Findings) -> str:
     """Return a list item with a study's title and the number of its runs."""
-    lost = sum(row.diverged for row in found.rows)
-    runs = f"{len(found.records)} of {len(study.rows) * len(study.seeds)} runs{f', {lost} lost' if lost else ''}"
+    lost = sum(row.diverged for row in results.rows)
+    runs = f"{len(results.records)} of {len(study.rows) * len(study.seeds)} runs{f', {lost} diverged' if lost else ''}"
     return f"- [`{study.experiment}`](results/measured/{study.experiment}/table.md): {study.title} ({runs})"
 
 
@@ -218,8 +227,8 @@ def what_was_run(folders: Sequence[Path]) -> str:
 
 def published(rows: Sequence[Row]) -> str:
     """Return the page of published results."""
-    last = [row for row in rows if not row.is_average]
-    return f"# Published figures\n\n{published_table(last)}\n"
+    last_epoch_rows = [row for row in rows if not row.is_average]
+    return f"# Published figures\n\n{published_table(last_epoch_rows)}\n"
 
 
 def inserted(text: str, content: str) -> str:

@@ -118,10 +118,10 @@ def task_of_report(experiment: str, folder: Path) -> Task | None:
             panels[f"figures/{path.stem}"] = wandb.Image(str(path))
 
         for path in (*texts, *figures):
-            copy = Path(run.dir) / "report" / path.relative_to(folder)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-            run.save(str(copy), base_path=run.dir, policy="now")
+            target = Path(run.dir) / "report" / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+            run.save(str(target), base_path=run.dir, policy="now")
 
         if panels:
             run.log(panels)
@@ -165,13 +165,13 @@ class Sync:
             StateError: W&B failed.
         """
         note = self.notes.get(self._key(task), {})
-        same = note.get("sha256") == task.digest
+        unchanged = note.get("sha256") == task.digest
         online = self.settings.mode == "online"
-        if same and note["mode"] in ("online", self.settings.mode):
+        if unchanged and note["mode"] in ("online", self.settings.mode):
             return False
 
         # What cannot be synced is collected, so that the others are synced before it is reported.
-        if note and not same and not task.changes:
+        if note and not unchanged and not task.changes:
             self.changed.append(task.name)
             return False
         if not online and not note and self._uploaded_mirrors(task):

@@ -99,9 +99,9 @@ def torment(folder: Path, overrides: list[str], seconds: float, wanted: int, dra
     kills = 0
     torn: set[Path] = set()
     while not list(folder.rglob("records/*.json")):
-        last = kills >= wanted
-        after = None if last else draw.uniform(0, seconds / 2)
-        kills += attempt(folder, overrides, after, writing=draw.random() < 0.5 and not last)
+        let_finish = kills >= wanted
+        delay = None if let_finish else draw.uniform(0, seconds / 2)
+        kills += attempt(folder, overrides, delay, writing=draw.random() < 0.5 and not let_finish)
         torn |= temporary(folder)
     return kills, len(torn)
 
@@ -116,11 +116,11 @@ def attempt(folder: Path, overrides: list[str], seconds: float | None, writing: 
     Returns:
         True if the run was killed.
     """
-    before = temporary(folder)
+    earlier_files = temporary(folder)
     process = multiprocessing.get_context("forkserver").Process(target=go, args=(folder, overrides))
     process.start()
     process.join(seconds)
-    while writing and process.is_alive() and temporary(folder) <= before:
+    while writing and process.is_alive() and temporary(folder) <= earlier_files:
         pass
     if killed := process.is_alive():
         process.kill()

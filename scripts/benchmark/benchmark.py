@@ -239,6 +239,7 @@ def options_of(description: str | None) -> argparse.ArgumentParser:
     """Return the parser of the benchmark's options, for this script and for scripts that pass the options on."""
     arguments_parser = parser(description)
     add = arguments_parser.add_argument
+
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
     add("--models", default="resnet8,resnet20,wrn16_8", type=names_of(choices("model"), "models"), help="networks")

@@ -153,8 +153,10 @@ def read(data: dict[str, Any]) -> list[ComparisonResult]:
 def against_lower_bound(comparisons: list[ComparisonResult]) -> list[AgainstLowerBound]:
     """Return each network's comparison with its lower bound, if it has all results that a table needs."""
     users = {each.model: each for each in comparisons if each.question == "user's loop"}
-    found = [AgainstLowerBound(each, users.get(each.model)) for each in comparisons if each.question == "lower bound"]
-    return [network for network in found if network.complete]
+    networks = [
+        AgainstLowerBound(each, users.get(each.model)) for each in comparisons if each.question == "lower bound"
+    ]
+    return [network for network in networks if network.complete]
 
 
 def introduction(data: dict[str, Any]) -> str:
