@@ -1,4 +1,4 @@
-"""A batch in parts, with one perturbation or with one for each part: python examples/gradient_accumulation.py"""
+"""Gradient accumulation with one perturbation per batch, or one per part: python examples/gradient_accumulation.py"""
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ def main(one_perturbation: bool) -> list[float]:
     optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1, momentum=0.9)
 
     def closure_for(parts):
-        """Gradients of the mean over all parts, added up one after the other."""
+        """Return a closure that accumulates the gradient of the mean loss, part by part."""
 
         def closure():
             optimizer.zero_grad()
@@ -36,9 +36,9 @@ def main(one_perturbation: bool) -> list[float]:
         total = 0.0
         for batch in torch.randperm(len(x)).split(BATCH):
             parts = batch.split(PART)
-            if one_perturbation:  # memory for PART examples; the step is that of the whole batch
+            if one_perturbation:  # needs memory for PART examples only; the step equals that of the whole batch
                 loss = optimizer.step(closure_for(parts))
-            else:  # m-sharpness: every part is perturbed by itself, then the mean gradients make one step
+            else:  # m-sharpness: each part has its own perturbation; the step is along the mean gradient
                 loss = optimizer.step([closure_for([part]) for part in parts])
             total += loss.item() * len(batch)
         losses.append(total / len(x))

@@ -1,6 +1,6 @@
-"""Half precision with loss scaling, in both passes: python examples/mixed_precision.py
+"""Half precision with loss scaling in both passes: python examples/mixed_precision.py
 
-With bfloat16, which CPUs are faster at, the scaler could be left out.
+On a GPU it uses float16, on a CPU bfloat16, which is faster there. With bfloat16 the scaler could be left out.
 """
 
 import torch
@@ -21,6 +21,7 @@ def main() -> list[float]:
     model = build_model("resnet", classes=10, depth=8).to(DEVICE)
     optimizer = GSAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1, momentum=0.9)
     scaler = torch.amp.GradScaler(DEVICE)
+
     losses = []
     for epoch in range(EPOCHS):
         total = 0.0
@@ -33,7 +34,7 @@ def main() -> list[float]:
                 scaler.scale(loss).backward()
                 return loss
 
-            # In the place of scaler.step(): an overflow in either pass skips the step, and shrinks the scale once.
+            # Replaces scaler.step(optimizer). An overflow in either pass skips the step and reduces the scale once.
             total += optimizer.step(closure, scaler=scaler).item() * len(batch)
             scaler.update()
         losses.append(total / len(x))

@@ -1,4 +1,4 @@
-"""SAM in a plain training loop, with one of torch's learning-rate schedulers: python examples/plain_loop.py"""
+"""A plain training loop with SAM and a learning-rate scheduler of torch: python examples/plain_loop.py"""
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,10 @@ def main() -> list[float]:
     images, _ = synthetic.load()
     x, y = images.pixels[:1000].float() / 255, images.labels[:1000]
     model = build_model("resnet", classes=10, depth=8)
-    # Given the model, the optimizer lets BatchNorm's running statistics change in the first of a step's passes only.
+    # With model=, BatchNorm's running statistics are updated in the first pass of each step only.
     optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
+
     losses = []
     for epoch in range(EPOCHS):
         total = 0.0
@@ -29,7 +30,7 @@ def main() -> list[float]:
                 loss.backward()
                 return loss
 
-            total += optimizer.step(closure).item() * len(batch)  # the closure is called twice; the loss is the first
+            total += optimizer.step(closure).item() * len(batch)  # calls the closure twice, returns the first loss
         scheduler.step()
         losses.append(total / len(x))
         print(f"epoch {epoch + 1}: loss {losses[-1]:.3f}")

@@ -1,8 +1,9 @@
-"""Several processes, each with its share of every batch: torchrun --nproc_per_node 2 examples/several_gpus.py
+"""Training in several processes that share each batch: torchrun --nproc_per_node 2 examples/several_gpus.py
 
-Each process perturbs along the gradient of its own share, as the papers do (m-sharpness, m = batch / processes); the
-gradients at the perturbed weights are averaged. sync_perturbation=True perturbs along the averaged gradient instead.
-Normalisation is by process; torch.nn.SyncBatchNorm.convert_sync_batchnorm(model) makes it that of the whole batch.
+Each process perturbs along the gradient of its own share, as in the papers (m-sharpness, m = batch / processes). The
+gradients at the perturbed weights are averaged. With sync_perturbation=True, all processes perturb along the averaged
+gradient instead. BatchNorm normalises the share of each process;
+torch.nn.SyncBatchNorm.convert_sync_batchnorm(model) makes it normalise the whole batch.
 """
 
 import gc
@@ -17,7 +18,7 @@ from sam_bench import SAM
 from sam_bench.data import synthetic
 from sam_bench.models.registry import model as build_model
 
-EPOCHS, BATCH = 3, 40  # a multiple of the number of processes
+EPOCHS, BATCH = 3, 40  # BATCH must be a multiple of the number of processes
 
 
 def train(device: torch.device) -> None:
@@ -25,9 +26,10 @@ def train(device: torch.device) -> None:
     torch.manual_seed(0)
     images, _ = synthetic.load()
     x, y = images.pixels[:1000].float().to(device) / 255, images.labels[:1000].to(device)
-    # Given the DistributedDataParallel, the optimizer keeps it from averaging in the first of a step's passes.
+    # With model=, the optimizer turns off DistributedDataParallel's averaging in the first pass of each step.
     model = DistributedDataParallel(build_model("resnet", classes=10, depth=8).to(device))
     optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1, momentum=0.9)
+
     for epoch in range(EPOCHS):
         total = torch.zeros((), device=device)
         for batch in torch.randperm(len(x)).split(BATCH):
@@ -49,5 +51,5 @@ if __name__ == "__main__":
     cuda = torch.cuda.is_available()
     dist.init_process_group("nccl" if cuda else "gloo")
     train(torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu"))
-    gc.collect()  # the group's threads end with the last model that refers to it, and must before the program does
+    gc.collect()  # frees the model, so that the process group's threads end before the program does
     dist.destroy_process_group()

@@ -1,19 +1,22 @@
-"""Measure how sharp the loss is around the weights of finished runs, or look at slices through it; nothing is trained.
+"""Measure the sharpness of the loss around the weights of finished runs, or compute slices through it. Trains nothing.
 
 python scripts/analyse.py run=RUN_ID
 python scripts/analyse.py experiment=noisy40 --rows 'SGD;SAM' --seeds 0,1
 python scripts/analyse.py experiment=noisy40 --rows 'SGD;SAM' --seeds 0 --landscape plane
 python scripts/analyse.py run=RUN_ID,RUN_ID --landscape between
 
-The weights are those of the runs' last checkpoints, or those that scripts/keep_weights.py has kept; of runs that
-average weights, those that were trained. The loss is that of training images, not augmented, in float32. What is found
-is written beside the records, to results/<experiment>/analysis/<run>.json, with the BatchNorm statistics of each batch
-(analysis=batch_statistics) to <run>-batch.json there, slices to results/<experiment>/landscape/<kind>-<run>.json.
-What is there already stays, if it was made of the same.
+The weights come from each run's last checkpoint, or from the file that scripts/keep_weights.py wrote. Runs that average
+weights are analysed at the trained weights, not at the average. The loss is measured on training images, without
+augmentation, in float32. The results are written beside the records:
+  results/<experiment>/analysis/<run>.json           measures
+  results/<experiment>/analysis/<run>-batch.json     measures with analysis=batch_statistics
+  results/<experiment>/landscape/<kind>-<run>.json   slices
+A file that was made from the same weights, images and settings is kept; any other file there is an error.
 
-What follows the options are settings as python -m sam_bench takes them: analysis.images=500, data.root=data,
-paths.results=results/measured. By default analysis=full. Between two solutions, which are at 0 and 1, running
-statistics are estimated anew at every point. scripts/report.py --results results makes tables and figures of it.
+Settings may follow the options, in the form that python -m sam_bench takes: analysis.images=500, data.root=data,
+paths.results=results/measured. The default is analysis=full. With --landscape between, the two solutions are at 0 and
+1, and BatchNorm's running statistics are estimated again at every point. scripts/report.py --results results makes
+tables and figures from the results.
 """
 
 import json
@@ -45,24 +48,24 @@ from sam_bench.runtime.device import Hardware
 from scripts.arguments import at_least, errors_as_messages, parser
 from scripts.make_table import findings
 
+#: Kinds of slices: through a solution along one random direction, or along two, or straight between two solutions.
 KINDS = ("line", "plane", "between")
-"""Slices: through a solution along one random direction, or two, and straight from one solution to another."""
 
+#: Seeds of the random directions.
 SEEDS = (0, 1)
-"""Of the random directions."""
 
+#: Entries that must be equal for an analysis file to be kept.
 DECIDING = ("schema_version", "run_ids", "test_errors", "weights_sha256", "images_sha256", "settings")
-"""Entries that are alike in two analyses of the same."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Where a landscape is looked at.
+    """A slice through the loss landscape.
 
     Args:
         kind: one of `KINDS`.
-        points: along each direction; an odd number, so that the solution is one of them.
-        span: how far it goes to both sides, in lengths of the direction; between two solutions it has no part.
+        points: number of points along each direction. Odd, so that the solution itself is one of them.
+        span: how far the slice goes to each side, in lengths of the direction. Not used between two solutions.
     """
 
     kind: str
@@ -70,7 +73,7 @@ class Slice:
     span: float
 
     def steps(self) -> list[float]:
-        """Return how far along the direction each point is."""
+        """Return the position of each point along the direction."""
         last = self.points - 1
         if self.kind == "between":
             return [i / last for i in range(self.points)]
@@ -82,7 +85,7 @@ class Finished:
     """A finished run.
 
     Args:
-        folder: of its experiment's results.
+        folder: the results folder of its experiment.
     """
 
     record: Record
@@ -91,22 +94,36 @@ class Finished:
 
 @errors_as_messages()
 def main(arguments: list[str]) -> None:
-    words = parser(__doc__)
-    words.add_argument("what", help="run=RUN_ID, with --landscape between run=RUN_ID,RUN_ID, or experiment=NAME")
-    words.add_argument("--rows", default="", help="of an experiment: its table's rows, with semicolons; else all")
-    words.add_argument("--seeds", default=[], type=numbers, help="of an experiment: with commas; else all")
-    words.add_argument("--landscape", choices=KINDS, help="a slice of the loss instead of measures of its sharpness")
-    words.add_argument("--points", default=21, type=at_least(3), help="of a slice along each direction, an odd number")
-    words.add_argument("--span", default=1.0, type=at_least(0.0, float), help="how far it goes; not for between")
-    words.add_argument("overrides", nargs="*", help="settings, such as analysis.images=500")
-    options = words.parse_intermixed_args(arguments)
+    arguments_parser = parser(__doc__)
+    arguments_parser.add_argument(
+        "what", help="run=RUN_ID, with --landscape between run=RUN_ID,RUN_ID, or experiment=NAME"
+    )
+    arguments_parser.add_argument(
+        "--rows", default="", help="rows of the experiment's table, separated by semicolons; else all"
+    )
+    arguments_parser.add_argument(
+        "--seeds", default=[], type=numbers, help="seeds of the experiment, with commas; else all"
+    )
+    arguments_parser.add_argument(
+        "--landscape", choices=KINDS, help="compute a slice of the loss instead of measuring sharpness"
+    )
+    arguments_parser.add_argument(
+        "--points", default=21, type=at_least(3), help="points of a slice along each direction, odd"
+    )
+    arguments_parser.add_argument(
+        "--span", default=1.0, type=at_least(0.0, float), help="reach of a line or plane to each side"
+    )
+    arguments_parser.add_argument("overrides", nargs="*", help="settings, such as analysis.images=500")
+    options = arguments_parser.parse_intermixed_args(arguments)
+
     load_installed()
     config = compose(["analysis=full", *options.overrides])
     if config.analysis.is_off:
-        raise ConfigError("analysis=none measures nothing: choose another")
+        raise ConfigError("analysis=none measures nothing. Choose analysis=full or another one.")
     if not options.points % 2:
-        raise ConfigError(f"--points {options.points} must be odd, so that a solution is one of them")
-    where = Slice(options.landscape, options.points, options.span) if options.landscape else None
+        raise ConfigError(f"--points {options.points} must be odd, so that the solution is one of the points")
+
+    loss_slice = Slice(options.landscape, options.points, options.span) if options.landscape else None
     kind, _, name = options.what.partition("=")
     results = path_of("paths.results", config.paths.results)
     if kind == "experiment" and name:
@@ -114,26 +131,29 @@ def main(arguments: list[str]) -> None:
     elif kind == "run" and name and not options.rows and not options.seeds:
         runs = [[find(results, run_id) for run_id in name.split(",")]]
     else:
-        raise ConfigError(f"{options.what} must be run=RUN_ID, or experiment=NAME with --rows and --seeds")
-    if any(len(each) != (2 if where is not None and where.kind == "between" else 1) for each in runs):
-        raise ConfigError("one run is analysed at a time; --landscape between, and it alone, takes run=RUN_ID,RUN_ID")
-    failed = []
+        raise ConfigError(
+            f"{options.what} is not possible here: use run=RUN_ID without --rows and --seeds, or experiment=NAME"
+        )
+    if any(len(group) != (2 if loss_slice is not None and loss_slice.kind == "between" else 1) for group in runs):
+        raise ConfigError("--landscape between needs run=RUN_ID,RUN_ID; without it, give one run, run=RUN_ID")
+
+    failures = []
     with Progress() as progress:
-        whole = progress.add_task("runs", total=len(runs))
-        for each in runs:
+        runs_task = progress.add_task("runs", total=len(runs))
+        for group in runs:
             try:
-                said = str(analyse(each, config, where, progress))
+                message = str(analyse(group, config, loss_slice, progress))
             except NotConverged as error:
-                failed.append(f"{each[0].record['run_id']}: {error}")
-                said = failed[-1]
-            progress.console.print(said, highlight=False, soft_wrap=True)
-            progress.advance(whole)
-    if failed:
-        raise ResourceError(f"{len(failed)} of {len(runs)} runs have no eigenvalues; raise analysis.tolerance")
+                failures.append(f"{group[0].record['run_id']}: {error}")
+                message = failures[-1]
+            progress.console.print(message, highlight=False, soft_wrap=True)
+            progress.advance(runs_task)
+    if failures:
+        raise ResourceError(f"{len(failures)} of {len(runs)} runs: no eigenvalues found. Raise analysis.tolerance.")
 
 
 def numbers(text: str) -> list[int]:
-    """Return an option's value: whole numbers with commas between them."""
+    """Return the value of an option: integers separated by commas."""
     return [int(number) for number in text.split(",")]
 
 
@@ -141,27 +161,32 @@ def chosen(folder: Path, experiment: str, rows: str, seeds: Sequence[int]) -> li
     """Return the finished runs of an experiment's rows and seeds that can be analysed.
 
     Args:
-        folder: of its results.
+        folder: the experiment's results folder.
+        rows: row titles separated by semicolons; empty for all runs.
+        seeds: empty for all seeds.
 
     Raises:
-        ConfigError: there is no such row, or there are no such runs.
+        ConfigError: the experiment has no row of a given title, or no run of these rows and seeds.
     """
     records = [read_record(path) for path in sorted((folder / "records").glob("*.json"))]
+
     if rows:
         runs: dict[str, list[Record]] = {}
         for split in ("test", "val"):
-            if of_split := [record for record in records if record["config"]["data"]["split"] == split]:
-                for row in findings(experiment, of_split).rows:
+            if split_records := [record for record in records if record["config"]["data"]["split"] == split]:
+                for row in findings(experiment, split_records).rows:
                     runs.setdefault(row.title, []).extend(row.runs)
         titles = [title.strip() for title in rows.split(";")]
         for title in titles:
             lookup(runs, title, "row")
         records = [record for title in titles for record in runs[title]]
-    found = [record for record in records if not seeds or record["seed"] in seeds]
-    if not found:
-        raise ConfigError(f"{folder / 'records'} has no such finished runs")
+
+    selected = [record for record in records if not seeds or record["seed"] in seeds]
+    if not selected:
+        raise ConfigError(f"{folder / 'records'} has no finished runs of these rows and seeds")
+
     runs = []
-    for record in found:
+    for record in selected:
         try:
             check_analysable(record)
         except StateError as error:
@@ -172,125 +197,136 @@ def chosen(folder: Path, experiment: str, rows: str, seeds: Sequence[int]) -> li
 
 
 def find(results: Path, run_id: str) -> Finished:
-    """Return a run of whatever experiment.
+    """Return the run with this ID, from any experiment.
 
     Raises:
-        ConfigError: there is no record of it, or several experiments have one.
+        ConfigError: no experiment has a record of the run, or several have one.
     """
     paths = sorted(results.rglob(f"records/{run_id}.json"))
-    found = [path for path in paths if "measured" not in path.relative_to(results).parts]
-    if len(found) != 1:
-        raise ConfigError(f"there are {len(found)} records {run_id}.json below {results}, where there must be one")
-    return Finished(read_record(found[0]), found[0].parents[1])
+    matches = [path for path in paths if "measured" not in path.relative_to(results).parts]
+    if len(matches) != 1:
+        raise ConfigError(
+            f"there are {len(matches)} records {run_id}.json below {results}, but there must be exactly one"
+        )
+    return Finished(read_record(matches[0]), matches[0].parents[1])
 
 
-def analyse(runs: Sequence[Finished], config: Config, where: Slice | None, progress: Progress) -> Path:
-    """Analyse a run, or the way from one to another, write what is found, and return the file.
+def analyse(runs: Sequence[Finished], config: Config, loss_slice: Slice | None, progress: Progress) -> Path:
+    """Analyse a run, or the line between two, and return the path of the file with the results.
+
+    An analysis that is already on the disk is not repeated.
 
     Raises:
-        UserError: weights or data are not to be had, two runs are not of one network and one set of images, or what is
-            there was made of others.
+        UserError: the weights or the data are missing, the two runs differ in network or training images, or a file
+            from other weights, images or settings is in the way.
     """
     records = [run.record for run in runs]
     first = records[0]
     for record in records:
         check_analysable(record)
         if comparable(record) != comparable(first):
-            raise ConfigError(f"{record['run_id']} has another network, or other images, than {first['run_id']}")
+            raise ConfigError(f"{record['run_id']} and {first['run_id']} differ in network or training images")
+
     hardware = Hardware.choose(config.trainer.device, "fp32")
     hardware.configure(deterministic=False)
     weights = [kept_weights(run.record, run.folder, config.paths.runs_of(run.record["experiment"])) for run in runs]
     data = compose([f"data={first['dataset']}", f"data.root={config.data.root}"]).data
     images = images_of(first, data, config.analysis, hardware)
+
     folder = runs[0].folder
-    asked = {
+    request = {
         "schema_version": SCHEMA_VERSION,
-        "run_ids": [each["run_id"] for each in records],
-        "test_errors": [each["test_error"] for each in records],
-        "weights_sha256": [digest_of(each) for each in weights],
+        "run_ids": [item["run_id"] for item in records],
+        "test_errors": [item["test_error"] for item in records],
+        "weights_sha256": [digest_of(item) for item in weights],
         "images_sha256": images.sha256,
-        "settings": settings_of(config.analysis, where),
+        "settings": settings_of(config.analysis, loss_slice),
     }
-    name = "-".join(asked["run_ids"])
-    if where is None:
+    name = "-".join(request["run_ids"])
+    if loss_slice is None:
         suffix = "-batch" if config.analysis.batchnorm == "batch" else ""
         path = folder / "analysis" / f"{name}{suffix}.json"
     else:
-        path = folder / "landscape" / f"{where.kind}-{name}.json"
+        path = folder / "landscape" / f"{loss_slice.kind}-{name}.json"
     if path.exists():
-        check_same(path, asked)
+        check_same(path, request)
         return path
+
     networks = [
-        network_of(record, its, data.spec.classes).to(hardware.device)
-        for record, its in zip(records, weights, strict=True)
+        network_of(record, state, data.spec.classes).to(hardware.device)
+        for record, state in zip(records, weights, strict=True)
     ]
     started = time.perf_counter()
-    if where is None:
+    if loss_slice is None:
         measures = measure(networks[0], images, config.analysis)
-        found = {"measures": {name: "inf" if value == math.inf else value for name, value in measures.items()}}
+        # JSON has no infinity.
+        results = {"measures": {name: "inf" if value == math.inf else value for name, value in measures.items()}}
     else:
-        batchnorm = asked["settings"]["batchnorm"]
+        batchnorm = request["settings"]["batchnorm"]
         objectives = [
             Objective(network, images.inputs, images.labels, config.analysis.batch_size, batchnorm)
             for network in networks
         ]
-        found = landscape(objectives, where, progress)
+        results = landscape(objectives, loss_slice, progress)
     seconds = time.perf_counter() - started
-    found = asked | found | {"seconds": seconds, "device": hardware.name, **code_versions("scipy")}
-    write_atomically(path, as_json(found))
+
+    results = request | results | {"seconds": seconds, "device": hardware.name, **code_versions("scipy")}
+    write_atomically(path, as_json(results))
     return path
 
 
 def comparable(record: Record) -> tuple[Any, ...]:
-    """Return what two runs must share for a way from one's weights to the other's."""
+    """Return what two runs must have in common for a line between their weights: training images and network."""
     return record["dataset_sha256"], record["config"]["model"]
 
 
-def settings_of(config: AnalysisConfig, where: Slice | None) -> dict[str, Any]:
-    """Return what decides the result, as JSON has it."""
+def settings_of(config: AnalysisConfig, loss_slice: Slice | None) -> dict[str, Any]:
+    """Return the settings that the result depends on, as JSON values."""
     settings = config.model_dump(mode="json", exclude={"name", "every"})
-    if where is None:
+    if loss_slice is None:
         return settings
     shared = {key: settings[key] for key in ("images", "batch_size", "batchnorm")}
-    if where.kind == "between":
-        return asdict(where) | shared | {"batchnorm": "reestimated", "span": None}
-    return asdict(where) | shared | {"direction_seeds": list(SEEDS)[: 2 if where.kind == "plane" else 1]}
+    if loss_slice.kind == "between":
+        return asdict(loss_slice) | shared | {"batchnorm": "reestimated", "span": None}
+    return asdict(loss_slice) | shared | {"direction_seeds": list(SEEDS)[: 2 if loss_slice.kind == "plane" else 1]}
 
 
-def landscape(objectives: Sequence[Objective], where: Slice, progress: Progress) -> dict[str, Any]:
-    """Return losses and errors along a slice: a number for each step, in a plane a row of them for each step."""
-    ours = objectives[0]
-    w = ours.weights
-    steps = where.steps()
-    task = progress.add_task("points", total=len(steps) ** (2 if where.kind == "plane" else 1))
+def landscape(objectives: Sequence[Objective], loss_slice: Slice, progress: Progress) -> dict[str, Any]:
+    """Return losses and errors along a slice: one number per step; in a plane, one row of numbers per step."""
+    objective = objectives[0]
+    w = objective.weights
+    steps = loss_slice.steps()
+    task = progress.add_task("points", total=len(steps) ** (2 if loss_slice.kind == "plane" else 1))
 
-    def tell(done: int) -> None:
+    def show_progress(done: int) -> None:
         progress.update(task, completed=done)
 
-    if where.kind == "plane":
-        first, second = (filter_normalised(ours, w, seed) for seed in SEEDS)
-        rows = plane(ours, w, (first, second), steps, tell)
+    if loss_slice.kind == "plane":
+        first, second = (filter_normalised(objective, w, seed) for seed in SEEDS)
+        rows = plane(objective, w, (first, second), steps, show_progress)
         losses, errors = ([[value[i] for value in row] for row in rows] for i in (0, 1))
     else:
-        direction = objectives[1].weights - w if where.kind == "between" else filter_normalised(ours, w, SEEDS[0])
-        losses, errors = ([value[i] for value in line(ours, w, direction, steps, tell)] for i in (0, 1))
+        direction = (
+            objectives[1].weights - w if loss_slice.kind == "between" else filter_normalised(objective, w, SEEDS[0])
+        )
+        losses, errors = ([value[i] for value in line(objective, w, direction, steps, show_progress)] for i in (0, 1))
     progress.remove_task(task)
     return {"steps": steps, "losses": losses, "errors": errors}
 
 
-def check_same(path: Path, asked: dict[str, Any]) -> None:
-    """Find out whether what is there was made of the same.
+def check_same(path: Path, request: dict[str, Any]) -> None:
+    """Check that an existing file was made from the requested weights, images and settings.
 
     Raises:
-        StateError: it was not, or it is no analysis.
+        StateError: one of the `DECIDING` entries differs, or the file is not JSON.
     """
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        existing = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise StateError(f"{path} is not what was written there: move it away to make it anew") from error
+        raise StateError(f"{path} is not valid JSON: move it away to create it again") from error
     for key in DECIDING:
-        if there.get(key) != asked[key]:
-            raise StateError(f"{path} was made with other {key}: move it away to make it anew")
+        if existing.get(key) != request[key]:
+            raise StateError(f"{path} was made with other {key}: move it away to create it again")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the command lines of the scripts share."""
+"""Helpers for the command lines of the scripts."""
 
 import argparse
 import contextlib
@@ -16,7 +16,7 @@ from sam_bench.runtime.output import lossy_output
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the lines of a description, and shows the default of every option that has a help text."""
+    """A formatter that keeps the description's line breaks and shows the default of each option with a help text."""
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -26,9 +26,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """End with exit code 1 and one message, without a traceback, on what the user can put right.
+    """Turn a `UserError` into one message and exit code 1, without a traceback.
 
-    An output stream that fails, as of `| head`, does not end the script.
+    An output stream that fails, as with `| head`, does not end the script.
     """
     with lossy_output():
         try:
@@ -38,7 +38,7 @@ def errors_as_messages() -> Iterator[None]:
 
 
 def name_of(table: Mapping[str, Any], kind: str) -> Callable[[str], str]:
-    """Return an option's type: a name that the table has."""
+    """Return an option type that accepts the names in the table."""
 
     def name(text: str) -> str:
         try:
@@ -51,37 +51,37 @@ def name_of(table: Mapping[str, Any], kind: str) -> Callable[[str], str]:
 
 
 def names_of(table: Mapping[str, Any], kind: str) -> Callable[[str], list[str]]:
-    """Return an option's type: names that the table has, with commas between them."""
+    """Return an option type that accepts names in the table, separated by commas."""
     name = name_of(table, kind)
     return lambda text: [name(each) for each in text.split(",")]
 
 
 def method_names(text: str) -> list[str]:
-    """Return an option's value: names of methods with commas between them, or all."""
+    """Return the value of an option: method names separated by commas, or "all"."""
     load_installed()
     return list(METHODS) if text == "all" else names_of(METHODS, "optimizer")(text)
 
 
-def add_config_dir(words: argparse.ArgumentParser) -> None:
-    """Add the option `--config-dir`, which means what it means to `python -m sam_bench`."""
+def add_config_dir(arguments_parser: argparse.ArgumentParser) -> None:
+    """Add the option `--config-dir`, with the same meaning as in `python -m sam_bench`."""
 
     def folder(text: str) -> Path:
         if not Path(text).is_dir():
-            raise argparse.ArgumentTypeError(f"{text} is no folder")
+            raise argparse.ArgumentTypeError(f"{text} is not a folder")
         return Path(text)
 
-    words.add_argument("--config-dir", type=folder, help="folder of your own, its files come before those of conf/")
+    arguments_parser.add_argument("--config-dir", type=folder, help="your own folder, searched before conf/")
 
 
 def jobs() -> int:
-    """Return how many runs at once get most done: two on the cores of a CPU, one on a GPU."""
-    import torch  # which some scripts do without
+    """Return how many runs to train at once for the best throughput: two on a CPU with several cores, one on a GPU."""
+    import torch  # here, because some scripts do not need it
 
     return 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
 
 
 def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
-    """Return an option's type: numbers that are not below the least one."""
+    """Return an option type that accepts numbers of at least `least`."""
 
     def number(text: str) -> Any:
         value = kind(text)

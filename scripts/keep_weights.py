@@ -1,10 +1,10 @@
-"""Keep the last weights of finished runs beside their records, without what only a resume needs.
+"""Keep the last weights of finished runs beside their records, without the state that only a resume needs.
 
 python scripts/keep_weights.py --experiment noisy40_shared
 
-From the last checkpoint of each run in runs/<experiment> to results/<experiment>/weights/<run>.pt, which
-`model.load_state_dict(torch.load(path, weights_only=True))` reads. These are the weights that were trained, also where
-averages of them were evaluated (`averaging=`, schedule-free bases). What is there already stays.
+The weights go from the last checkpoint of each run in runs/<experiment> to results/<experiment>/weights/<run>.pt. Read
+them with `model.load_state_dict(torch.load(path, weights_only=True))`. They are always the trained weights, even if the
+run evaluated an average of them (`averaging=`, schedule-free bases). Existing files are kept.
 """
 
 import io
@@ -22,33 +22,43 @@ from scripts.arguments import errors_as_messages, parser
 
 @errors_as_messages()
 def main(arguments: list[str]) -> None:
-    words = parser(__doc__)
-    words.add_argument("--experiment", required=True)
-    words.add_argument("--split", default="test", choices=("test", "val"), help="what the runs' errors are counted on")
-    words.add_argument("--results", default=Path("results"), type=Path, help="folder with a folder for each experiment")
-    words.add_argument("--runs", default=Path("runs"), type=Path, help="folder with the checkpoints")
-    options = words.parse_args(arguments)
+    arguments_parser = parser(__doc__)
+    arguments_parser.add_argument("--experiment", required=True)
+    arguments_parser.add_argument(
+        "--split", default="test", choices=("test", "val"), help="images that the runs were evaluated on"
+    )
+    arguments_parser.add_argument(
+        "--results", default=Path("results"), type=Path, help="folder with a folder for each experiment"
+    )
+    arguments_parser.add_argument("--runs", default=Path("runs"), type=Path, help="folder with the checkpoints")
+    options = arguments_parser.parse_args(arguments)
+
     folder = options.results / options.experiment
     records = read_records(folder / "records", options.split)
     if not records:
         sys.exit(f"Error: there are no records with data.split={options.split} in {folder / 'records'}")
-    without = []
+
+    without_weights = []
     for record in records:
         path = folder / "weights" / f"{record['run_id']}.pt"
         weights = checkpoint_weights(record, options.runs / options.experiment / record["run_id"])
+
         if path.exists():
             if weights is not None and not same(weights, torch.load(path, weights_only=True)):
                 raise StateError(f"{path} has other weights than the run's last checkpoint: move it away")
             continue
         if weights is None:
-            without.append(record["run_id"])
+            without_weights.append(record["run_id"])
             continue
+
+        # Torch writes to memory first, so that the file appears complete or not at all.
         content = io.BytesIO()
         torch.save(weights, content)
         write_atomically(path, content.getbuffer())
-    print(f"{len(records) - len(without)} of {len(records)} runs have their weights in {folder / 'weights'}")
-    if without:
-        print(f"Without a checkpoint in {options.runs / options.experiment}: {', '.join(without)}")
+
+    print(f"{len(records) - len(without_weights)} of {len(records)} runs have their weights in {folder / 'weights'}")
+    if without_weights:
+        print(f"Without a checkpoint in {options.runs / options.experiment}: {', '.join(without_weights)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make tables from records.
+"""Make the table of an experiment, or of all experiments, from the records of its runs.
 
 python scripts/make_table.py --experiment quick --split val
 """
@@ -23,17 +23,22 @@ BENCHMARKS = Path(__file__).parents[1] / "results" / "benchmark"
 
 @errors_as_messages()
 def main(arguments: list[str]) -> None:
-    words = parser(__doc__)
-    words.add_argument("--experiment", help="one alone, else every one that has records")
-    words.add_argument("--split", default="test", choices=("test", "val"), help="what errors are counted on")
-    words.add_argument("--results", default=Path("results"), type=Path, help="folder with a folder for each experiment")
-    options = words.parse_args(arguments)
+    arguments_parser = parser(__doc__)
+    arguments_parser.add_argument("--experiment", help="one experiment; else every one that has records")
+    arguments_parser.add_argument(
+        "--split", default="test", choices=("test", "val"), help="images that the runs were evaluated on"
+    )
+    arguments_parser.add_argument(
+        "--results", default=Path("results"), type=Path, help="folder with a folder for each experiment"
+    )
+    options = arguments_parser.parse_args(arguments)
+
     load_installed()
     experiments = [options.experiment] if options.experiment else with_records(options.results)
-    made = [make(experiment, options.results / experiment, options.split) for experiment in experiments]
-    if not any(made):
-        where = options.results / (options.experiment or "")
-        sys.exit(f"Error: there are no records with data.split={options.split} in {where}; run the experiment first")
+    has_table = [make(experiment, options.results / experiment, options.split) for experiment in experiments]
+    if not any(has_table):
+        folder = options.results / (options.experiment or "")
+        sys.exit(f"Error: there are no records with data.split={options.split} in {folder}; run the experiment first")
 
 
 def make(
@@ -44,26 +49,33 @@ def make(
     overrides: Sequence[str] = (),
     config_dir: Path | None = None,
 ) -> bool:
-    """Make an experiment's table in its folder, and its comparison, and return whether it has records.
+    """Write an experiment's table and comparison to its folder; return False if it has no records of this split.
 
     Args:
-        study: whose rows these are; else that of `conf/study` which has the experiment's name, if there is one.
-        overrides: what its runs were told beside.
-        config_dir: the folder of the user's own that they were told, as `--config-dir` names it.
+        folder: the experiment's results folder, which has the folder `records`.
+        split: "test" or "val".
+        study: the study that defines the rows; by default the one in `conf/study` with the experiment's name, if any.
+        overrides: settings that all runs of the study were given in addition.
+        config_dir: the user's own configuration folder, as given with `--config-dir`.
     """
     records = read_records(folder / "records", split)
     if not records:
         return False
+
     name = "table" if split == "test" else f"table-{split}"
-    found = findings(experiment, records, study, overrides, config_dir)
-    print(write_table(found, experiment, folder, name, describe_preset(experiment)))
+    table_findings = findings(experiment, records, study, overrides, config_dir)
+    print(write_table(table_findings, experiment, folder, name, describe_preset(experiment)))
     print(f"Written: {folder}/{name}.csv, .md and .tex")
-    if split == "test" and found.comparison.found:
-        write_comparison(found.comparison, folder)
+
+    if split == "test" and table_findings.comparison.found:
+        write_comparison(table_findings.comparison, folder)
         print(f"Written: {folder}/comparison.csv and .md")
-    if table := published_table([row for row in found.rows if not row.is_average], only_measured=True):
+
+    if table := published_table([row for row in table_findings.rows if not row.is_average], only_measured=True):
         write_atomically(folder / "published.md", f"{table}\n".encode())
-        print(f"\nOf the same protocol as far as it is known:\n\n{table}\n\nWritten: {folder}/published.md")
+        print(
+            f"\nPublished with the same protocol, as far as it is known:\n\n{table}\n\nWritten: {folder}/published.md"
+        )
     print()
     return True
 
@@ -75,24 +87,26 @@ def findings(
     overrides: Sequence[str] = (),
     config_dir: Path | None = None,
 ) -> Findings:
-    """Return what records say: with the rows of the experiment's study if there are any, else with all there are."""
+    """Return the findings from records, in the rows of the study if it has any runs, else in rows of their own."""
     cost = Cost.read(BENCHMARKS)
     files = choices("study")
     if study is None and experiment in files and records[0]["config"]["data"]["split"] == "test":
         study = Study.read(files[experiment])
+
     if study is not None:
         settings = {}
         for title in study.rows:
             configs = compose_seeds([*study.overrides(title), *overrides], study.seeds, config_dir)
             settings[title] = {seed: config.identity() for seed, config in configs.items()}
-        found = Findings.of_study(study, records, settings, cost)
-        if found.rows:
-            return found
+        study_findings = Findings.of_study(study, records, settings, cost)
+        if study_findings.rows:
+            return study_findings
+
     return Findings.of(records, cost)
 
 
 def with_records(results: Path) -> list[str]:
-    """Return the experiments that have records; what was measured for the README is not among them."""
+    """Return the experiments that have records, except those in `results/measured`."""
     folders = [folder.parent.relative_to(results) for folder in sorted(results.rglob("records"))]
     return [str(folder) for folder in folders if folder.parts[0] != "measured"]
 

@@ -11,28 +11,28 @@ HEADINGS = ("`optimizer=`", "class", "what it does", "passes a step", "own setti
 
 
 def table() -> str:
-    """Return a row for each method, in Markdown."""
-    return "\n".join(markdown.table(HEADINGS, map(_cells, METHODS.values())))
+    """Return the table of methods in Markdown, one row per method."""
+    return "\n".join(markdown.table(HEADINGS, map(_row_cells, METHODS.values())))
 
 
-def _cells(entry: MethodEntry) -> tuple[str, ...]:
+def _row_cells(entry: MethodEntry) -> tuple[str, ...]:
     own_class = f"`{entry.class_name}`" if entry.perturbs else "–"
     summary = entry.summary.replace("|", r"\|")
-    return f"`{entry.name}`", own_class, summary, entry.passes, _settings(entry), entry.paper
+    return f"`{entry.name}`", own_class, summary, entry.passes, _settings_cell(entry), entry.paper
 
 
-def _settings(entry: MethodEntry) -> str:
-    """Radius and own settings with their preset values, and with their ranges."""
+def _settings_cell(entry: MethodEntry) -> str:
+    """Return the method's radius and own settings, with their preset values and ranges."""
     config = compose([f"optimizer={entry.name}"]).optimizer
-    values = [f"`rho={_written(config.rho)}`"] if entry.perturbs else []
+    values = [f"`rho={_format_value(config.rho)}`"] if entry.perturbs else []
     for option in entry.options:
         bounds = f" ({option.bounds})" if option.bounds else ""
-        values.append(f"`{option.name}={_written(config.options()[option.name])}`{bounds}")
+        values.append(f"`{option.name}={_format_value(config.options()[option.name])}`{bounds}")
     return ", ".join(values) or "–"
 
 
-def _written(value: object) -> str:
-    """Return a value as the command line takes it."""
+def _format_value(value: object) -> str:
+    """Return a value in the form that the command line takes."""
     return json.dumps(value) if value is None or isinstance(value, bool) else f"{value:g}"
 
 

@@ -1,10 +1,10 @@
-"""Bring records that an earlier version wrote up to the present names of settings.
+"""Rename settings in records of earlier versions to their present names.
 
 python scripts/migrate_records.py results/measured/quick/records
 
-A setting that has another name now changes a run's identity, and so the run's id and the name of its file: the record
-is written under its new name, and the old file is removed. Figures stay as they are. Unfinished runs of an earlier
-version start anew.
+A run's ID is a digest of its settings. A renamed setting therefore changes the ID and the name of the record's file.
+The record is written under its new name, and the old file is removed. Measurements are not changed. Unfinished runs of
+an earlier version start from the beginning.
 """
 
 import copy
@@ -20,29 +20,32 @@ from scripts.arguments import errors_as_messages, parser
 
 
 def migrated(record: Record) -> Record:
-    """Return the record with today's names, and the id that follows from them.
+    """Return the record with the present names of settings and the ID that follows from them.
 
     Raises:
-        StateError: its id does not follow from its configuration.
+        StateError: the record's ID does not match its configuration.
     """
-    name, _, old = record["run_id"].rpartition("-")
+    name, _, old_digest = record["run_id"].rpartition("-")
     record = copy.deepcopy(record)
     config = record["config"]
-    asked = copy.deepcopy(config)  # what the id is made of
-    if digest(asked) != old:
-        asked["trainer"]["compiled"] = True  # as was asked for, where compiling was given up on the way
-    if digest(asked) != old:
-        raise StateError(f"{record['run_id']} is not the id of the record's configuration: it was changed by hand")
+    hashed_config = copy.deepcopy(config)  # the configuration that the ID is a digest of
+    if digest(hashed_config) != old_digest:
+        hashed_config["trainer"]["compiled"] = True  # requested, but given up during the run
+    if digest(hashed_config) != old_digest:
+        raise StateError(
+            f"{record['run_id']}: the ID does not match the record's configuration; was it changed by hand?"
+        )
+
     rename(config)
-    rename(asked)
+    rename(hashed_config)
     if "last_batch" in record:
         record["drop_last"] = record.pop("last_batch") == "drop"
-    record["run_id"] = f"{name}-{digest(asked)}"
+    record["run_id"] = f"{name}-{digest(hashed_config)}"
     return record
 
 
 def rename(config: dict[str, Any]) -> None:
-    """Give settings of a record's configuration today's names."""
+    """Rename the settings of a record's configuration to their present names, in place."""
     if config["data"]["split"] == "tune":
         config["data"]["split"] = "val"
     if "factor" in config["schedule"]:
@@ -53,23 +56,26 @@ def rename(config: dict[str, Any]) -> None:
 
 @errors_as_messages()
 def main(arguments: list[str]) -> None:
-    words = parser(__doc__)
-    words.add_argument("folder", type=Path, help="of the records")
-    folder = words.parse_args(arguments).folder
+    arguments_parser = parser(__doc__)
+    arguments_parser.add_argument("folder", type=Path, help="folder with the records")
+    folder = arguments_parser.parse_args(arguments).folder
+
     changed = 0
     for path in sorted(folder.glob("*.json")):
         old = read_record(path)
         new = migrated(old)
         if new == old:
             continue
+
         target = folder / f"{new['run_id']}.json"
         if target != path and target.exists():
-            raise StateError(f"{target} is there already: move it or {path.name} away")
+            raise StateError(f"{target} already exists: move it or {path.name} away")
         write_atomically(target, as_json(new))
         if target != path:
             path.unlink()
         changed += 1
-    print(f"{changed} records were brought up to date in {folder}")
+
+    print(f"{changed} records were updated in {folder}")
 
 
 if __name__ == "__main__":

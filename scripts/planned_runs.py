@@ -1,4 +1,4 @@
-"""Runs that are checked together before any of them is begun, and then trained side by side."""
+"""Runs that are all checked before the first one starts, and then trained in parallel."""
 
 import os
 import sys
@@ -15,10 +15,10 @@ from scripts.programs import Programs
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run, before it is begun.
+    """A run that has not started.
 
     Args:
-        title: what the display calls it.
+        title: its name in the output.
         words: its command line.
     """
 
@@ -29,44 +29,50 @@ class PlannedRun:
 
 
 def plan(runs: list[tuple[str, list[str]]], config_dir: Path | None = None) -> list[PlannedRun]:
-    """Compose and check runs, given by title and overrides, with a folder of the user's own beside `conf/`.
+    """Compose and check runs.
+
+    Args:
+        runs: the title and the overrides of each.
+        config_dir: the user's own configuration folder, searched before `conf/`.
 
     Raises:
-        UserError: one of them cannot be run.
+        UserError: one of the runs has invalid settings.
     """
-    folder = [] if config_dir is None else ["--config-dir", str(config_dir)]
-    composed = [(title, [*folder, *overrides], compose(overrides, config_dir)) for title, overrides in runs]
+    config_dir_options = [] if config_dir is None else ["--config-dir", str(config_dir)]
+    composed = [(title, [*config_dir_options, *overrides], compose(overrides, config_dir)) for title, overrides in runs]
     specs = check([config for *_, config in composed])
     return [PlannedRun(*run, specs[run[-1]].files) for run in composed]
 
 
-def train(planned: list[PlannedRun], at_once: int, otherwise: str) -> None:
-    """Train those that are not finished, in their order; ends this process where one is left without a result.
+def train(planned: list[PlannedRun], at_once: int, consequence: str) -> None:
+    """Train the runs that are not finished, in their order; exit with an error code if one ends without a result.
 
     Args:
-        at_once: how many side by side; they share the cores.
-        otherwise: what is said to be missing then.
+        at_once: number of runs in parallel, which share the CPU cores.
+        consequence: what to report if results are missing, such as "nothing is compared".
     """
     waiting = [run for run in planned if run.files.finished() is None]
     print(f"{len(planned)} runs, {len(planned) - len(waiting)} of them done, {at_once} at once", flush=True)
+
     threads = max((os.cpu_count() or 1) // at_once, 1)
     programs = Programs(at_once, {"OMP_NUM_THREADS": str(threads)} | os.environ)
-    count = len(planned) - len(waiting)
+    done = len(planned) - len(waiting)
 
-    def ended(number: int, code: int) -> None:
-        nonlocal count
+    def report_end(number: int, code: int) -> None:
+        nonlocal done
         run = waiting[number]
         if record := run.files.finished():
-            count += 1
+            done += 1
             error = "diverged" if record["status"] == "diverged" else f"{record['test_error']:.2f} %"
-            print(f"{count}/{len(planned)}  {run.title}  {error}", flush=True)
+            print(f"{done}/{len(planned)}  {run.title}  {error}", flush=True)
 
     commands = [["-m", "sam_bench", *run.words, "trainer.progress=none"] for run in waiting]
-    programs.run(commands, ended)
+    programs.run(commands, report_end)
+
     missing = sum(run.files.finished() is None for run in planned)
     if missing:
         interrupted = programs.stopped is not None
         reason = "interrupted" if interrupted else "failed"
-        text = f"{missing} of {len(planned)} runs have no result ({reason}), so {otherwise}"
-        print(f"{text}. The same command goes on from there", file=sys.stderr)
+        text = f"{missing} of {len(planned)} runs have no result ({reason}), so {consequence}"
+        print(f"{text}. Run the same command again to continue.", file=sys.stderr)
         sys.exit(EXIT_RESUMABLE if interrupted else EXIT_RUN)

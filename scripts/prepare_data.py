@@ -1,8 +1,9 @@
-"""Obtain and verify a data set.
+"""Download and verify a data set.
 
 python scripts/prepare_data.py [data=cifar10] [data.labels=worse] [data.root=FOLDER] [data.timeout=SECONDS]
 
-Labels that people gave (CIFAR-10N) are verified, and not obtained: what is missing is said, and where it is published.
+The labels of human annotators (CIFAR-10N) are verified but not downloaded. If they are missing, a message says where
+they are published.
 """
 
 import sys
@@ -17,27 +18,29 @@ from scripts.arguments import errors_as_messages, parser
 
 @errors_as_messages()
 def main(arguments: list[str]) -> None:
-    words = parser(__doc__)
-    words.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE")
-    data = compose(words.parse_args(arguments).overrides).data
+    arguments_parser = parser(__doc__)
+    arguments_parser.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE")
+    data = compose(arguments_parser.parse_args(arguments).overrides).data
     if data.spec.files is None:
-        sys.exit(f"data={data.name} is generated: there is nothing to obtain.")
+        sys.exit(f"data={data.name} is generated: there is nothing to download.")
+
     files = load(data.spec.files)
     with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()) as progress:
         task = progress.add_task(files.title, total=None)
 
-        def tell(text: str, ready: int) -> None:
-            total = len(files.digests) if ready else None  # a download has no known end: the bar runs to and fro
+        def show_progress(text: str, ready: int) -> None:
+            total = len(files.digests) if ready else None  # a download's size is unknown: the bar moves back and forth
             progress.update(task, description=text, total=total, completed=ready)
 
-        folder = files.obtain(data.folder, data.timeout, tell)
+        folder = files.obtain(data.folder, data.timeout, show_progress)
+
         progress.update(task, description="verifying", total=None)
         files.read(folder)
         progress.update(task, description="verified", total=1, completed=1)
     print(f"{files.title} is in {folder}, and every byte is as it should be.")
 
     if (labels := human_labels(data)) is not None:
-        verify_data(data)  # the file's digest, and that it is of these images
+        verify_data(data)  # checks the file's digest, and that the labels belong to these images
         print(f"CIFAR-10N's labels are in {labels.path}, and every byte is as it should be.")
 
 

@@ -1,4 +1,4 @@
-"""Processes and what they have started, which outlives them if nobody ends it."""
+"""Functions that end a process together with its descendants, which would otherwise outlive it."""
 
 import contextlib
 import os
@@ -9,42 +9,43 @@ from pathlib import Path
 
 
 def tree(pid: int) -> list[int]:
-    """Return a process and all that descend from it, itself first; without Linux's /proc only itself."""
+    """Return the PIDs of a process and all its descendants, its own first; without Linux's /proc only its own."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the process has just ended
             _, parent, *_ = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
             children.setdefault(int(parent), []).append(int(path.parent.name))
-    found = [pid]
-    for each in found:
-        found += children.get(each, [])
-    return found
+
+    pids = [pid]
+    for member in pids:
+        pids += children.get(member, [])
+    return pids
 
 
 def kill_trees(pids: Iterable[int]) -> None:
-    """Kill processes and all that descend from them; those that have ended are left out.
+    """Kill processes and all their descendants; skip those that have already ended.
 
-    Each is halted first, so that none starts another meanwhile.
+    All of them are stopped first, so that none can start another process in the meantime.
     """
     roots = list(pids)
-    halted = set()
-    while found := {each for root in roots for each in tree(root)} - halted:
-        _send(found, signal.SIGSTOP)
-        halted |= found
-    _send(halted, signal.SIGKILL)
+    stopped = set()
+    while running := {member for root in roots for member in tree(root)} - stopped:
+        _send_signal(running, signal.SIGSTOP)
+        stopped |= running
+    _send_signal(stopped, signal.SIGKILL)
 
 
 @contextlib.contextmanager
 def ending(process: subprocess.Popen, seconds: float) -> Iterator[None]:
-    """Where a process is told to end: it has so many seconds for it, then what is left of it and its own is killed."""
-    started = tree(process.pid)
+    """Give a process that is asked to end in this context some seconds; then kill it and its remaining descendants."""
+    pids = tree(process.pid)
     yield
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
-    kill_trees(started)
+    kill_trees(pids)
 
 
-def _send(pids: Iterable[int], number: signal.Signals) -> None:
+def _send_signal(pids: Iterable[int], number: signal.Signals) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)

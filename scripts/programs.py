@@ -1,4 +1,4 @@
-"""Python programs that a script starts, waits for, and lets end in good order."""
+"""Python programs that a script runs in child processes and shuts down cleanly on a signal."""
 
 import signal
 import subprocess
@@ -10,53 +10,54 @@ from sam_bench.runtime.signals import SIGNALS
 
 
 class Programs:
-    """Runs Python programs to their ends.
+    """Child processes that run Python programs.
 
-    A signal that asks this process to end is sent on to those that run, which save what they have; no more are begun.
+    A signal that asks this process to end is passed on to the running programs, so that they can save their state. No
+    further program is started then.
 
     Args:
-        at_once: how many run side by side.
-        environment: their variables, by default those of this process.
+        at_once: number of programs that run in parallel.
+        environment: environment variables of the programs; by default those of this process.
     """
 
     def __init__(self, at_once: int = 1, environment: Mapping[str, str] | None = None):
         self.at_once = at_once
         self.environment = environment
         self.running: set[subprocess.Popen] = set()
+        #: Number of the signal that was received, if any.
         self.stopped: int | None = None
-        """The number of the signal, where one has come."""
 
     def run(
         self, programs: Sequence[Sequence[str]], ended: Callable[[int, int], None] = lambda number, code: None
     ) -> list[int | None]:
-        """Run them all.
+        """Run the programs, and wait until all have ended.
 
         Args:
-            programs: the arguments of Python for each.
-            ended: called with a program's number and its exit code when it has ended.
+            programs: Python's command-line arguments for each program.
+            ended: called with a program's index and its exit code when it has ended.
 
         Returns:
-            The exit code of each; None for one that was not begun.
+            The exit code of each program; None for one that was not started.
         """
 
-        def one(number: int) -> int | None:
+        def run_program(number: int) -> int | None:
             if self.stopped is not None:
                 return None
             process = subprocess.Popen([sys.executable, *programs[number]], env=self.environment)
             self.running.add(process)
-            if self.stopped is not None:  # the signal came while it was started
+            if self.stopped is not None:  # the signal came while the process was starting
                 process.send_signal(self.stopped)
             code = process.wait()
             self.running.discard(process)
             ended(number, code)
             return code
 
-        before = {number: signal.signal(number, self._stop) for number in SIGNALS}
+        previous_handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
         try:
             with ThreadPoolExecutor(self.at_once) as pool:
-                return list(pool.map(one, range(len(programs))))
+                return list(pool.map(run_program, range(len(programs))))
         finally:
-            for number, handler in before.items():
+            for number, handler in previous_handlers.items():
                 signal.signal(number, handler)
 
     def _stop(self, number: int, frame: object) -> None:

@@ -9,7 +9,7 @@ HEADINGS = ("method", "ρ", "network, data", "where it was read", "here")
 
 
 def table() -> str:
-    """Return a row for each radius, in Markdown."""
+    """Return the table of published radii in Markdown, one row per radius."""
     rows = []
     for radius in RADII:
         used = ", ".join("the default" if name == DEFAULT else f"`experiment={name}`" for name in radius.used)

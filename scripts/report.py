@@ -1,8 +1,8 @@
-"""Make every table, figure and page anew from the records that are committed; nothing is trained.
+"""Make all tables, figures and pages from the committed records. Trains nothing.
 
 python scripts/report.py --experiment noisy40
 
-Without --experiment all of results/measured, and the parts of README.md and results/README.md that are made from it.
+Without --experiment, this covers all of results/measured, and the generated parts of README.md and results/README.md.
 """
 
 import json
@@ -35,44 +35,61 @@ from scripts.make_table import findings
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "results" / "measured"
+#: The benchmark from which costs are estimated.
 BENCHMARK = ROOT / "results" / "benchmark" / "amd-epyc-2-threads.json"
-"""That from which costs are estimated."""
 
+#: Order of the studies; others follow these. The README shows the table of the first.
 ORDER = ("noisy40", "noisy40_shared", "noisy40_aug", "clean5k", "clean5k_tuned", "clean5k_aug")
-"""In which studies are shown, before any others; the README has the table of the first."""
 
+#: Lines before and after the generated part of a file.
 BEGIN, END = "<!-- made by make report -->", "<!-- so far made by make report -->"
-"""What stands around the part of a file that is written here."""
 
 
 @errors_as_messages()
 def main(arguments: list[str]) -> None:
-    words = parser(__doc__)
-    words.add_argument("--experiment", help="one alone")
-    words.add_argument("--results", default=MEASURED, type=Path, help="folder with a folder for each experiment")
-    options = words.parse_args(arguments)
+    arguments_parser = parser(__doc__)
+    arguments_parser.add_argument("--experiment", help="only this experiment")
+    arguments_parser.add_argument(
+        "--results", default=MEASURED, type=Path, help="folder with a folder for each experiment"
+    )
+    options = arguments_parser.parse_args(arguments)
+
     load_installed()
     folders = sorted(path.parent for path in options.results.glob("*/records"))
     if options.experiment:
         folders = [folder for folder in folders if folder.name == options.experiment]
     if not folders:
         sys.exit(f"Error: there are no records in {options.results / (options.experiment or '')}; run something first")
-    made = {folder.name: make(folder) for folder in folders}
-    print(f"Made anew: tables, comparisons and figures of {', '.join(made)}")
+
+    by_experiment = {folder.name: make(folder) for folder in folders}
+    print(f"Written: tables, comparisons and figures of {', '.join(by_experiment)}")
+
+    # The pages about all studies need the records of all of them.
     if not options.experiment and options.results.resolve() == MEASURED:
-        found = {name: each for name, each in made.items() if each is not None}
-        everywhere = [row for each in found.values() for row in (*each.rows, *each.others)]
-        write_atomically(MEASURED / "published.md", published(everywhere).encode())
-        write_atomically(MEASURED / "index.html", index(found).encode())
+        test_findings = {
+            name: experiment_findings
+            for name, experiment_findings in by_experiment.items()
+            if experiment_findings is not None
+        }
+        rows = [
+            row
+            for experiment_findings in test_findings.values()
+            for row in (*experiment_findings.rows, *experiment_findings.others)
+        ]
+        write_atomically(MEASURED / "published.md", published(rows).encode())
+        write_atomically(MEASURED / "index.html", index(test_findings).encode())
         for path, content in (
-            (ROOT / "README.md", opening(found)),
+            (ROOT / "README.md", opening(test_findings)),
             (ROOT / "results" / "README.md", what_was_run(folders)),
         ):
             write_atomically(path, inserted(path.read_text(encoding="utf-8"), content).encode())
 
 
 def make(folder: Path) -> Findings | None:
-    """Make the tables, the comparison and the figures of an experiment; return what its runs on the test set say."""
+    """Write the tables, the comparison and the figures of an experiment, and return the findings of its test runs.
+
+    Returns None if no run was evaluated on the test set.
+    """
     experiment = folder.name
     about = describe_preset(experiment)
     held_out, records = (read_records(folder / "records", split) for split in ("val", "test"))
@@ -80,92 +97,106 @@ def make(folder: Path) -> Findings | None:
         write_table(findings(experiment, held_out), experiment, folder, "table-val", about)
     if not records:
         return None
-    found = findings(experiment, records)
-    write_table(found, experiment, folder, "table", about)
-    if found.comparison.found:
-        write_comparison(found.comparison, folder)
-    sharpness = sharpness_of(folder, found)
+
+    test_findings = findings(experiment, records)
+    write_table(test_findings, experiment, folder, "table", about)
+    if test_findings.comparison.found:
+        write_comparison(test_findings.comparison, folder)
+    sharpness = sharpness_of(folder, test_findings)
     if sharpness.solutions:
         write_sharpness(sharpness, experiment, folder, about)
-    figures = draw(found, held_out) if experiment in choices("study") else {}
+
+    figures = draw(test_findings, held_out) if experiment in choices("study") else {}
     if figures := figures | draw_sharpness(sharpness):
         write_figures(figures, folder / "figures")
-    return found
+    return test_findings
 
 
 @cache
-def sharpness_of(folder: Path, found: Findings) -> Sharpness:
-    """Return what was measured around the weights of an experiment's runs."""
+def sharpness_of(folder: Path, test_findings: Findings) -> Sharpness:
+    """Return the sharpness that was measured around the weights of an experiment's runs."""
     held_out, records = (read_records(folder / "records", split) for split in ("val", "test"))
-    return read_sharpness(folder, records, (*found.rows, *found.others), rows_of(held_out))
+    return read_sharpness(folder, records, (*test_findings.rows, *test_findings.others), rows_of(held_out))
 
 
-def index(made: Mapping[str, Findings]) -> str:
-    """Return the page of all studies that have runs, with their figures as they are in their folders."""
+def index(by_experiment: Mapping[str, Findings]) -> str:
+    """Return the HTML page of all studies that have runs, with the figures from their folders."""
     regimes = []
-    shown = studies(made)
-    for study in shown:
+    shown_studies = studies(by_experiment)
+    for study in shown_studies:
         folder = MEASURED / study.experiment
         figures = {path.stem: path.read_text(encoding="utf-8") for path in (folder / "figures").glob("*.svg")}
-        found = made[study.experiment]
-        told = explanation(sharpness_of(folder, found))
-        regimes.append(regime(study, found, figures, describe_preset(study.experiment), told))
-    records = [record for study in shown for record in made[study.experiment].records]
+        study_findings = by_experiment[study.experiment]
+        sharpness_notes = explanation(sharpness_of(folder, study_findings))
+        regimes.append(regime(study, study_findings, figures, describe_preset(study.experiment), sharpness_notes))
+
+    records = [record for study in shown_studies for record in by_experiment[study.experiment].records]
     versions = {
         name: ", ".join(distinct(record["versions"][name] for record in records)) for name in ("sam_bench", "torch")
     }
-    versions |= {"data": ", ".join(data_of(made[study.experiment] for study in shown)), "runs": str(len(records))}
-    return page(page_payload(regimes, versions, {study.title: made[study.experiment].comparison for study in shown}))
+    versions |= {
+        "data": ", ".join(data_of(by_experiment[study.experiment] for study in shown_studies)),
+        "runs": str(len(records)),
+    }
+    return page(
+        page_payload(
+            regimes, versions, {study.title: by_experiment[study.experiment].comparison for study in shown_studies}
+        )
+    )
 
 
-def data_of(made: Iterable[Findings]) -> list[str]:
-    """Return the data of studies, by digest; where each seed is a draw of its own, the number of draws."""
-    named = []
-    for found in made:
-        names = distinct(f"{record['dataset']} {record['dataset_sha256'][:8]}" for record in found.records)
-        drawn = any(row.is_of_draws for row in found.rows)
-        named += [f"{found.records[0]['dataset']} in {len(names)} draws"] if drawn else names
-    return distinct(named)
+def data_of(all_findings: Iterable[Findings]) -> list[str]:
+    """Return the data sets of studies with their digests, or with the number of draws if each seed has its own draw."""
+    data_sets = []
+    for study_findings in all_findings:
+        names = distinct(f"{record['dataset']} {record['dataset_sha256'][:8]}" for record in study_findings.records)
+        has_draws = any(row.is_of_draws for row in study_findings.rows)
+        data_sets += [f"{study_findings.records[0]['dataset']} in {len(names)} draws"] if has_draws else names
+    return distinct(data_sets)
 
 
-def studies(made: Mapping[str, Findings]) -> list[Study]:
-    """Return our studies that have runs, in their order."""
+def studies(by_experiment: Mapping[str, Findings]) -> list[Study]:
+    """Return the studies of `conf/study` that have runs, in the order of `ORDER`."""
     files = choices("study")
-    return [Study.read(files[name]) for name in distinct([*ORDER, *files]) if name in made and name in files]
+    return [Study.read(files[name]) for name in distinct([*ORDER, *files]) if name in by_experiment and name in files]
 
 
-def opening(made: Mapping[str, Findings]) -> str:
-    """What the README shows: what the studies find, and the table of the first of them."""
-    shown = studies(made)
-    first = shown[0]
-    found = made[first.experiment]
+def opening(by_experiment: Mapping[str, Findings]) -> str:
+    """Return the generated part of the README: the findings of all studies, and the table of the first one."""
+    shown_studies = studies(by_experiment)
+    first = shown_studies[0]
+    first_findings = by_experiment[first.experiment]
     folder = f"results/measured/{first.experiment}"
+
     parts = [
-        "\n".join(runs_of(study, made[study.experiment]) for study in shown),
-        compared_across({study.experiment: made[study.experiment].comparison for study in shown}),
+        "\n".join(runs_of(study, by_experiment[study.experiment]) for study in shown_studies),
+        compared_across({study.experiment: by_experiment[study.experiment].comparison for study in shown_studies}),
         f"**{first.title}** (`{first.experiment}`):",
         f"![Differences to SGD and to SAM with their intervals]({folder}/figures/differences.png)",
-        markdown(*found.for_reading()),
-        protocol([record["config"] for record in found.records], first.experiment),
+        markdown(*first_findings.for_reading()),
+        protocol([record["config"] for record in first_findings.records], first.experiment),
     ]
     return "\n\n".join(parts)
 
 
-def runs_of(study: Study, found: Findings) -> str:
-    """Say what a study is, and how many of its runs there are."""
-    lost = sum(row.diverged for row in found.rows)
-    runs = f"{len(found.records)} of {len(study.rows) * len(study.seeds)} runs{f', {lost} diverged' if lost else ''}"
+def runs_of(study: Study, results: Findings) -> str:
+    """Return a list item with a study's title and the number of its runs."""
+    lost = sum(row.diverged for row in results.rows)
+    runs = f"{len(results.records)} of {len(study.rows) * len(study.seeds)} runs{f', {lost} diverged' if lost else ''}"
     return f"- [`{study.experiment}`](results/measured/{study.experiment}/table.md): {study.title} ({runs})"
 
 
 def compared_across(studies: Mapping[str, Comparison]) -> str:
-    """Return the table of what all studies find."""
+    """Return the table of the differences that the studies found, with a column for each study."""
     lines = [[line, *(row + in_short(each) for row, each in cells.values())] for line, cells in across(studies).items()]
     return markdown(["points of test error", *(f"`{name}`" for name in studies)], lines)
 
 
 def what_was_run(folders: Sequence[Path]) -> str:
-    """How many runs there are of each experiment, how long they took, and on what; and what was not run."""
+    """Return the generated part of results/README.md.
+
+    It has the runs of each experiment with their hours and devices, and estimates of what was not run.
+    """
     cells = []
     everything = []
     for folder in folders:
@@ -175,10 +206,11 @@ def what_was_run(folders: Sequence[Path]) -> str:
         devices = "; ".join(distinct(run["device"] for run in runs))
         cells.append([f"`{folder.name}`", str(len(runs) - held_out), str(held_out), f"{hours:.1f}", devices])
         everything += runs
+
     table = markdown(["experiment", "runs", "runs on held-out images", "hours, added up", "on"], cells)
     estimate = Estimate(json.loads(BENCHMARK.read_text(encoding="utf-8")))
     ratios = estimate.over_measured(everything)
-    told = (
+    method_note = (
         f"Estimated, for {SEEDS} seeds. For {estimate.device} from its benchmark: of the {len(ratios)} runs above that "
         f"were made on it the estimate is {median(ratios):.2f} times the measured seconds in the median, and from "
         f"{ratios[0]:.2f} to {ratios[-1]:.2f}; the least are of runs beside other work. For the GPUs from "
@@ -190,23 +222,25 @@ def what_was_run(folders: Sequence[Path]) -> str:
         for figure in PUBLISHED
         if any(is_of_protocol(run["config"], figure) for run in everything)
     ]
-    return f"{table}\n\n{not_run(estimate, measured)}\n\n{told}"
+    return f"{table}\n\n{not_run(estimate, measured)}\n\n{method_note}"
 
 
 def published(rows: Sequence[Row]) -> str:
-    """Return the page of published figures."""
-    last = [row for row in rows if not row.is_average]
-    return f"# Published figures\n\n{published_table(last)}\n"
+    """Return the page of published results."""
+    last_epoch_rows = [row for row in rows if not row.is_average]
+    return f"# Published figures\n\n{published_table(last_epoch_rows)}\n"
 
 
 def inserted(text: str, content: str) -> str:
-    """Return a text with this content between its two marks.
+    """Return the text with this content between its lines `BEGIN` and `END`.
 
     Raises:
-        StateError: it has not both of them, once.
+        StateError: the text does not have each of the two lines exactly once.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise StateError(f"the text must have one line {BEGIN} and one line {END}")
+        raise StateError(
+            f"the text must have one line {BEGIN} and one line {END}, so that its generated part can be replaced"
+        )
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n\n{content}\n\n{END}{rest.split(END)[1]}"
 

@@ -1,10 +1,10 @@
-"""Train the rows of a comparison, those of a file in conf/study/, over its seeds; what is finished stays as it is.
+"""Train the rows of a study in conf/study/ over its seeds, and compare them. Finished runs are not repeated.
 
 python scripts/study.py noisy40 --seeds 0,1
 
-Seeds are the outer loop: interrupted, all rows have about as many, and the same command goes on where it was. At the
-end the table is made, and the comparison with the study's baselines, seed by seed. What follows the options are
-settings of all runs, such as trainer.device=cpu.
+Seeds are the outer loop, so that after an interruption all rows have about the same number of seeds. The same command
+then continues where it stopped. At the end, the table is written, and the comparison with the study's baselines, which
+pairs runs by seed. Settings of all runs, such as trainer.device=cpu, may follow the options.
 """
 
 import sys
@@ -23,33 +23,43 @@ from scripts.planned_runs import PlannedRun, plan, train
 
 @errors_as_messages()
 def main(arguments: list[str]) -> None:
-    """Train and compare; ends this process with an exit code where a run is left without a result."""
-    words = parser(__doc__)
-    words.add_argument("study", help="name of a file in conf/study, or a file of your own")
-    words.add_argument("--seeds", type=_numbers, help="of which runs are trained; else all of the study's")
-    add_config_dir(words)
-    words.add_argument("--jobs", default=jobs(), type=at_least(1), help="runs at once, which share the cores")
-    words.add_argument("overrides", nargs="*", help="settings of all runs")
-    options = words.parse_intermixed_args(arguments)
+    """Train the runs and compare them; exit with an error code if a run ends without a result."""
+    arguments_parser = parser(__doc__)
+    arguments_parser.add_argument("study", help="name of a file in conf/study, or a file of your own")
+    arguments_parser.add_argument(
+        "--seeds", type=_parse_numbers, help="seeds to train, with commas; else all of the study's"
+    )
+    add_config_dir(arguments_parser)
+    arguments_parser.add_argument(
+        "--jobs", default=jobs(), type=at_least(1), help="runs at once, which share the cores"
+    )
+    arguments_parser.add_argument("overrides", nargs="*", help="settings of all runs")
+    options = arguments_parser.parse_intermixed_args(arguments)
+
     study = Study.read(path_of(options.study, options.config_dir))
     seeds = list(dict.fromkeys(options.seeds or study.seeds))
     study = replace(study, seeds=tuple(dict.fromkeys((*study.seeds, *seeds))))
     planned = plan_study(study, seeds, options.overrides, options.config_dir)
     train(planned, options.jobs, "nothing is compared")
+
     config = planned[0].config
     folder = config.paths.results_of(study.experiment)
     make(study.experiment, folder, config.data.split, study, options.overrides, options.config_dir)
 
 
 def path_of(study: str, config_dir: Path | None = None) -> Path:
-    """Return the file of a study: one of `conf/study` or of `study/` in a folder of yours by its name, any by its path.
+    """Return the path of a study's file.
+
+    Args:
+        study: the name of a file in `conf/study`, or in `study/` in your own folder; or a path that ends in ".yaml".
+        config_dir: your own folder, if any.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no study of this name, or no file at this path.
     """
     if study.endswith(".yaml"):
         if not Path(study).is_file():
-            raise ConfigError(f"{study} is no file")
+            raise ConfigError(f"{study} is not a file")
         return Path(study)
     files = choices("study", config_dir)
     lookup(files, study, "study")
@@ -59,21 +69,24 @@ def path_of(study: str, config_dir: Path | None = None) -> Path:
 def plan_study(
     study: Study, seeds: Sequence[int], extra: Sequence[str] = (), config_dir: Path | None = None
 ) -> list[PlannedRun]:
-    """Compose and check all runs.
+    """Compose and check all runs of a study, seed by seed.
+
+    Args:
+        extra: settings of all runs in addition to those of the study.
 
     Raises:
-        ConfigError: two rows are one, or one of them cannot be run.
+        ConfigError: two rows give the same run, or a row has invalid settings.
     """
     planned = plan(study.runs(seeds, extra), config_dir)
     titles: dict[Path, str] = {}
     for run in planned:
         if (other := titles.setdefault(run.files.record, run.title)) != run.title:
-            raise ConfigError(f"{other} and {run.title} are one run: take one of them out")
+            raise ConfigError(f"{other} and {run.title} are the same run: remove one of them from the study")
     return planned
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(each) for each in text.split(",")]
+def _parse_numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 if __name__ == "__main__":

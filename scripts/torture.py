@@ -1,10 +1,11 @@
-"""Kill runs with -9 at random moments until they are finished, and compare what they end in, bit for bit.
+"""Kill runs with SIGKILL at random moments until they finish, and check that the result is the same bit for bit.
 
 python scripts/torture.py --kills 300 --seed 0
 
-Each round takes the next method, with a weight average or in half precision, and the same short run twice: left alone,
-and started again after each kill. A checkpoint is saved after every step, and half of the kills wait for a process that
-is writing one. Weights, states, history and record must be the same but for times. Exit code 1 if they are not.
+Each round takes the next method, with a weight average, in half precision or plain. It trains the same short run twice:
+once without kills, and once with a restart after each kill. A checkpoint is saved after every step. Half of the kills
+wait until the process is writing one. Weights, states, history and record must be the same, except for times. The exit
+code is 1 if they differ.
 """
 
 import io
@@ -27,8 +28,8 @@ from scripts.arguments import at_least, parser
 
 RUN = ["data=synthetic", "data.train_subset=60", "trainer.batch_size=8", "trainer.epochs=3", "trainer.device=cpu",
        "trainer.eval_batch_size=100", "model=resnet8", "trainer.checkpoint_minutes=1e-9"]  # fmt: skip
+#: A network with few multiplications, for half precision, whose convolutions are slow on a CPU.
 FEW_MULTIPLICATIONS = ["model=torchvision", "model.arch=mobilenet_v3_small"]
-"""For half precision, over whose convolutions torch takes its time on a CPU."""
 VARIANTS = (
     ["averaging=swa", "averaging.starts=[0.0,0.5]"],
     ["averaging=ema", "trainer.precision=fp16", "data.train_subset=20", *FEW_MULTIPLICATIONS],
@@ -37,14 +38,19 @@ VARIANTS = (
 
 
 def main(arguments: list[str]) -> None:
-    words = parser(__doc__)
-    words.add_argument("--kills", default=300, type=at_least(1), help="in all rounds together")
-    words.add_argument("--seed", default=0, type=int, help="of the moments of the kills")
-    options = words.parse_args(arguments)
+    arguments_parser = parser(__doc__)
+    arguments_parser.add_argument(
+        "--kills", default=300, type=at_least(1), help="number of kills in all rounds together"
+    )
+    arguments_parser.add_argument("--seed", default=0, type=int, help="seed of the moments of the kills")
+    options = arguments_parser.parse_args(arguments)
+
+    # The first process makes the fork server import everything, so that no run below is timed with its imports.
     multiprocessing.set_forkserver_preload(["sam_bench.cli.main", "sam_bench.runs.run", "torch._dynamo"])
-    warm = multiprocessing.get_context("forkserver").Process(target=int)  # the imports, which are no part of a run
-    warm.start()
-    warm.join()
+    import_process = multiprocessing.get_context("forkserver").Process(target=int)
+    import_process.start()
+    import_process.join()
+
     draw = random.Random(options.seed)
     kills = 0
     rounds = 0
@@ -56,18 +62,27 @@ def main(arguments: list[str]) -> None:
 
 
 def one_round(folder: Path, number: int, wanted: int, draw: random.Random) -> int:
-    """Do a run twice, compare, and return the number of kills; end with exit code 1 if the endings differ."""
+    """Train a run without and with kills, compare the two, and return the number of kills.
+
+    Exits with code 1 if the results differ.
+
+    Args:
+        number: index of the round, which decides the method and the variant.
+        wanted: maximum number of kills.
+    """
     method = list(METHODS)[number % len(METHODS)]
     variant = VARIANTS[0 if METHODS[method].averages else number % len(VARIANTS)]
     overrides = [*RUN, f"optimizer={method}", f"seed={number}", *variant]
-    alone = folder / f"{number}-alone"
-    tortured = folder / f"{number}-tortured"
+
+    undisturbed = folder / f"{number}-alone"
+    interrupted = folder / f"{number}-tortured"
     began = time.monotonic()
-    attempt(alone, overrides, None)
+    attempt(undisturbed, overrides, None)
     seconds = time.monotonic() - began
-    kills, torn = torment(tortured, overrides, seconds, wanted, draw)
-    same = ending(alone) == ending(tortured)
-    print(f"{method:<14}{' '.join(variant[:2]):<48}{kills:>4} kills, {torn:>3} within writing  "
+
+    kills, torn = torment(interrupted, overrides, seconds, wanted, draw)
+    same = ending(undisturbed) == ending(interrupted)
+    print(f"{method:<14}{' '.join(variant[:2]):<48}{kills:>4} kills, {torn:>3} while writing  "
           f"{'the same, bit for bit' if same else 'DIFFERENT'}", flush=True)  # fmt: skip
     if not same:
         sys.exit(1)
@@ -75,33 +90,37 @@ def one_round(folder: Path, number: int, wanted: int, draw: random.Random) -> in
 
 
 def torment(folder: Path, overrides: list[str], seconds: float, wanted: int, draw: random.Random) -> tuple[int, int]:
-    """Start a run again and again until it is finished; return the kills, and how many came while it was writing.
+    """Start a run again and again until it is finished; return the number of kills, and of kills during a write.
 
     Args:
-        seconds: that it takes if left alone.
-        wanted: kills, at most.
+        seconds: duration of the run without kills.
+        wanted: maximum number of kills.
     """
     kills = 0
     torn: set[Path] = set()
     while not list(folder.rglob("records/*.json")):
-        last = kills >= wanted
-        after = None if last else draw.uniform(0, seconds / 2)
-        kills += attempt(folder, overrides, after, writing=draw.random() < 0.5 and not last)
+        let_finish = kills >= wanted
+        delay = None if let_finish else draw.uniform(0, seconds / 2)
+        kills += attempt(folder, overrides, delay, writing=draw.random() < 0.5 and not let_finish)
         torn |= temporary(folder)
     return kills, len(torn)
 
 
 def attempt(folder: Path, overrides: list[str], seconds: float | None, writing: bool = False) -> bool:
-    """Start the run, and kill it after so many seconds, or then as soon as it writes a checkpoint.
+    """Start the run, and kill it if it does not end in time.
+
+    Args:
+        seconds: time until the kill; None lets the run end by itself.
+        writing: wait after that time until the run is writing a checkpoint.
 
     Returns:
-        Whether it had to be killed.
+        True if the run was killed.
     """
-    before = temporary(folder)
+    earlier_files = temporary(folder)
     process = multiprocessing.get_context("forkserver").Process(target=go, args=(folder, overrides))
     process.start()
     process.join(seconds)
-    while writing and process.is_alive() and temporary(folder) <= before:
+    while writing and process.is_alive() and temporary(folder) <= earlier_files:
         pass
     if killed := process.is_alive():
         process.kill()
@@ -112,12 +131,12 @@ def attempt(folder: Path, overrides: list[str], seconds: float | None, writing: 
 
 
 def temporary(folder: Path) -> set[Path]:
-    """Return files that are being written, or were when their writer was killed; no two have one name."""
+    """Return the temporary files of checkpoints: being written now, or left by a kill. Each has a name of its own."""
     return set((folder / "runs" / "default").glob("*/.checkpoint-*"))
 
 
 def go(folder: Path, overrides: list[str]) -> None:
-    """Start the run once, in a process of its own."""
+    """Train the run to its end, or continue it; to be called in a child process."""
     from sam_bench.data import synthetic
     from sam_bench.runs.run import run
     from sam_bench.runs.spec import RunSpec
@@ -132,7 +151,7 @@ def go(folder: Path, overrides: list[str]) -> None:
 
 
 def ending(folder: Path) -> object:
-    """Return what a run left: its last checkpoint and its record, but for times, tensors as bytes."""
+    """Return a run's last checkpoint and its record, without times and with tensors as bytes."""
     checkpoint = torch.load(max(folder.rglob("checkpoint-*.pt")), weights_only=True)
     (record,) = folder.rglob("records/*.json")
     return plain([checkpoint, json.loads(record.read_text(encoding="utf-8"))])

@@ -1,16 +1,17 @@
-"""Tune methods under an experiment: the same number of trials for each, on images held out of the training set.
+"""Tune methods under an experiment, with the same number of trials each, on images held out of the training set.
 
 python scripts/tune.py --experiment noisy40 --methods sgd,sam --trials 12
 
-A trial is a run with data.split=val: nothing of the test set is used. A method's first trial has the preset's own
-values, the others are points of a Sobol sequence in its ranges (conf/tune/). The best of them, by the held-out error of
-the last epoch, is written to conf/tuned/<experiment>_<method>.yaml, from where every later run takes it, unless it says
-~tuned; all trials are written to results/<experiment>/tuning.{md,csv}. With --config-dir mine both are written to
-mine/tuned/, from where runs with --config-dir mine take them, and presets and ranges may lie in mine/ too.
-Interrupted, the same command goes on where it was; with more trials, those that are done count. With --only
-optimizer.rho nothing but the radius is tuned, of methods that have one.
+A trial is a run with data.split=val, which does not use the test set. A method's first trial has the preset's values;
+the others are points of a Sobol sequence in the method's ranges (conf/tune/). The trial with the lowest held-out error
+in the last epoch is the best. Its values are written to conf/tuned/<experiment>_<method>.yaml. Every later run uses
+them, unless it is started with ~tuned. All trials are written to results/<experiment>/tuning.{md,csv}.
 
-What follows the options are settings of all trials, such as trainer.device=cpu, or plugin=mine.py.
+With --config-dir mine, both are written to mine/tuned/, and runs with --config-dir mine use the values. Presets and
+ranges may be in mine/ too. After an interruption, the same command continues where it stopped; with more trials, it
+keeps those that are done. With --only optimizer.rho, only the radius is tuned, for methods that have one.
+
+Settings of all trials, such as trainer.device=cpu or plugin=mine.py, may follow the options.
 """
 
 import argparse
@@ -39,25 +40,25 @@ from scripts.arguments import add_config_dir, at_least, errors_as_messages, jobs
 from scripts.planned_runs import PlannedRun, train
 from scripts.planned_runs import plan as plan_runs
 
+#: The Sobol sequence. Every method uses the same points, and as many of their dimensions as it has settings. Settings
+#: that all methods have come first, so all methods try the same learning rates and weight decays.
 SOBOL = {"d": 8, "scramble": True, "rng": 0}
-"""The sequence. Every method has the same points, and takes as many of their dimensions as it has settings: with the
-common ones first, all try the same learning rates and weight decays."""
 
+#: Pattern of the comment at the top of a file that tuning has written.
 HEADER = r"Written by scripts/tune\.py: the best of (\d+) trials(?: of (\S+) alone)?(?: with (.*))?, by the error on"
-"""What a file says that tuning has written."""
 
+#: Settings that tuning sets itself, or that its ranges depend on.
 OURS = ("data.split", "experiment", "optimizer", "optimizer/base", "tuned", "~tuned")
-"""What tuning itself sets, or what its ranges are made for."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """How values were chosen.
+    """A search for a method's values.
 
     Args:
-        trials: of each method.
-        overrides: what all of them were run with, beside the preset.
-        only: the settings that were tuned, with commas between them; empty for all that are in `conf/tune`.
+        trials: number of trials of each method.
+        overrides: settings of all trials in addition to the preset, separated by spaces.
+        only: the settings that were tuned, separated by commas; empty for all settings in `conf/tune`.
     """
 
     trials: int
@@ -65,19 +66,19 @@ class Search:
     only: str = ""
 
     def what(self) -> str:
-        """Return what a value of it is."""
-        how = f" of {self.only} alone" if self.only else ""
-        how += f" with {self.overrides}" if self.overrides else ""
-        return f"the best of {self.trials} trials{how}"
+        """Return the origin of a value from this search, such as "the best of 12 trials"."""
+        origin = f" of {self.only} alone" if self.only else ""
+        origin += f" with {self.overrides}" if self.overrides else ""
+        return f"the best of {self.trials} trials{origin}"
 
     def header(self) -> str:
-        """Return the first line of a file of values; `HEADER` reads it."""
+        """Return the comment at the top of a file of values, which `HEADER` matches."""
         return f"Written by scripts/tune.py: {self.what()}, by the error on held-out images."
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A trial, before it is run."""
+    """A trial that has not been run."""
 
     method: str
     settings: Mapping[str, float]
@@ -86,34 +87,46 @@ class Planned:
 
 @errors_as_messages()
 def main(arguments: list[str]) -> None:
-    words = parser(__doc__)
-    words.add_argument("--experiment", required=True, help="preset that is tuned")
-    words.add_argument("--methods", default="sgd,sam,asam,gsam", help="methods with commas between them, or all")
-    words.add_argument("--trials", default=12, type=at_least(1), help="of each method")
-    words.add_argument("--only", default="", help="settings to tune, with commas between them; else all")
-    words.add_argument("--jobs", default=jobs(), type=at_least(1), help="trials at once, which share the cores")
-    add_config_dir(words)
-    words.add_argument("overrides", nargs="*", help="settings of all trials")
-    options = words.parse_intermixed_args(arguments)
+    arguments_parser = parser(__doc__)
+    arguments_parser.add_argument("--experiment", required=True, help="preset to tune")
+    arguments_parser.add_argument(
+        "--methods", default="sgd,sam,asam,gsam", help="methods with commas between them, or all"
+    )
+    arguments_parser.add_argument("--trials", default=12, type=at_least(1), help="number of trials of each method")
+    arguments_parser.add_argument("--only", default="", help="settings to tune, with commas between them; else all")
+    arguments_parser.add_argument(
+        "--jobs", default=jobs(), type=at_least(1), help="trials at once, which share the cores"
+    )
+    add_config_dir(arguments_parser)
+    arguments_parser.add_argument("overrides", nargs="*", help="settings of all trials")
+    options = arguments_parser.parse_intermixed_args(arguments)
+
+    # Methods may be defined by a plugin, so their names are checked after it is loaded.
     load_plugins(options.overrides)
     try:
         methods = method_names(options.methods)
     except argparse.ArgumentTypeError as error:
-        words.error(f"argument --methods: {error}")
-    of_protocol = [override for override in options.overrides if not names_plugin(override)]
-    asked = Search(options.trials, " ".join(of_protocol), options.only)
+        arguments_parser.error(f"argument --methods: {error}")
+
+    # Everything is checked before the first trial starts.
+    protocol_overrides = [override for override in options.overrides if not names_plugin(override)]
+    request = Search(options.trials, " ".join(protocol_overrides), options.only)
     folder = (options.config_dir or CONF) / "tuned"
     earlier = searches(folder, options.experiment)
     for method in methods:
-        check_replaceable(target(folder, options.experiment, method), earlier.get(method), asked)
+        check_replaceable(target(folder, options.experiment, method), earlier.get(method), request)
     if options.config_dir is None:
         check_protocol(options.experiment, methods[0], options.overrides)
+
     only = [key for key in options.only.split(",") if key] or None
     known = {key for method in methods for key in search_space(method, options.config_dir)}
     for key in only or ():
         if key not in known:
-            raise ConfigError(f"--only {key}{suggestion(key, known)}: none of these methods has it in conf/tune")
-    trials_of = partial(
+            raise ConfigError(
+                f"--only has an unknown setting, {key}{suggestion(key, known)} The ranges are in conf/tune."
+            )
+
+    plan_trials = partial(
         plan,
         options.experiment,
         count=options.trials,
@@ -121,22 +134,32 @@ def main(arguments: list[str]) -> None:
         only=only,
         config_dir=options.config_dir,
     )
-    planned = trials_of(methods)
-    train([each.run for its in planned.values() for each in its], options.jobs, "nothing is chosen")
-    alike = [method for method, search in earlier.items() if search == asked and method not in planned]
-    others = trials_of(alike)
-    planned |= {method: its for method, its in others.items() if all(each.run.files.finished() for each in its)}
-    trials = {
-        method: [Trial(method, each.settings, each.run.files.finished()) for each in its]
-        for method, its in planned.items()
+    planned = plan_trials(methods)
+    train(
+        [trial.run for method_trials in planned.values() for trial in method_trials], options.jobs, "nothing is chosen"
+    )
+
+    # The report also covers methods that an earlier, equal search has tuned completely.
+    same_search = [method for method, search in earlier.items() if search == request and method not in planned]
+    others = plan_trials(same_search)
+    planned |= {
+        method: method_trials
+        for method, method_trials in others.items()
+        if all(trial.run.files.finished() for trial in method_trials)
     }
-    report = tuning_report(options.experiment, trials, remarks(trials, earlier, asked, options.config_dir))
+    trials = {
+        method: [Trial(method, trial.settings, trial.run.files.finished()) for trial in method_trials]
+        for method, method_trials in planned.items()
+    }
+
+    report = tuning_report(options.experiment, trials, remarks(trials, earlier, request, options.config_dir))
     results = planned[methods[0]][0].run.config.paths.results_of(options.experiment)
     name = results / "tuning" if options.config_dir is None else folder / f"{options.experiment}_tuning"
     files = {Path(f"{name}.md"): report, Path(f"{name}.csv"): trials_as_frame(trials).to_csv(index=False)}
     for method in methods:
         if best(trials[method]) is not None:
-            files[target(folder, options.experiment, method)] = tuned_file(trials[method], asked)
+            files[target(folder, options.experiment, method)] = tuned_file(trials[method], request)
+
     for path, text in files.items():
         write_atomically(path, text.encode())
     print(report)
@@ -144,39 +167,45 @@ def main(arguments: list[str]) -> None:
 
 
 def target(folder: Path, experiment: str, method: str) -> Path:
-    """Return the file of a method's values."""
+    """Return the path of the file with a method's tuned values."""
     return folder / f"{experiment}_{method}.yaml"
 
 
 def searches(folder: Path, experiment: str) -> dict[str, Search]:
-    """Return what is behind the values that tuning has written for a preset, by method."""
-    found = {}
+    """Return the searches that the tuned values of a preset come from, by method."""
+    found_searches = {}
     for method in METHODS:
         path = target(folder, experiment, method)
         if path.exists() and (header := re.search(HEADER, path.read_text(encoding="utf-8"))):
-            found[method] = Search(int(header[1]), header[3] or "", header[2] or "")
-    return found
+            found_searches[method] = Search(int(header[1]), header[3] or "", header[2] or "")
+    return found_searches
 
 
-def check_replaceable(path: Path, earlier: Search | None, asked: Search) -> None:
-    """Find out whether a file may be written.
+def check_replaceable(path: Path, earlier: Search | None, request: Search) -> None:
+    """Check that a file of tuned values may be overwritten.
+
+    Args:
+        earlier: the search that the values in the file come from; None if tuning did not write the file.
 
     Raises:
-        StateError: it is not tuning's own, or what it holds is of another search, or one of more trials.
+        StateError: the file was not written by tuning, or its values come from a different search or one with more
+            trials.
     """
     if not path.exists():
         return
     if earlier is None:
         raise StateError(f"{path} was not written by tuning: move it away, or tune another preset")
-    if replace(earlier, trials=0) != replace(asked, trials=0) or earlier.trials > asked.trials:
-        raise StateError(f"{path} has {earlier.what()}: move it away, or ask for as many and the same")
+    if replace(earlier, trials=0) != replace(request, trials=0) or earlier.trials > request.trials:
+        raise StateError(
+            f"{path} has {earlier.what()}: move it away, or repeat that search with at least as many trials"
+        )
 
 
 def check_protocol(experiment: str, method: str, overrides: list[str]) -> None:
-    """Find out whether trials with these overrides are runs of the preset.
+    """Check that the overrides do not change the preset's protocol.
 
     Raises:
-        ConfigError: they follow another protocol.
+        ConfigError: trials with these overrides would have other settings than runs of the preset.
     """
     preset, changed = (
         RunSpec.resolve(compose([f"experiment={experiment}", f"optimizer={method}", "~tuned", *each])).identity
@@ -184,8 +213,8 @@ def check_protocol(experiment: str, method: str, overrides: list[str]) -> None:
     )
     if preset | {"seed": None} != changed | {"seed": None}:
         raise ConfigError(
-            f"{' '.join(overrides)} is another protocol than {experiment}: its values belong into a folder of your "
-            "own, --config-dir mine, from where runs with the same option take them"
+            f"{' '.join(overrides)} changes the protocol of {experiment}. Add --config-dir mine to write the tuned "
+            "values to a folder of your own; runs with the same option use them."
         )
 
 
@@ -197,40 +226,50 @@ def plan(
     only: list[str] | None = None,
     config_dir: Path | None = None,
 ) -> dict[str, list[Planned]]:
-    """Return the trials of each method, of all its settings or of some; each is checked before any is run.
+    """Compose and check the trials of each method.
+
+    Args:
+        count: number of trials of each method.
+        extra: settings of all trials in addition to the preset.
+        only: the settings to tune; None for all that a method has ranges for.
+        config_dir: the user's own configuration folder, if any.
 
     Raises:
-        UserError: one of them cannot be run, or the overrides set what is tuned, or what tuning sets; or a method has
-            none of the settings.
+        UserError: a trial has invalid settings, `extra` has a setting that tuning sets itself, or a method has none of
+            the settings in `only`.
     """
-    found = []
+    trials = []
     for method in methods:
-        whole = search_space(method, config_dir)
-        space = {key: ends for key, ends in whole.items() if only is None or key in only}
+        all_ranges = search_space(method, config_dir)
+        space = {key: ends for key, ends in all_ranges.items() if only is None or key in only}
         if not space:
-            raise ConfigError(f"--only {','.join(only or ())}: {method} has none of these, but {', '.join(whole)}")
+            raise ConfigError(
+                f"--only {','.join(only or ())}: {method} has none of these. It has {', '.join(all_ranges)}"
+            )
         for override in extra:
             if (key := override.partition("=")[0].lstrip("+")) in (*space, *OURS):
-                raise ConfigError(f"{override}: {key} is not the same for all trials; leave it out")
+                raise ConfigError(f"{override}: {key} cannot be set in tuning; leave it out")
+
         common = [f"experiment={experiment}", f"optimizer={method}", "~tuned", "data.split=val", *extra]
         preset = flat(compose(common, config_dir).identity())
-        own = {key: preset[key] for key in space}
-        for settings in [own, *points(space, count - 1)]:
+        preset_values = {key: preset[key] for key in space}
+        for settings in [preset_values, *points(space, count - 1)]:
             overrides = [*common, *(f"{key}={value!r}" for key, value in settings.items())]
-            found.append((method, settings, overrides))
+            trials.append((method, settings, overrides))
+
     runs = plan_runs(
-        [(f"{method}  {written(settings)}", overrides) for method, settings, overrides in found], config_dir
+        [(f"{method}  {written(settings)}", overrides) for method, settings, overrides in trials], config_dir
     )
     planned: dict[str, list[Planned]] = {}
-    for (method, settings, _), run in zip(found, runs, strict=True):
+    for (method, settings, _), run in zip(trials, runs, strict=True):
         planned.setdefault(method, []).append(Planned(method, settings, run))
     return planned
 
 
 def points(space: Mapping[str, Range], count: int) -> list[dict[str, float]]:
-    """Return points of a space, evenly spread on logarithmic scales; more of them begin with these.
+    """Return points of a space, evenly spread on logarithmic scales, with three significant digits.
 
-    The values have three significant digits.
+    The first points do not depend on `count`.
     """
     unit = qmc.Sobol(**SOBOL).random_base2(math.ceil(math.log2(max(count, 1))))[:count, : len(space)]
     return [
@@ -243,42 +282,51 @@ def points(space: Mapping[str, Range], count: int) -> list[dict[str, float]]:
 
 
 def remarks(
-    trials: Mapping[str, list[Trial]], earlier: Mapping[str, Search], asked: Search, config_dir: Path | None
+    trials: Mapping[str, list[Trial]], earlier: Mapping[str, Search], request: Search, config_dir: Path | None
 ) -> list[str]:
-    """Return what else is to be said: what all were told, best values at ends of their ranges, methods with more or
-    fewer trials."""
-    found = [f"All with {asked.overrides}."] if asked.overrides else []
-    for method, its in trials.items():
-        space = {key: ends for key, ends in search_space(method, config_dir).items() if key in its[0].settings}
-        chosen = best(its)
+    """Return remarks for the report.
+
+    They name the settings of all trials, best values at the ends of their ranges, and methods that were tuned by a
+    different search.
+    """
+    sentences = [f"All with {request.overrides}."] if request.overrides else []
+
+    for method, method_trials in trials.items():
+        space = {
+            key: ends for key, ends in search_space(method, config_dir).items() if key in method_trials[0].settings
+        }
+        chosen = best(method_trials)
         for key in at_ends(chosen.settings, space) if chosen else ():
             least, greatest = space[key]
-            found.append(
+            sentences.append(
                 f"{METHODS[method].title}: the best {key}, {chosen.settings[key]:g}, lies at an end of its range, "
                 f"{least:g} to {greatest:g}: widen it in conf/tune/ and tune again."
             )
+
     for method, search in earlier.items():
-        if method not in trials and search != asked:
-            found.append(
+        if method not in trials and search != request:
+            sentences.append(
                 f"{METHODS[method].title}'s values are {search.what()}: they are not to be compared with these."
             )
-    return found
+    return sentences
 
 
 def tuned_file(trials: list[Trial], search: Search) -> str:
-    """Return the content of a method's file in `conf/tuned`: the best trial's values, and all trials in a comment."""
-    chosen = best(trials)
+    """Return the content of a method's file in `conf/tuned`: the best trial's values, with all trials in a comment."""
+    best_trial = best(trials)
     lines = ["# @package _global_", f"# {search.header()}"]
-    for trial in sorted(trials, key=lambda trial: (trial.diverged, trial.error, trial is not chosen)):
+    for trial in sorted(trials, key=lambda trial: (trial.diverged, trial.error, trial is not best_trial)):
         error = "diverged" if trial.diverged else f"{trial.error:.2f} %"
         lines.append(f"#   {error}  {written(trial.settings)}")
+
+    # Keys such as optimizer.base.lr become nested mappings.
     values: dict[str, Any] = {}
-    for key, value in chosen.settings.items():
+    for key, value in best_trial.settings.items():
         *groups, name = key.split(".")
-        place = values
+        group_values = values
         for group in groups:
-            place = place.setdefault(group, {})
-        place[name] = value
+            group_values = group_values.setdefault(group, {})
+        group_values[name] = value
     return "\n".join(lines) + "\n" + yaml.safe_dump(values, sort_keys=False)
 
 

@@ -1,8 +1,9 @@
-"""Accelerate: python examples/frameworks/accelerate_loop.py
+"""A loop with Accelerate: python examples/frameworks/accelerate_loop.py
 
-The closure accumulates, without accelerator.accumulate(), and averages over processes with its last part only. With
-several of them Accelerate wraps the network itself, so both gradients are averaged, as under sync_perturbation=True.
-mixed_precision="fp16" is refused, since its scaler calls step() itself; clip_norm= clips the direction.
+The closure accumulates gradients itself, without accelerator.accumulate(), and averages over processes with its last
+part only. With several processes Accelerate wraps the network itself, so both gradients are averaged, as with
+sync_perturbation=True. mixed_precision="fp16" is refused, because its scaler calls step() itself. clip_norm= clips the
+direction of the step.
 """
 
 import contextlib
@@ -39,9 +40,9 @@ def prepared(method: str):
 
 def trained(method: str) -> torch.nn.Module:
     with tempfile.TemporaryDirectory() as folder:
-        for begun in range(task.EPOCHS):
+        for epochs_done in range(task.EPOCHS):
             accelerator, (model, optimizer, schedule) = prepared(method)
-            if begun:
+            if epochs_done:
                 accelerator.load_state(folder)
             epoch(accelerator, model, optimizer, schedule)
             accelerator.save_state(folder)

@@ -1,8 +1,8 @@
-"""DistributedDataParallel, accumulating under no_sync(): torchrun --nproc_per_node 2 examples/frameworks/ddp.py
+"""DistributedDataParallel with accumulation: torchrun --nproc_per_node 2 examples/frameworks/ddp.py
 
-Each process perturbs along the gradient of its own share of the batch, which the optimizer keeps from being averaged;
-the gradients at the perturbed weights are averaged with the last part. In one process that is step() with a closure for
-each share.
+All parts but the last run under no_sync(). Each process perturbs along the gradient of its own share of the batch,
+which the optimizer does not let DistributedDataParallel average. The gradients at the perturbed weights are averaged
+with the last part. In one process, step() with a closure for each share does the same.
 """
 
 import contextlib
@@ -36,21 +36,21 @@ def epoch(model, optimizer, schedule) -> None:
 
 def trained(method: str) -> torch.nn.Module:
     with tempfile.TemporaryFile() as file:
-        for begun in range(task.EPOCHS):
+        for epochs_done in range(task.EPOCHS):
             model = DistributedDataParallel(task.network())
             optimizer = task.optimizer_for(method, model)
-            everything = model, optimizer, task.schedule_for(optimizer, BATCH)
-            if begun:
+            objects = model, optimizer, task.schedule_for(optimizer, BATCH)
+            if epochs_done:
                 file.seek(0)
-                for each, state in zip(everything, torch.load(file, weights_only=True), strict=True):
-                    each.load_state_dict(state)
-            epoch(*everything)
-            torch.save([each.state_dict() for each in everything], file)
+                for item, state in zip(objects, torch.load(file, weights_only=True), strict=True):
+                    item.load_state_dict(state)
+            epoch(*objects)
+            torch.save([item.state_dict() for item in objects], file)
     return model.module
 
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     task.compare(trained, BATCH, SHARES)
-    gc.collect()  # the group's threads end with the last model that refers to it, and must before the program does
+    gc.collect()  # frees the models, so that the process group's threads end before the program does
     dist.destroy_process_group()

@@ -1,7 +1,7 @@
 """FSDP2 with a distributed checkpoint: torchrun --nproc_per_node 2 examples/frameworks/fsdp.py
 
-Norms are over all shards. Both gradients are averaged over the processes, so the perturbation is that of the whole
-batch. Methods that work on whole tensors (ZSharp, bSAM, ESAM) are refused.
+Norms are taken over all shards. Both gradients are averaged over the processes, so the perturbation is that of the
+whole batch. Methods that need whole tensors (ZSharp, bSAM, ESAM) are refused.
 """
 
 import tempfile
@@ -36,16 +36,18 @@ def epoch(model, optimizer, schedule) -> None:
 def trained(method: str) -> torch.nn.Module:
     folder = [tempfile.mkdtemp()]
     dist.broadcast_object_list(folder)
-    for begun in range(task.EPOCHS):
+
+    for epochs_done in range(task.EPOCHS):
         model = fully_shard(task.network(), mesh=init_device_mesh("cpu", (SHARES,)))
         optimizer = task.optimizer_for(method, model)
         schedule = task.schedule_for(optimizer, BATCH)
-        everything = {"model": model, "optimizer": optimizer, "schedule": schedule}
-        if begun:
-            optimizer.create_state()  # for the checkpoint to be loaded into
-            checkpoint.load(everything, checkpoint_id=folder[0])
+        objects = {"model": model, "optimizer": optimizer, "schedule": schedule}
+        if epochs_done:
+            optimizer.create_state()  # the checkpoint is loaded into this state
+            checkpoint.load(objects, checkpoint_id=folder[0])
         epoch(model, optimizer, schedule)
-        checkpoint.save(everything, checkpoint_id=folder[0])
+        checkpoint.save(objects, checkpoint_id=folder[0])
+
     model.unshard()
     return model
 

@@ -1,8 +1,8 @@
 """Hugging Face's Trainer: python examples/frameworks/huggingface_trainer.py
 
-The Trainer calls backward() for each part and then step(), without a closure. So the two halves of a step lie around
-the second pass, which goes over the same parts again; the Trainer's step() is the second half. max_grad_norm=0 leaves
-clipping to clip_norm=; fp16=True is refused, since its scaler calls step() itself.
+The Trainer calls backward() for each part and then step(), without a closure. So training_step() calls first_step()
+after the last part and runs the second pass over the same parts; the Trainer's step() is then the second half of the
+step. max_grad_norm=0 leaves clipping to clip_norm=. fp16=True is refused, because its scaler calls step() itself.
 """
 
 import tempfile
@@ -15,9 +15,9 @@ from transformers import Trainer, TrainingArguments
 class SharpnessAwareTrainer(Trainer):
     parts = ()
 
-    def training_step(self, model, inputs, *others):
-        loss = super().training_step(model, inputs, *others)
-        self.parts = (*self.parts, (dict(inputs), *others))
+    def training_step(self, model, inputs, *more):
+        loss = super().training_step(model, inputs, *more)
+        self.parts = (*self.parts, (dict(inputs), *more))
         if self.accelerator.sync_gradients:  # the batch is complete
             if self.optimizer.optimizer.first_step(zero_grad=True):
                 for part in self.parts:
@@ -37,6 +37,7 @@ class Classifier(torch.nn.Module):
 
 def trained(method: str) -> torch.nn.Module:
     images = [{"x": x, "labels": y} for x, y in task.dataset()]
+
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder, num_train_epochs=task.EPOCHS, per_device_train_batch_size=task.PART,
@@ -46,8 +47,8 @@ def trained(method: str) -> torch.nn.Module:
         for checkpoint in (None, f"{folder}/checkpoint-{task.IMAGES // (task.PARTS * task.PART)}"):
             model = Classifier()
             optimizer = task.optimizer_for(method, model.network)
-            both = optimizer, task.schedule_for(optimizer)
-            trainer = SharpnessAwareTrainer(model, arguments, train_dataset=images, optimizers=both)
+            pair = optimizer, task.schedule_for(optimizer)
+            trainer = SharpnessAwareTrainer(model, arguments, train_dataset=images, optimizers=pair)
             trainer.train(resume_from_checkpoint=checkpoint)
     return model.network
 

@@ -1,8 +1,8 @@
 """Lightning's automatic optimization: python examples/frameworks/lightning_automatic.py
 
-Lightning gives step() its closure. With accumulate_grad_batches it accumulates outside that closure, which then has the
-last part only: such a step is refused, and needs manual optimization. So is precision="16-mixed", whose scaler calls
-step() itself. clip_norm= clips the direction; gradient_clip_val would clip either gradient.
+Lightning passes a closure to step(). With accumulate_grad_batches it accumulates outside that closure, which then has
+the last part only. Such a step is refused; use manual optimization instead. precision="16-mixed" is refused too: its
+scaler calls step() itself. clip_norm= clips the direction of the step; gradient_clip_val would clip each gradient.
 """
 
 import tempfile

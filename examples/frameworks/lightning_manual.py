@@ -21,7 +21,7 @@ class Classifier(lightning.LightningModule):
 
         def closure():
             optimizer.zero_grad()
-            for x, y in zip(*(both.split(task.PART) for both in batch), strict=True):
+            for x, y in zip(*(tensor.split(task.PART) for tensor in batch), strict=True):
                 loss = task.loss_of(self.network, x, y) / task.PARTS
                 self.manual_backward(loss)
             return loss
@@ -37,6 +37,7 @@ class Classifier(lightning.LightningModule):
 def trained(method: str) -> torch.nn.Module:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
+
         for epochs in (1, task.EPOCHS):
             trainer = lightning.Trainer(
                 max_epochs=epochs, accelerator="cpu", precision="bf16-mixed", default_root_dir=folder, logger=False,

@@ -1,7 +1,7 @@
-"""What the examples share: a small network, batches in parts, and the plain loop that their weights are compared with.
+"""The task of the framework examples: a small network, batches in parts, and a plain loop to compare weights with.
 
-Mixed precision, accumulation, clipping and a schedule by the step; half way each example saves a checkpoint, and goes
-on from it with new objects.
+Training uses mixed precision, accumulation, clipping and a schedule that changes with every step. Halfway, each example
+saves a checkpoint and continues from it with new objects.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,8 +18,7 @@ from sam_bench.data import synthetic
 from sam_bench.models.registry import model as build_model
 
 METHODS = {"SAM": SAM, "GSAM": GSAM}
-EPOCHS, PARTS, PART, IMAGES = 2, 2, 20, 240
-"""A batch is PARTS times PART images."""
+EPOCHS, PARTS, PART, IMAGES = 2, 2, 20, 240  # a batch has PARTS parts of PART images each
 
 
 def dataset() -> TensorDataset:
@@ -28,10 +27,14 @@ def dataset() -> TensorDataset:
 
 
 def parts_of(rank: int, shares: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Of each batch, which `shares` processes have, the parts of one of them: images and labels."""
+    """Yield the share of one process of each batch, as a list of parts: images and labels.
+
+    Args:
+        shares: number of processes that a batch is divided among.
+    """
     for batch in DataLoader(dataset(), shares * PARTS * PART):
-        own = (both.chunk(shares)[rank].split(PART) for both in batch)
-        yield list(zip(*own, strict=True))
+        share = (tensor.chunk(shares)[rank].split(PART) for tensor in batch)
+        yield list(zip(*share, strict=True))
 
 
 def network() -> nn.Module:
@@ -54,7 +57,7 @@ def schedule_for(optimizer: torch.optim.Optimizer, batch: int = PARTS * PART) ->
 
 
 def closure_for(model: nn.Module, optimizer: SharpnessAware, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
-    """Gradients of the mean over all parts, added up one after the other."""
+    """Return a closure that accumulates the gradient of the mean loss, part by part."""
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -68,7 +71,10 @@ def closure_for(model: nn.Module, optimizer: SharpnessAware, x: Tensor, y: Tenso
 
 
 def plain_loop(name: str, batch: int, shares: int) -> nn.Module:
-    """The network as a loop without a framework trains it, in one go; each share of a batch is perturbed by itself."""
+    """Return the network that a loop without a framework trains, without a checkpoint in between.
+
+    Each share of a batch has its own perturbation.
+    """
     model = network()
     optimizer = optimizer_for(name, model)
     schedule = schedule_for(optimizer, batch)
@@ -81,13 +87,21 @@ def plain_loop(name: str, batch: int, shares: int) -> nn.Module:
 
 
 def compare(trained: Callable[[str], nn.Module], batch: int = PARTS * PART, shares: int = 1) -> None:
-    """Print how far a framework's weights are from the plain loop's; in one process its running statistics, too."""
-    several = dist.is_initialized()
+    """Print the greatest difference between the framework's weights and the plain loop's.
+
+    In a single process, BatchNorm's running statistics are compared as well.
+
+    Args:
+        trained: function that trains with the framework, given the name of a method, and returns the network.
+        batch: number of images of a batch.
+        shares: number of shares of a batch that are perturbed separately.
+    """
+    is_distributed = dist.is_initialized()
     for name in METHODS:
-        ours, plain = trained(name), plain_loop(name, batch, shares)
-        pairs = list(zip(ours.parameters(), plain.parameters(), strict=True))
-        if not several:
-            pairs += zip(ours.buffers(), plain.buffers(), strict=True)
+        framework_model, plain_model = trained(name), plain_loop(name, batch, shares)
+        pairs = list(zip(framework_model.parameters(), plain_model.parameters(), strict=True))
+        if not is_distributed:
+            pairs += zip(framework_model.buffers(), plain_model.buffers(), strict=True)
         difference = max((a - b).abs().max().item() for a, b in pairs)
-        if not several or dist.get_rank() == 0:
+        if not is_distributed or dist.get_rank() == 0:
             print(f"{name}: greatest difference to the plain loop {difference:g}")

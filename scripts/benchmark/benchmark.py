@@ -1,11 +1,11 @@
-"""What training costs here, measured side by side with its lower bound and with what many write themselves.
+"""Measure the cost of training on this machine, beside its lower bound and a loop as many users write it.
 
 python scripts/benchmark/benchmark.py --models resnet20 --no-scaling --minutes 10
 
-Every case is a process of its own. Those that are compared take turns; ratios are of the same round, and medians over
-the rounds are given with their quartiles. They warm up one after the other, since convolutions and compiled kernels are
-chosen by timing them. A comparison whose steps are slow ends after two minutes, and at least 3 rounds. Data and report
-are written after every comparison; earlier files of these names are kept.
+Every case runs in a process of its own. The cases of a comparison take turns. Ratios are taken within a round, and the
+report gives their medians over the rounds, with quartiles. Cases warm up one after the other, because torch chooses
+convolutions and compiled kernels by timing them. A comparison ends after two minutes if at least 3 rounds are done.
+Data and report are written after every comparison. Earlier files of the same name are kept under another name.
 """
 
 import argparse
@@ -37,21 +37,21 @@ from scripts.process_tree import ending, kill_trees
 CASE = Path(__file__).with_name("case.py")
 LEAST_ROUNDS = 3
 COMPARISON_SECONDS = 120.0
+#: Seconds that a case has to answer; compiling a deep network takes minutes.
 PATIENCE = 900.0
-"""Seconds that a case may take for an answer; compiling a deep network takes minutes."""
+#: Seconds that a case has to end by itself.
 ENDING = 20.0
-"""Seconds that it may take to end by itself."""
 
 
 class OutOfTime(UserError):
-    """The deadline came before an answer."""
+    """An error: the deadline passed before an answer came."""
 
 
 class CaseProcess:
-    """A process that works when it is told to.
+    """A child process that runs steps of a case on request.
 
     Args:
-        deadline: by `time.monotonic()`, when it is killed if it has not answered.
+        deadline: the `time.monotonic()` at which it is killed if it has not answered.
     """
 
     def __init__(self, case: Case, deadline: float):
@@ -66,65 +66,74 @@ class CaseProcess:
         self.steps = case.period
 
     def ready(self) -> None:
-        """Wait until it is warm, and note what it knows by then."""
-        self.result = CaseResult(self.case, facts=self._answer(), turns=[])
+        """Wait until the process has warmed up, and store the facts that it reports."""
+        self.result = CaseResult(self.case, facts=self._read_answer(), turns=[])
 
     def calibrate(self, seconds: float) -> None:
-        """Let a turn take about so many seconds."""
+        """Choose the number of steps so that a turn takes about this many seconds."""
         period = self.case.period
         self.steps = period * max(1, math.ceil(seconds / self.turn()["seconds"] / period))
 
     def turn(self) -> dict[str, float]:
-        """Return seconds and passes of a step, on average over a turn."""
+        """Run a turn, and return the mean seconds and passes of its steps."""
         return self.ask(self.steps)
 
     def ask(self, command: int | str) -> dict[str, float]:
-        """Return what it answers: seconds and passes of what it did.
+        """Send a command, and return the answer: seconds and passes of what the process did.
+
+        Args:
+            command: a number of steps, or "evaluate".
 
         Raises:
-            OutOfTime: the deadline came first.
-            ConfigError: it says why it cannot, or it ended, or it took too long.
+            OutOfTime: the deadline passed before the answer.
+            ConfigError: the process reported an error, ended, or took longer than `PATIENCE`.
         """
-        with contextlib.suppress(OSError):  # of one that has ended: there will be no answer
+        with contextlib.suppress(OSError):  # the process has ended; reading its answer reports that
             print(command, file=self.process.stdin, flush=True)
-        return self._answer()
+        return self._read_answer()
 
-    def _answer(self) -> dict[str, Any]:
-        watchdog = threading.Timer(min(PATIENCE, self._left()), kill_trees, ([self.process.pid],))
+    def _read_answer(self) -> dict[str, Any]:
+        watchdog = threading.Timer(min(PATIENCE, self._seconds_left()), kill_trees, ([self.process.pid],))
         watchdog.start()
         line = self.process.stdout.readline()
         watchdog.cancel()
-        if not self._left():
+        if not self._seconds_left():
             raise OutOfTime("no time")
         answer = json.loads(line) if line else {"error": "it ended, or did not answer"}
         if "error" in answer:
             raise ConfigError(answer["error"])
         return answer
 
-    def _left(self) -> float:
+    def _seconds_left(self) -> float:
         """Return the seconds until the deadline."""
         return max(0.0, self.deadline - time.monotonic())
 
     def end(self) -> None:
-        """Let it end by itself while there is time for that, then kill what is left of it and of what it started."""
-        with ending(self.process, min(ENDING, self._left())), contextlib.suppress(OSError):
+        """Give the process some time to end by itself, then kill it and its remaining descendants."""
+        with ending(self.process, min(ENDING, self._seconds_left())), contextlib.suppress(OSError):
             self.process.stdin.close()
         self.process.wait()
 
 
 def measure(comparison: Comparison, rounds: int, seconds: float, deadline: float) -> tuple[ComparisonResult, list[str]]:
-    """Warm the cases up, one after the other, and let them take turns until the deadline at most.
+    """Warm the cases up one after the other, then let them take turns, at most until the deadline.
+
+    Args:
+        rounds: number of turns of each case.
+        seconds: approximate duration of a turn.
+        deadline: a `time.monotonic()`.
 
     Returns:
-        What was measured; and what could not be measured, and why.
+        The measurements; and a line for each case that could not be measured, with the reason.
 
     Raises:
-        OutOfTime: the deadline came before a few rounds were done.
-        ConfigError: a case failed later than in its warm-up.
+        OutOfTime: the deadline passed before `LEAST_ROUNDS` rounds were done.
+        ConfigError: a case failed after its warm-up.
     """
     running: dict[Case, CaseProcess] = {}
     failed: list[str] = []
     evaluation = None
+
     try:
         warm_up(comparison, running, failed, deadline)
         take_turns(list(running.values()), rounds, seconds)
@@ -136,12 +145,13 @@ def measure(comparison: Comparison, rounds: int, seconds: float, deadline: float
     finally:
         for process in running.values():
             process.end()
+
     results = [process.result for process in running.values()]
     return ComparisonResult(comparison.question, comparison.model, results, evaluation), failed
 
 
 def warm_up(comparison: Comparison, running: dict[Case, CaseProcess], failed: list[str], deadline: float) -> None:
-    """Start the cases, and note those that run, and why others do not."""
+    """Start the cases one after the other; add each to `running`, or the reason why it does not run to `failed`."""
     for case in comparison.cases:
         running[case] = CaseProcess(case, deadline)
         try:
@@ -152,18 +162,21 @@ def warm_up(comparison: Comparison, running: dict[Case, CaseProcess], failed: li
 
 
 def take_turns(processes: list[CaseProcess], rounds: int, seconds: float) -> None:
-    """Let cases take turns; what each answered is kept of every round that all of them finished.
+    """Let the cases take turns, and store the answers of each round that all cases finished.
 
     Raises:
-        OutOfTime: those are too few.
-        ConfigError: one of them failed.
+        OutOfTime: fewer than `LEAST_ROUNDS` rounds were finished in time.
+        ConfigError: a case failed.
     """
-    until = time.monotonic() + COMPARISON_SECONDS
+    time_limit = time.monotonic() + COMPARISON_SECONDS
     for process in processes:
         process.calibrate(seconds)
+
     for number in range(rounds if processes else 0):
-        if number >= LEAST_ROUNDS and time.monotonic() > until:
+        if number >= LEAST_ROUNDS and time.monotonic() > time_limit:
             return
+
+        # Another case begins each round, so that none always runs first.
         first = number % len(processes)
         try:
             latest = [(process, process.turn()) for process in processes[first:] + processes[:first]]
@@ -176,14 +189,14 @@ def take_turns(processes: list[CaseProcess], rounds: int, seconds: float) -> Non
 
 
 class Output:
-    """What was measured until now, on the disk after every comparison, and what was not.
+    """The benchmark's data and report, which are written after every comparison.
 
     Args:
-        folder: is made, if need be.
-        began: when, by `time.monotonic()`.
+        folder: created if it does not exist.
+        began: the `time.monotonic()` at which the benchmark began.
 
     Raises:
-        StateError: it cannot be written to.
+        StateError: the folder cannot be created.
     """
 
     def __init__(self, folder: Path, hardware: Hardware, began: float):
@@ -191,52 +204,54 @@ class Output:
         self.path = folder / f"{name}.json"
         self.began = began
         self.begun = False
-        about = {"device": hardware.name, "precision": hardware.precision, **code_versions(), "minutes": 0.0}
-        self.data: dict[str, Any] = about | {"comparisons": [], "not_measured": []}
+        header = {"device": hardware.name, "precision": hardware.precision, **code_versions(), "minutes": 0.0}
+        self.data: dict[str, Any] = header | {"comparisons": [], "not_measured": []}
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StateError(f"--out {folder} cannot be made: {error}") from error
+            raise StateError(f"--out {folder} cannot be created: {error}") from error
 
     def leave_out(self, reason: str) -> None:
-        """Note what was not measured."""
+        """Record why something was not measured."""
         self.data["not_measured"].append(reason)
         print(f"Not measured: {reason}", file=sys.stderr, flush=True)
         self._write()
 
     def add(self, measured: ComparisonResult) -> None:
-        """Note what was measured."""
+        """Add the results of a comparison."""
         self.data["comparisons"].append(dataclasses.asdict(measured))
         self._write()
 
     def _write(self) -> None:
-        """Write data and report; what was there before is kept under a name with its time."""
+        """Write data and report; the first time, rename earlier files to names with their time."""
         if not self.begun:
             self.begun = True
             for path in filter(Path.exists, (self.path, self.path.with_suffix(".md"))):
-                then = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
-                path.rename(path.with_stem(f"{path.stem}-until-{then}"))
+                modified = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
+                path.rename(path.with_stem(f"{path.stem}-until-{modified}"))
+
         self.data["minutes"] = round((time.monotonic() - self.began) / 60, 1)
         write_atomically(self.path, (json.dumps(self.data, indent=1) + "\n").encode())
         write_atomically(self.path.with_suffix(".md"), (report(self.data) + "\n").encode())
 
 
 def options_of(description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of the benchmark's options, for this script and those that pass them on."""
-    words = parser(description)
-    add = words.add_argument
+    """Return the parser of the benchmark's options, for this script and for scripts that pass the options on."""
+    arguments_parser = parser(description)
+    add = arguments_parser.add_argument
+
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
     add("--models", default="resnet8,resnet20,wrn16_8", type=names_of(choices("model"), "models"), help="networks")
     methods = "sgd,sam,asam,gsam,wsam,looksam"
     add("--methods", default=methods, type=method_names, help="compared with SGD, or all")
     add("--rounds", default=7, type=at_least(LEAST_ROUNDS), help="turns of each case; quartiles need 3")
-    add("--seconds", default=1.0, type=float, help="about so many a turn")
-    add("--scaling", default=True, action=argparse.BooleanOptionalAction, help="batch sizes, widths, threads, GPUs")
-    add("--minutes", default=math.inf, type=at_least(0.001, float), help="then all ends, and what is missing is named")
-    add("--only", default="", help="comparisons with one of these texts, with commas between them, in their names")
+    add("--seconds", default=1.0, type=float, help="approximate duration of a turn")
+    add("--scaling", default=True, action=argparse.BooleanOptionalAction, help="vary batch size, width, threads, GPUs")
+    add("--minutes", default=math.inf, type=at_least(0.001, float), help="time limit; the report names what is missing")
+    add("--only", default="", help="only comparisons whose names contain one of these texts; separate them by commas")
     add("--out", default=Path("results/benchmark"), type=Path, help="folder of the data and the report")
-    return words
+    return arguments_parser
 
 
 @errors_as_messages()
@@ -246,6 +261,7 @@ def main(arguments: list[str]) -> None:
     hardware = Hardware.choose(options.device, options.precision)
     plan = Plan(hardware.device.type, hardware.precision)
     comparisons = chosen(plan.comparisons(options.models, options.methods, options.scaling), options.only.split(","))
+
     output = Output(options.out, hardware, began)
     for comparison in comparisons:
         measure_into(output, comparison, options, began + 60 * options.minutes)
@@ -253,19 +269,21 @@ def main(arguments: list[str]) -> None:
 
 
 def chosen(comparisons: Sequence[Comparison], texts: Sequence[str]) -> list[Comparison]:
-    """Return the comparisons that have one of these texts in their names.
+    """Return the comparisons whose names contain one of the texts.
 
     Raises:
-        ConfigError: none has one of them.
+        ConfigError: no comparison's name contains one of the texts.
     """
     for text in texts:
-        if not any(text in str(each) for each in comparisons):
-            raise ConfigError(f"--only {text}: there are {', '.join(dict.fromkeys(map(str, comparisons)))}")
-    return [each for each in comparisons if any(text in str(each) for text in texts)]
+        if not any(text in str(comparison) for comparison in comparisons):
+            raise ConfigError(
+                f"--only {text}: no such comparison. There are {', '.join(dict.fromkeys(map(str, comparisons)))}"
+            )
+    return [comparison for comparison in comparisons if any(text in str(comparison) for text in texts)]
 
 
 def measure_into(output: Output, comparison: Comparison, options: argparse.Namespace, deadline: float) -> None:
-    """Measure a comparison, and note what came of it."""
+    """Measure a comparison, and add its results, or the reason why there are none, to the output."""
     try:
         if time.monotonic() > deadline:
             raise OutOfTime("no time")

@@ -1,9 +1,9 @@
-"""One process of the benchmark: gets ready, then works as often as it is told, and says how long it took.
+"""One process of the benchmark, which warms up, then runs steps on request and reports how long they took.
 
 python scripts/benchmark/case.py '{"kind": "ours", "model": "resnet20", "method": "sam", "device": "cpu"}'
 
-Started by `scripts/benchmark/benchmark.py` with the fields of a `Case`. It reads a line from standard input for each
-turn, the number of steps or "evaluate", and writes a line of JSON to standard output. Images are generated, in
+`scripts/benchmark/benchmark.py` starts it with the fields of a `Case`. For each turn it reads one line from standard
+input, a number of steps or "evaluate", and writes one line of JSON to standard output. The images are generated, with
 CIFAR-10's size and number.
 """
 
@@ -39,38 +39,42 @@ T = TypeVar("T")
 
 
 def network(name: str) -> torch.nn.Module:
-    """Return a network that the configuration has, as it is before training."""
+    """Return an untrained network of `conf/model`."""
     return build_network(compose(["data=synthetic", f"model={name}"]))
 
 
 def configured(hardware: Hardware) -> Hardware:
-    """Return the hardware, told to be fast."""
+    """Return the hardware, configured for speed rather than determinism."""
     hardware.configure(deterministic=False)
     return hardware
 
 
 def endless(epoch: Callable[[], Iterator[T]]) -> Iterator[T]:
-    """Yield what one epoch after the other does."""
+    """Yield the items of one epoch after another, without end."""
     while True:
         yield from epoch()
 
 
 class Work:
-    """What a case repeats: its step."""
+    """A base class for what a case measures.
+
+    Attributes:
+        step: the action that is repeated and timed.
+    """
 
     hardware: Hardware
     step: Callable[[], Any]
 
     def passes(self) -> float:
-        """Return the number of passes until now, where they are counted."""
+        """Return the number of passes so far; 0 if they are not counted."""
         return 0.0
 
     def facts(self) -> dict[str, Any]:
-        """Return what is known once it is warm."""
+        """Return facts that are known after the warm-up."""
         return {}
 
     def timed(self, action: Callable[[], Any], count: int) -> dict[str, float]:
-        """Return seconds and passes of an action, on average over so many, and the peak memory until now."""
+        """Repeat an action, and return its mean seconds and passes, and the peak memory so far in bytes."""
         self.hardware.synchronize()
         before = self.passes()
         began = time.perf_counter()
@@ -83,30 +87,30 @@ class Work:
 
 
 class Ours(Work):
-    """Steps of a training run, with everything on: data, augmentation, schedules, totals."""
+    """Steps of a real training run, with data, augmentation, schedules and running totals."""
 
     def __init__(self, case: Case):
         self.case = case
         trainer = {name: getattr(case, name) for name in ("batch_size", "device", "precision", "engine")}
-        trainer |= {"epochs": ENDLESS, "eval_every": ENDLESS, "drop_last": "true"}  # every step is of a whole batch
+        trainer |= {"epochs": ENDLESS, "eval_every": ENDLESS, "drop_last": "true"}  # only whole batches
         overrides = [f"trainer.{name}={value}" for name, value in trainer.items()]
         config = compose(["data=synthetic", f"model={case.model}", f"optimizer={case.method}", *overrides])
         spec = RunSpec.resolve(config)
         self.hardware = configured(spec.hardware)
         processes = Processes(self.hardware.device.type)
         self.training = prepare(config, load_data(config.data), self.hardware, spec.engine, processes)
-        self.training.epoch = 1  # in the first one a user is told how long the whole run will take
+        self.training.epoch = 1  # skips epoch 0, which also prints an estimate of the whole run's time
         self.pauses = self.training.run()
 
     def step(self) -> None:
         if next(self.pauses):
-            next(self.pauses)  # the pause after an epoch is none after a step
+            next(self.pauses)  # the run also pauses after an epoch, without taking a step
 
     def passes(self) -> float:
         return self.training.optimizer.passes
 
     def evaluate(self) -> None:
-        """Evaluate on the test set, as after an epoch."""
+        """Evaluate on the test set, as a run does after an epoch."""
         training = self.training
         arguments = training.test, training.config.trainer.eval_batch_size, self.hardware, training.processes
         evaluate(training.eval_model, *arguments)
@@ -117,7 +121,7 @@ class Ours(Work):
 
 
 class LowerBound(Work):
-    """Forward and backward passes on a fixed batch, and nothing else."""
+    """Forward and backward passes on one fixed batch, and nothing else."""
 
     def __init__(self, case: Case):
         self.hardware = configured(Hardware.choose(case.device, case.precision))
@@ -127,22 +131,22 @@ class LowerBound(Work):
         images = torch.randn(case.batch_size, 3, 32, 32, device=device)
         self.images = images.contiguous(memory_format=torch.channels_last)
         self.labels = torch.randint(0, CLASSES, (len(images),), device=device)
-        self.loss = self._loss if case.engine == "eager" else torch.compile(self._loss)
-        self.step = self._captured() if case.engine == "graph" else self._pass
+        self.loss = self._compute_loss if case.engine == "eager" else torch.compile(self._compute_loss)
+        self.step = self._capture() if case.engine == "graph" else self._run_pass
 
-    def _captured(self) -> Callable[[], None]:
+    def _capture(self) -> Callable[[], None]:
         graphs = CudaGraphs(self.hardware.device)
         with graphs.warmup():
             for _ in range(WARMUP_STEPS):
-                self._pass()
-        return graphs.capture(self._pass)
+                self._run_pass()
+        return graphs.capture(self._run_pass)
 
-    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _compute_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with self.hardware.autocast():
             logits = self.model(images)
         return cross_entropy(logits, labels, SMOOTHING)
 
-    def _pass(self) -> None:
+    def _run_pass(self) -> None:
         for p in self.model.parameters():
             p.grad = None
         self.loss(self.images, self.labels).backward()
@@ -150,15 +154,15 @@ class LowerBound(Work):
     def facts(self) -> dict[str, Any]:
         counter = FlopCounterMode(display=False)
         with counter:
-            self._loss(self.images, self.labels).backward()
+            self._compute_loss(self.images, self.labels).backward()
         return {"flop": counter.get_total_flops(), "device": self.hardware.name, "precision": self.hardware.precision}
 
 
 class UsersSteps(Work):
-    """Steps of a loop as many write it: see `users_loop.py`."""
+    """Steps of a loop as many users write it; see `users_loop.py`."""
 
     def __init__(self, case: Case):
-        from scripts.benchmark.users_loop import UsersLoop  # needs torchvision and pytorch-optimizer
+        from scripts.benchmark.users_loop import UsersLoop  # here, because it needs torchvision and pytorch-optimizer
 
         self.hardware = Hardware.choose(case.device, "fp32")
         torch.manual_seed(0)
@@ -169,7 +173,7 @@ class UsersSteps(Work):
 
 
 class PreparedBatches(Work):
-    """Our batches, with nothing done with them."""
+    """Batches of our data pipeline, which are prepared and not used."""
 
     def __init__(self, case: Case):
         ours = Ours(case)
@@ -180,7 +184,10 @@ class PreparedBatches(Work):
 
 
 class MatrixProduct(Work):
-    """A product of two large square matrices in the run's precision: a yardstick, which a convolution may surpass."""
+    """A product of two large square matrices in the run's precision.
+
+    It is a yardstick for FLOP/s and not a bound: a convolution may be faster.
+    """
 
     def __init__(self, case: Case):
         self.hardware = configured(Hardware.choose(case.device, case.precision))
@@ -204,14 +211,16 @@ KINDS: dict[str, Callable[[Case], Work]] = {
 
 
 def main(arguments: list[str]) -> None:
-    words = parser(__doc__)
-    words.add_argument("case", type=Case.from_json, help="the fields of a Case, as JSON")
-    case = words.parse_args(arguments).case
+    arguments_parser = parser(__doc__)
+    arguments_parser.add_argument("case", type=Case.from_json, help="the fields of a Case, as JSON")
+    case = arguments_parser.parse_args(arguments).case
     if case.kind not in KINDS:
-        words.error(f"kind is one of {', '.join(KINDS)}, not {case.kind}")
+        arguments_parser.error(f"unknown kind {case.kind}: choose one of {', '.join(KINDS)}")
+
     answers = own_output()
     synthetic.TRAIN = 50_000
     synthetic.TEST = 10_000
+
     try:
         work = KINDS[case.kind](case)
         processes = Processes(work.hardware.device.type)
@@ -222,30 +231,31 @@ def main(arguments: list[str]) -> None:
     except (UserError, ModuleNotFoundError) as error:
         print(json.dumps({"error": str(error)}), file=answers, flush=True)
         sys.exit(1)
+
     serve(work, processes, answers, facts)
 
 
 def own_output() -> TextIO:
-    """Return standard output as it is, for the answers; whatever else is printed goes nowhere."""
+    """Return a stream to standard output for the answers, and discard everything else that is printed."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return answers
 
 
 def serve(work: Work, processes: Processes, answers: TextIO, facts: dict[str, Any]) -> None:
-    """Say what is known now, then do what each line of standard input says, and answer it."""
+    """Report the facts and the time of one step, then carry out each line of standard input and answer it."""
 
-    def answer(**values: Any) -> None:
+    def send(**values: Any) -> None:
         if processes.is_main_process:
             print(json.dumps(values), file=answers, flush=True)
 
-    answer(**facts, **work.timed(work.step, 1), threads=torch.get_num_threads(), torch=torch.__version__)
+    send(**facts, **work.timed(work.step, 1), threads=torch.get_num_threads(), torch=torch.__version__)
     while command := processes.broadcast_object(sys.stdin.readline() if processes.is_main_process else None).strip():
         if command == "evaluate":
             work.evaluate()  # warms up
-            answer(**work.timed(work.evaluate, 1))
+            send(**work.timed(work.evaluate, 1))
         else:
-            answer(**work.timed(work.step, int(command)))
+            send(**work.timed(work.step, int(command)))
 
 
 if __name__ == "__main__":

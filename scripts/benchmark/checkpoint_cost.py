@@ -1,9 +1,9 @@
-"""What a checkpoint costs: bytes, seconds to save and to load, and the share of an epoch.
+"""Measure the cost of a checkpoint: bytes, seconds to save and to load, and the share of an epoch.
 
 python scripts/benchmark/checkpoint_cost.py --models resnet20,wrn16_8 --optimizer sam
 
-An epoch is counted as its number of steps times the median of a few, on generated images of CIFAR-10's size and number.
-Medians of five checkpoints, in the current folder's file system.
+The time of an epoch is its number of steps times the median time of a few steps, on generated images with CIFAR-10's
+size and number. Times of checkpoints are medians of five, in the current folder's file system.
 """
 
 import itertools
@@ -26,13 +26,13 @@ SAVES = 5
 
 @errors_as_messages()
 def main(arguments: list[str]) -> None:
-    words = parser(__doc__)
+    arguments_parser = parser(__doc__)
     models = names_of(choices("model"), "models")
-    words.add_argument("--models", default="resnet20,wrn16_8", type=models, help="networks")
-    words.add_argument("--optimizer", default="sam", help="whose state is saved, too")
-    words.add_argument("--steps", default=5, type=at_least(1), help="that are timed")
-    words.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    options = words.parse_args(arguments)
+    arguments_parser.add_argument("--models", default="resnet20,wrn16_8", type=models, help="networks")
+    arguments_parser.add_argument("--optimizer", default="sam", help="method, whose state is saved too")
+    arguments_parser.add_argument("--steps", default=5, type=at_least(1), help="number of steps that are timed")
+    arguments_parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    options = arguments_parser.parse_args(arguments)
     synthetic.TRAIN = 50_000
     synthetic.TEST = 1_000
     for number, model in enumerate(options.models):
@@ -41,20 +41,23 @@ def main(arguments: list[str]) -> None:
 
 
 def measure(ours: Ours, steps: int, heading: bool) -> None:
-    """Print a network's row."""
+    """Measure a network, and print its row of the table, after the headings if `heading` is true."""
     case = ours.case
     if heading:
         print(f"{case.method}, batch {case.batch_size}, {ours.hardware.name}, {ours.hardware.precision}\n")
         print(*table(["network", "MB", "seconds to save", "to load", "of an epoch", "share of the epoch"]), sep="\n")
+
     ours.step()  # warms up
     epoch = median(ours.timed(ours.step, 1)["seconds"] for _ in range(steps)) * ours.facts()["epoch_steps"]
-    number = itertools.count()  # each checkpoint is of another step, and so has another name
+
+    number = itertools.count()  # each checkpoint gets another step number, and so another file name
     state = ours.training.state_dict
     with tempfile.TemporaryDirectory(dir=".") as folder:
         checkpoints = Checkpoints(Path(folder), "a-run", print)
         save = median(repeat(lambda: checkpoints.save(0, next(number), {"training": state()}), number=1, repeat=SAVES))
         load = median(repeat(checkpoints.load, number=1, repeat=SAVES))
         size = checkpoints.paths()[0].stat().st_size / 1e6
+
     seconds = [f"{save:.3f}", f"{load:.3f}", f"{epoch:.0f}"]
     print(row(case.model, f"{size:.1f}", *seconds, f"{save / epoch:.3%}"), flush=True)
 

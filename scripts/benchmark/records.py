@@ -1,4 +1,4 @@
-"""What the benchmark asks and what it finds: records that are written as JSON and read back by field."""
+"""Records of the benchmark's cases, comparisons and results, which are stored as JSON."""
 
 import dataclasses
 import json
@@ -6,25 +6,26 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+#: Number of steps after which a method's steps repeat; 1 for the methods that are not named.
 PERIOD = {"looksam": 5}
-"""Steps after which a method repeats itself; 1 for the others."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What one process of the benchmark does, step by step.
+    """A case: the work that one process of the benchmark repeats.
 
     Args:
         kind: "ours", a step of our training loop; "lower bound", a forward and backward pass and nothing else;
             "user's loop", a step of `users_loop.py`; "batches", preparing one of our batches; "matmul", a product of
             two large matrices.
-        method: the optimizer of our loop.
-        engine: of our loop, "auto" too; of a lower bound "eager", "compile" or "graph".
-        precision: of a user's loop "fp32" or "autocast", else a run's.
-        workers: processes that load the batches of a user's loop.
-        processes: started by torchrun; each has its own device and its share of the batch.
-        threads: that the CPU's work is divided among; torch's default if None.
-        warmup: steps before those that are measured.
+        method: optimizer of our loop.
+        engine: "eager", "compile" or "graph"; for our loop also "auto".
+        precision: "fp32" or "autocast" for a user's loop; else a precision of `trainer.precision`.
+        batch_size: images per step, over all processes.
+        workers: number of processes that load the batches of a user's loop.
+        processes: number of processes that torchrun starts; each has its own device and its share of the batch.
+        threads: number of CPU threads of each process; torch's default if None.
+        warmup: number of steps before the measured ones.
     """
 
     kind: str
@@ -41,7 +42,7 @@ class Case:
 
     @classmethod
     def from_json(cls, text: str) -> "Case":
-        """Return the case that `to_json` has written."""
+        """Return the case from the output of `to_json`."""
         return cls(**json.loads(text))
 
     def to_json(self) -> str:
@@ -50,23 +51,23 @@ class Case:
 
     @property
     def period(self) -> int:
-        """The number of steps after which the method repeats itself."""
+        """Number of steps after which the method's steps repeat."""
         return PERIOD.get(self.method or "", 1)
 
     def __str__(self) -> str:
-        words = {"ours": f"{self.method}, {self.engine}", "lower bound": self.engine, "user's loop": self.precision}
-        count = {1: ""}.get(self.processes, f", {self.processes} processes")
+        details = {"ours": f"{self.method}, {self.engine}", "lower bound": self.engine, "user's loop": self.precision}
+        processes = {1: ""}.get(self.processes, f", {self.processes} processes")
         threads = f", {self.threads} threads" if self.threads else ""
-        return f"{self.kind} ({words[self.kind]}{count}{threads})" if self.kind in words else self.kind
+        return f"{self.kind} ({details[self.kind]}{processes}{threads})" if self.kind in details else self.kind
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Cases that take turns.
+    """A comparison of cases, which take turns.
 
     Args:
         question: "lower bound", "user's loop", "method", "engines", "threads", "batch size", "width" or "GPUs".
-        evaluated: the case of which an evaluation is timed, too.
+        evaluated: the case whose evaluation on the test set is timed as well, if any.
     """
 
     question: str
@@ -76,17 +77,17 @@ class Comparison:
 
     def __str__(self) -> str:
         last = self.cases[-1]
-        words = {"method": last.method, "batch size": f"batch {last.batch_size}"}
-        return f"{self.model}: {words.get(self.question, self.question)}"
+        names = {"method": last.method, "batch size": f"batch {last.batch_size}"}
+        return f"{self.model}: {names.get(self.question, self.question)}"
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What was measured of a case.
+    """The measurements of a case.
 
     Args:
-        facts: what its process knew once it was warm.
-        turns: seconds, passes and peak memory of a step in each round.
+        facts: facts that its process reported after its warm-up.
+        turns: mean seconds and passes of a step, and peak memory in bytes, for each round.
     """
 
     case: Case
@@ -95,36 +96,41 @@ class CaseResult:
 
     @property
     def seconds(self) -> list[float]:
-        """Seconds of a step, by round."""
+        """Seconds per step, by round."""
         return [turn["seconds"] for turn in self.turns]
 
     @property
     def median(self) -> float:
-        """The median of the seconds of a step."""
+        """Median seconds per step over the rounds."""
         return statistics.median(self.seconds)
 
     @property
     def images_per_second(self) -> float:
-        """Images of the batch over the median of the seconds."""
+        """Images per second: the batch size divided by the median seconds per step."""
         return self.case.batch_size / self.median
 
     def over(self, other: "CaseResult") -> list[float]:
-        """Return the seconds of a step over those of the other's, by round."""
-        return [mine / its for mine, its in zip(self.seconds, other.seconds, strict=True)]
+        """Return the ratio of this case's seconds per step to the other's, by round."""
+        return [mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
 
     def over_passes_of(self, other: "CaseResult") -> list[float]:
-        """Return the seconds of a step over those of as many passes of the other's, by round."""
+        """Return the ratio of this case's seconds per pass to the other's, by round.
+
+        A step of the other case counts as one pass if its passes are not counted.
+        """
         pairs = zip(self.turns, other.turns, strict=True)
-        return [a["seconds"] / (a["passes"] / (b["passes"] or 1) * b["seconds"]) for a, b in pairs]
+        return [
+            mine["seconds"] / (mine["passes"] / (theirs["passes"] or 1) * theirs["seconds"]) for mine, theirs in pairs
+        ]
 
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What was measured of a comparison.
+    """The measurements of a comparison.
 
     Args:
-        results: of the cases that got warm.
-        evaluation_seconds: of the test set, where it was timed.
+        results: results of the cases that finished their warm-up.
+        evaluation_seconds: seconds of an evaluation on the test set, if it was timed.
     """
 
     question: str
@@ -134,11 +140,11 @@ class ComparisonResult:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "ComparisonResult":
-        """Return what `dataclasses.asdict` has made a dictionary of."""
+        """Return the result from the dictionary that `dataclasses.asdict` made of it."""
         results = [CaseResult(Case(**result["case"]), result["facts"], result["turns"]) for result in data["results"]]
         return cls(data["question"], data["model"], results, data["evaluation_seconds"])
 
     def find(self, **fields: Any) -> CaseResult | None:
-        """Return the first result whose case has these fields, if there is one."""
-        matching = (each for each in self.results if fields.items() <= dataclasses.asdict(each.case).items())
+        """Return the first result whose case has these field values; None if there is none."""
+        matching = (result for result in self.results if fields.items() <= dataclasses.asdict(result.case).items())
         return next(matching, None)

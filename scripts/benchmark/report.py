@@ -1,4 +1,4 @@
-"""The benchmark's tables, from what it wrote.
+"""Print the benchmark's report again, from the data that it wrote.
 
 python scripts/benchmark/report.py results/benchmark/<device>.json
 """
@@ -16,13 +16,13 @@ from scripts.benchmark.records import CaseResult, ComparisonResult
 from scripts.markdown import table
 
 EPOCH_STEPS = math.ceil(50_000 / 128)
+#: Precisions of the users' loops.
 PRECISIONS = ("fp32", "autocast")
-"""Those of the users' loops."""
 METHOD_COLUMNS = (
     "method", "passes", "rounds", "a step", "images/s", "step / (passes × SGD's step)", "step / (passes × bare pass)"
 )  # fmt: skip
+#: Comparisons of cases that differ in a number: the title, the field with the number, and what is timed.
 COUNTED = {"threads": ("Threads", "threads", "SAM's step"), "GPUs": ("Several GPUs", "processes", "a step")}
-"""Comparisons of cases that differ in a number: the title, the field with the number, and what is timed."""
 
 
 class AgainstLowerBound:
@@ -30,6 +30,11 @@ class AgainstLowerBound:
 
     Args:
         users: the network's comparison with users' loops, if there is one.
+
+    Attributes:
+        bare: the bare passes by the engine that is used by default: eager on the CPU, CUDA graphs on a GPU.
+        compiled: the bare passes, compiled.
+        best: the faster of the two.
     """
 
     def __init__(self, measured: ComparisonResult, users: ComparisonResult | None):
@@ -47,29 +52,30 @@ class AgainstLowerBound:
 
     @property
     def complete(self) -> bool:
-        """Whether there are enough results for a table."""
+        """True if there are enough results for a table."""
         return None not in (self.bare, self.sgd, self.sam, self.batches, self.matmul)
 
     def flops(self) -> tuple[float, float]:
-        """Return the floating-point operations in a second: of SAM's step, and of the matrix product."""
+        """Return FLOP/s of SAM's step and of the matrix product."""
         return 2 * self.bare.facts["flop"] / self.sam.median, self.matmul.facts["flop"] / self.matmul.median
 
     def evaluation_share(self, result: CaseResult) -> float:
-        """Return an evaluation's seconds over those of five epochs of training."""
+        """Return the ratio of an evaluation's seconds to those of five epochs of training."""
         return self.evaluation_seconds / (5 * result.median * EPOCH_STEPS)
 
     def over_users(self, precision: str) -> tuple[CaseResult, list[float]] | None:
-        """Return a user's loop and its seconds over ours, if both were measured."""
+        """Return the user's loop and the ratios of its seconds per step to ours; None if either was not measured."""
         loop = self.users and self.users.find(kind="user's loop", precision=precision)
         ours = self.users and self.users.find(kind="ours")
         return (loop, loop.over(ours)) if loop and ours else None
 
     def summary(self) -> dict[str, str]:
-        """Return the network's column of the summary, by row."""
+        """Return the network's column of the summary: a cell for each row title."""
         rows = {"SAM's step / its two bare passes": f"{median(self.sam.over_passes_of(self.best)):.2f}"}
         for precision in PRECISIONS:
             users = self.over_users(precision)
             rows[f"a user's loop, {precision} / ours"] = f"{median(users[1]):.2f}" if users else "–"
+
         flops, peak_flops = self.flops()
         share = "–" if self.evaluation_seconds is None else f"{self.evaluation_share(self.sgd):.1%}"
         return rows | {
@@ -96,7 +102,7 @@ class AgainstLowerBound:
         return table([f"SAM's step, {len(self.sam.turns)} rounds", ""], (rows | self.details()).items())
 
     def details(self) -> dict[str, str]:
-        """Return the rows of that table that are no comparison."""
+        """Return the remaining rows of the table of SAM's step, by row title."""
         flops, peak_flops = self.flops()
         rows = {
             f"{EPOCH_STEPS} such steps (50,000 images)": f"{self.sam.median * EPOCH_STEPS:.2f} s",
@@ -107,6 +113,7 @@ class AgainstLowerBound:
             "preparing a batch": milliseconds(self.batches.seconds),
             "preparing a batch / the step": spread(self.batches.over(self.sam), "{:.2%}"),
         }
+
         if self.evaluation_seconds is not None:
             shares = f"SAM {self.evaluation_share(self.sam):.2%}, SGD {self.evaluation_share(self.sgd):.2%}"
             rows["evaluating 10,000 images (once)"] = f"{self.evaluation_seconds:.3f} s"
@@ -116,40 +123,44 @@ class AgainstLowerBound:
 
 
 def report(data: dict[str, Any]) -> str:
-    """Return all tables, as Markdown.
+    """Return the whole report in Markdown.
 
     Args:
-        data: as the benchmark writes it.
+        data: the content of the JSON file that the benchmark writes.
     """
     comparisons = read(data)
     lines = [f"# Benchmark on {data['device']}", "", introduction(data), "", *summary(data)]
     for model in dict.fromkeys(comparison.model for comparison in comparisons):
         lines += of_network([each for each in comparisons if each.model == model])
+
     for comparison in comparisons:
         if comparison.question == "engines" and comparison.results:
             lines += of_engines(comparison)
         elif comparison.question in COUNTED and comparison.results:
             lines += of_counts(comparison)
     lines += of_scaling([each for each in comparisons if each.question in ("batch size", "width")])
+
     if data["not_measured"]:
         lines += ["", f"Not measured: {'; '.join(data['not_measured'])}."]
     return "\n".join(lines)
 
 
 def read(data: dict[str, Any]) -> list[ComparisonResult]:
-    """Return the comparisons that the benchmark wrote."""
+    """Return the comparisons in the benchmark's data."""
     return [ComparisonResult.from_dict(comparison) for comparison in data["comparisons"]]
 
 
 def against_lower_bound(comparisons: list[ComparisonResult]) -> list[AgainstLowerBound]:
-    """Return each network's comparison with its lower bound, where all that a table needs was measured."""
+    """Return each network's comparison with its lower bound, if it has all results that a table needs."""
     users = {each.model: each for each in comparisons if each.question == "user's loop"}
-    found = [AgainstLowerBound(each, users.get(each.model)) for each in comparisons if each.question == "lower bound"]
-    return [network for network in found if network.complete]
+    networks = [
+        AgainstLowerBound(each, users.get(each.model)) for each in comparisons if each.question == "lower bound"
+    ]
+    return [network for network in networks if network.complete]
 
 
 def introduction(data: dict[str, Any]) -> str:
-    """Return what was measured with, and what the figures are."""
+    """Return the paragraph on versions, settings and the meaning of the numbers."""
     versions = data["versions"]
     return (
         f"{data['precision']}, torch {versions['torch']}, Python {versions['python']}, commit "
@@ -162,7 +173,7 @@ def introduction(data: dict[str, Any]) -> str:
 
 
 def summary(data: dict[str, Any]) -> list[str]:
-    """Return a table with a column for each network: ratios, medians over the rounds."""
+    """Return the summary table, with a column for each network: medians over the rounds, most of them ratios."""
     columns = {network.model: network.summary() for network in against_lower_bound(read(data))}
     if not columns:
         return []
@@ -171,7 +182,7 @@ def summary(data: dict[str, Any]) -> list[str]:
 
 
 def of_network(comparisons: list[ComparisonResult]) -> list[str]:
-    """Return a network's section: the table of SAM's step, and the table of methods, SGD and SAM first."""
+    """Return a network's section: the table of SAM's step, and the table of methods with SGD and SAM first."""
     compared = against_lower_bound(comparisons)
     rows = {"sgd": [], "sam": []}
     for comparison in comparisons:
@@ -184,7 +195,7 @@ def of_network(comparisons: list[ComparisonResult]) -> list[str]:
 
 
 def method_rows(comparison: ComparisonResult, with_sgd: bool) -> dict[str, list[str]]:
-    """Return the row of each method that was measured beside SGD and its bare passes."""
+    """Return the row of each method that was measured beside SGD and bare passes, by method."""
     sgd = comparison.find(kind="ours", method="sgd")
     bare = comparison.find(kind="lower bound")
     rows = {}
@@ -197,7 +208,7 @@ def method_rows(comparison: ComparisonResult, with_sgd: bool) -> dict[str, list[
 
 
 def of_engines(comparison: ComparisonResult) -> list[str]:
-    """Return the section on the ways to take steps."""
+    """Return the section on the engines that take the steps."""
     first = comparison.results[0]
     rows = []
     for result in comparison.results:
@@ -208,14 +219,14 @@ def of_engines(comparison: ComparisonResult) -> list[str]:
 
 
 def of_counts(comparison: ComparisonResult) -> list[str]:
-    """Return the section on cases that differ in a number."""
+    """Return the section on cases that differ in the number of threads or GPUs."""
     title, field, timed = COUNTED[comparison.question]
     rows = [(str(getattr(result.case, field)), *speed(result)) for result in comparison.results]
     return ["", f"## {title}, {comparison.model}", "", *table((comparison.question, timed, "images/s"), rows)]
 
 
 def of_scaling(comparisons: list[ComparisonResult]) -> list[str]:
-    """Return the section on batch sizes and widths, a row for each."""
+    """Return the section on batch sizes and widths, with a row for each."""
     rows = []
     for comparison in comparisons:
         sam = comparison.find(kind="ours", method="sam")
@@ -228,7 +239,7 @@ def of_scaling(comparisons: list[ComparisonResult]) -> list[str]:
 
 
 def speed(result: CaseResult) -> list[str]:
-    """Return milliseconds of a step and images in a second."""
+    """Return milliseconds per step and images per second."""
     return [milliseconds(result.seconds), f"{result.images_per_second:,.0f}"]
 
 
@@ -245,11 +256,11 @@ def milliseconds(seconds: list[float]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    words = parser(__doc__)
-    words.add_argument("data", type=Path, help="what the benchmark has written")
-    path = words.parse_args(arguments).data
+    arguments_parser = parser(__doc__)
+    arguments_parser.add_argument("data", type=Path, help="JSON file that the benchmark has written")
+    path = arguments_parser.parse_args(arguments).data
     if not path.is_file():
-        words.error(f"there is no {path}")
+        arguments_parser.error(f"{path} does not exist")
     print(report(json.loads(path.read_text(encoding="utf-8"))))
 
 

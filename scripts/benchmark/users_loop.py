@@ -1,9 +1,9 @@
-"""What many write today: a loop of their own with torchvision's transforms, a DataLoader and pytorch-optimizer's SAM.
+"""Train with a loop as many users write it: torchvision's transforms, a DataLoader and pytorch-optimizer's SAM.
 
 python scripts/benchmark/users_loop.py --seed 0 --precision autocast
 
-Trains by the quick protocol (that of `experiment=quick optimizer=sam`) and prints the test error. The benchmark
-compares its speed with ours, with --precision autocast (bfloat16) too.
+It follows the protocol of `experiment=quick optimizer=sam` and prints the test error. The benchmark compares its speed
+with ours, also with --precision autocast (bfloat16).
 """
 
 import sys
@@ -31,7 +31,7 @@ CIFAR10 = DATASETS["cifar10"]
 
 
 class Pictures(Dataset):
-    """As torchvision's CIFAR10 gives them: an image for a transform, one by one."""
+    """A data set that transforms images one by one, as torchvision's CIFAR10 does."""
 
     def __init__(self, images: Images, transform: transforms.Compose):
         self.pixels = images.pixels.permute(0, 2, 3, 1).contiguous().numpy()
@@ -46,12 +46,15 @@ class Pictures(Dataset):
 
 
 class UsersLoop:
-    """Network, loader, optimizer and what is done with them.
+    """A training loop with its network, loader and optimizer.
 
     Args:
         precision: "fp32", or "autocast" for bfloat16.
-        crop: whether images are padded and cropped.
-        epochs: of the cosine learning rate, after a warm-up of 0.4 epochs.
+        crop: True to pad and crop the images.
+        epochs: length of the cosine schedule of the learning rate, with a warm-up of 0.4 epochs.
+
+    Attributes:
+        log: loss and accuracy of each step, in the first pass.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class UsersLoop:
         self.model = model.to(device)
         self.device = device
         self.precision = precision
+
         cropped = [transforms.RandomCrop(32, padding=4)] if crop else []
         transform = transforms.Compose([*cropped, transforms.RandomHorizontalFlip(), *_TO_TENSOR])
         self.loader = DataLoader(
@@ -80,6 +84,7 @@ class UsersLoop:
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
         )
+
         self.optimizer = SAM(model.parameters(), torch.optim.SGD, rho=rho, lr=lr, momentum=0.9, weight_decay=5e-4)
         eta = learning_rate("cosine", lr=1.0, steps_per_epoch=len(self.loader), epochs=epochs, warmup_epochs=0.4)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, eta)
@@ -87,7 +92,7 @@ class UsersLoop:
         self.log: list[tuple[float, float]] = []
 
     def epoch(self) -> Iterator[None]:
-        """Train for an epoch; pauses after each step."""
+        """Train for an epoch, and yield after each step."""
         self.model.train()
         for images, labels in self.loader:
             images = images.to(self.device)
@@ -112,7 +117,7 @@ class UsersLoop:
 
     @torch.no_grad()
     def test_error(self, test: Images) -> float:
-        """Return the share of wrong answers in percent."""
+        """Return the test error in percent."""
         self.model.eval()
         wrong = 0
         for images, labels in DataLoader(Pictures(test, transforms.Compose(_TO_TENSOR)), 1000):
@@ -126,30 +131,32 @@ _TO_TENSOR = [transforms.ToTensor(), transforms.Normalize(CIFAR10.mean, CIFAR10.
 
 @errors_as_messages()
 def main(arguments: list[str]) -> None:
-    words = parser(__doc__)
-    words.add_argument("--seed", default=0, type=int, help="of the weights and the order of the images")
-    words.add_argument("--epochs", default=2, type=at_least(1), help="to train")
-    words.add_argument("--model", default="resnet8", help="network")
-    words.add_argument("--batch-size", default=128, type=at_least(1), help="images a step")
-    words.add_argument("--precision", default="fp32", choices=("fp32", "autocast"))
-    words.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    words.add_argument("--workers", default=2, type=at_least(0), help="processes that load images")
-    words.add_argument("--root", default="data", help="folder of CIFAR-10")
-    options = words.parse_args(arguments)
+    arguments_parser = parser(__doc__)
+    arguments_parser.add_argument("--seed", default=0, type=int, help="seed of the weights and the order of the images")
+    arguments_parser.add_argument("--epochs", default=2, type=at_least(1), help="number of epochs")
+    arguments_parser.add_argument("--model", default="resnet8", help="network")
+    arguments_parser.add_argument("--batch-size", default=128, type=at_least(1), help="images a step")
+    arguments_parser.add_argument("--precision", default="fp32", choices=("fp32", "autocast"))
+    arguments_parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    arguments_parser.add_argument("--workers", default=2, type=at_least(0), help="processes that load images")
+    arguments_parser.add_argument("--root", default="data", help="folder of CIFAR-10")
+    options = arguments_parser.parse_args(arguments)
+
     config = compose(["data=cifar10", f"data.root={options.root}", "data.timeout=60", f"model={options.model}"])
     dataset = load_data(config.data)
     torch.manual_seed(options.seed)
     model = build_network(config)
     device = Hardware.choose(options.device, "fp32").device
-    loading = options.batch_size, options.workers
+
+    loader_settings = options.batch_size, options.workers
     protocol = {"crop": False, "epochs": options.epochs, "lr": 0.3, "rho": 0.02}
-    loop = UsersLoop(model, dataset.train, device, options.precision, *loading, **protocol)
+    loop = UsersLoop(model, dataset.train, device, options.precision, *loader_settings, **protocol)
     seconds = sum(train_epoch(loop, epoch) for epoch in range(1, options.epochs + 1))
     print(f"test_error {loop.test_error(dataset.test):.2f}  train_seconds {seconds:.1f}")
 
 
 def train_epoch(loop: UsersLoop, epoch: int) -> float:
-    """Train for an epoch, print its loss, and return its seconds."""
+    """Train for an epoch, print its mean loss, and return its seconds."""
     began = time.perf_counter()
     for _ in loop.epoch():
         pass

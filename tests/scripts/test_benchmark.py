@@ -357,7 +357,7 @@ def test_bad_arguments_are_told_and_create_nothing(refused, arguments, said):
 
 def test_a_text_that_no_comparison_has_is_refused_with_the_names_there_are(folder):
     asked = ["--device", "cpu", "--models", "resnet8", "--methods", "sam,usam", "--no-scaling", "--only", "usam,method"]
-    with pytest.raises(SystemExit, match=r"--only method: there are .*, resnet8: usam$"):
+    with pytest.raises(SystemExit, match=r"--only method: .* There are .*, resnet8: usam$"):
         benchmark.main(asked)
     assert everything_below(folder) == []
     comparisons = Plan("cpu", "fp32").comparisons(["resnet8"], ["sam", "usam"], scaling=False)

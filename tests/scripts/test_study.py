@@ -96,7 +96,7 @@ def test_the_rows_are_trained_seed_by_seed_and_what_is_finished_stays(one_by_one
     ("rows", "arguments", "said"),
     [
         (ROWS, ["noisy4"], "did you mean noisy40"),
-        (ROWS, ["other.yaml"], "other.yaml is no file"),
+        (ROWS, ["other.yaml"], "other.yaml is not a file"),
         ("experiment: smoke\n", ["mine.yaml"], "must have title (text), experiment (text), seeds (a list)"),
         (ROWS.replace("[SAM, SGD]", "SAM"), ["mine.yaml"], "planned must be pairs"),
         (ROWS.replace("[SAM, SGD]", "[SAM, SGDD]"), ["mine.yaml"], "did you mean SGD"),
@@ -104,7 +104,7 @@ def test_the_rows_are_trained_seed_by_seed_and_what_is_finished_stays(one_by_one
         (ROWS.replace("rho=0.2", "rho=x"), ["mine.yaml"], "optimizer.rho"),
         (ROWS.replace("[3, 4]", "3"), ["mine.yaml"], "seeds (a list)"),
         (ROWS.replace("[SGD]", "[SAMM]"), ["mine.yaml"], "did you mean SAM"),
-        (ROWS.replace("optimizer.rho=0.2", "") + "  SAM once more: optimizer=sam\n", ["mine.yaml"], "are one run"),
+        (ROWS.replace("optimizer.rho=0.2", "") + "  SAM once more: optimizer=sam\n", ["mine.yaml"], "are the same run"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_run(folder, rows, arguments, said):

@@ -65,8 +65,8 @@ def test_w_and_b_keeps_what_the_live_logger_makes_of_a_run_once_and_the_report(t
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "1 runs synced, 0 were before; the report too" in done.stdout
-    assert "2 files wait for their upload: wandb sync runs/wandb" in done.stdout
+    assert "1 runs synced, 0 synced before; report synced" in done.stdout
+    assert "2 files are not uploaded yet. Upload them: wandb sync runs/wandb" in done.stdout
     of_report, of_run = sorted(uploads(), key=lambda path: "report" not in path.name)
 
     told = stored(of_run)
@@ -94,7 +94,7 @@ def test_w_and_b_keeps_what_the_live_logger_makes_of_a_run_once_and_the_report(t
 
     before = everything_below(folder)
     sync_wandb.main(["--experiment", "smoke"])
-    assert "0 runs synced, 1 were before; the report as before" in capsys.readouterr().out
+    assert "0 runs synced, 1 synced before; report unchanged" in capsys.readouterr().out
     assert everything_below(folder) == before
 
 
@@ -188,7 +188,7 @@ def test_a_server_that_fails_costs_one_line_and_the_next_sync_goes_on(server, ca
     server.fails = lambda place, id: False
     server.runs["sam_bench/smoke-b"]["history"] = [(1, {"epoch": 1})]  # what had arrived
     sync(*ONLINE)
-    assert "1 runs synced, 1 were before" in capsys.readouterr().out
+    assert "1 runs synced, 1 synced before" in capsys.readouterr().out
     for name in "ab":
         run = server.runs[f"sam_bench/smoke-{name}"]
         assert [step for step, _ in run["history"]] == [1, 2, 3]
@@ -202,8 +202,8 @@ def test_what_a_server_has_is_not_sent_again_and_what_it_has_otherwise_is_said(s
     sync(*ONLINE)
     Path("runs/wandb/synced.json").unlink()
     server.runs["sam_bench/smoke-b"]["summary"]["test_error"] = 61.0
-    assert "Error: b: W&B has another content" in refused(capsys, *ONLINE)
-    assert "0 runs synced, 1 were before" in capsys.readouterr().out
+    assert "Error: b: W&B has different content" in refused(capsys, *ONLINE)
+    assert "0 runs synced, 1 synced before" in capsys.readouterr().out
     assert server.begun == 2
 
 
@@ -218,8 +218,8 @@ def test_a_record_that_has_changed_is_said_and_the_others_are_synced(server, cap
     sync()
     write_record("a", test_error=59.0)
     write_record("c")
-    assert "Error: a: W&B has another content" in refused(capsys)
-    assert "1 runs synced, 1 were before" in capsys.readouterr().out
+    assert "Error: a: W&B has different content" in refused(capsys)
+    assert "1 runs synced, 1 synced before" in capsys.readouterr().out
     assert sorted(path.stem for path in uploads()) == ["run-smoke-a", "run-smoke-b", "run-smoke-c"]
     sync("--project", "anew")
     assert server.begun == 6
@@ -232,7 +232,7 @@ def test_the_report_is_synced_again_when_its_files_have_changed(server, capsys):
     assert server.begun == 3
     RECORDS.with_name("table.md").write_text("# smoke, anew\n")
     sync()
-    assert "0 runs synced, 2 were before; the report too" in capsys.readouterr().out
+    assert "0 runs synced, 2 synced before; report synced" in capsys.readouterr().out
     assert [path.parent.name for path in uploads()] == [
         f"offline-run-{number}-smoke-{name}" for number, name in ((1, "a"), (2, "b"), (4, "report"))
     ]
@@ -254,8 +254,8 @@ def test_a_run_that_went_to_w_and_b_as_it_trained_is_left_to_an_online_sync(serv
     mirror.touch()
     sync()
     out = capsys.readouterr().out
-    assert "1 runs synced, 0 were before" in out
-    assert "1 went to W&B as they trained; --mode online completes what is missing there" in out
+    assert "1 runs synced, 0 synced before" in out
+    assert "1 runs were sent to W&B during training; --mode online adds what is missing there" in out
     sync(*ONLINE)
     assert sorted(server.runs) == ["sam_bench/smoke-a", "sam_bench/smoke-b"]
     assert uploads() == []  # all of it is there

@@ -262,15 +262,21 @@ def test_nothing_of_the_test_set_is_read(in_this_process, folder, monkeypatch):
         (["--experiment", "smok"], "did you mean smoke"),
         (["--experiment", "smoke", "optimizer.rh=1"], "optimizer.rh"),
         (["--experiment", "smoke", "--methods", "sam", "trainer.epochs=0"], "trainer.epochs=0"),
-        (["--experiment", "smoke", "data.mixup=0.2"], "another protocol than smoke"),
-        (["--experiment", "smoke", "--only", "optimizer.rho"], "sgd has none of these, but optimizer.base.lr"),
+        (["--experiment", "smoke", "data.mixup=0.2"], "changes the protocol of smoke"),
+        (["--experiment", "smoke", "--only", "optimizer.rho"], "sgd has none of these. It has optimizer.base.lr"),
         (
             ["--experiment", "smoke", "--only", "optimizer.rho,optimizer.rh"],
             "optimizer.rh — did you mean optimizer.rho",
         ),
-        (["--experiment", "smoke", "--config-dir", ".", "optimizer.base.lr=0.3"], "not the same for all trials"),
-        (["--experiment", "smoke", "data.split=test", "--config-dir", "."], "data.split is not the same"),
-        (["--experiment", "smoke", "optimizer/base=adam", "--config-dir", "."], "optimizer/base is not the same"),
+        (
+            ["--experiment", "smoke", "--config-dir", ".", "optimizer.base.lr=0.3"],
+            "optimizer.base.lr cannot be set in tuning",
+        ),
+        (["--experiment", "smoke", "data.split=test", "--config-dir", "."], "data.split cannot be set in tuning"),
+        (
+            ["--experiment", "smoke", "optimizer/base=adam", "--config-dir", "."],
+            "optimizer/base cannot be set in tuning",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_run(folder, arguments, said):
@@ -286,7 +292,7 @@ def test_what_is_wrong_is_said_before_anything_is_run(folder, arguments, said):
         ("--experiment smoke --methods saam", "did you mean sam"),
         ("--experiment smoke --trials 0", "less than 1"),
         ("--methods sam", "--experiment"),
-        ("--experiment smoke --config-dir mine", "mine is no folder"),
+        ("--experiment smoke --config-dir mine", "mine is not a folder"),
     ],
 )
 def test_options_are_refused_in_so_many_words(refused, arguments, said):
