@@ -12,9 +12,10 @@ from sam_bench.lookup import no_such, suggestion
 
 T = TypeVar("T")
 
+#: A list in YAML, a tuple here.
 Items = Annotated[tuple[T, ...], Strict(False)]
-"""A list in YAML, a tuple here."""
 
+#: What a value of another type is not, by pydantic's name for the error.
 _TYPES = {
     "bool_type": "true or false",
     "int_type": "a whole number",
@@ -24,7 +25,6 @@ _TYPES = {
     "literal_error": "a text",
     "tuple_type": "a list, such as [{}]",
 }
-"""What a value of another type is not, by pydantic's name for the error."""
 
 _RANGES = {
     "greater_than_equal": "at least {ge:.10g}",

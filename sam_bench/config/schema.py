@@ -21,10 +21,10 @@ class BaseConfig(Settings):
     """The optimizer that takes the steps (`optimizer/base=`)."""
 
     name: Literal[*BASES]
+    #: The learning rate's greatest value, reached after the warm-up.
     lr: float = Field(gt=0)
-    """The learning rate's greatest value, reached after the warm-up."""
+    #: On every parameter.
     weight_decay: float = Field(ge=0)
-    """On every parameter."""
     #: Times `lr`, the learning rate of the biases of normalisation layers. Their weight decay is divided by it, so that
     #: a step shrinks all parameters in the same proportion.
     norm_bias_lr_factor: float = Field(default=1.0, gt=0, exclude_if=lambda value: value == 1.0)
@@ -32,8 +32,8 @@ class BaseConfig(Settings):
     nesterov: bool | None = None
     betas: Items[Annotated[float, Field(ge=0, lt=1)]] | None = None
     eps: float | None = Field(default=None, gt=0)
+    #: Of tensors that are not Muon's, where `lr` is Muon's; a schedule changes both.
     other_lr: float | None = Field(default=None, gt=0)
-    """Of tensors that are not Muon's, where `lr` is Muon's; a schedule changes both."""
 
     def model_post_init(self, context: Any) -> None:
         optional = {name: getattr(self, name) for entry in BASES.values() for name in entry.options}
@@ -65,22 +65,22 @@ class OptimizerConfig(Settings):
 
     name: str
     base: BaseConfig
+    #: Passes in which BatchNorm's running statistics change: the unperturbed one, or both.
     batchnorm: Literal["clean", "both"]
-    """Passes in which BatchNorm's running statistics change: the unperturbed one, or both."""
+    #: The greatest norm of the direction that the base optimizer is given; gradients are not clipped before.
     clip_norm: float | None = Field(default=None, gt=0)
-    """The greatest norm of the direction that the base optimizer is given; gradients are not clipped before."""
+    #: The radius ρ; where it follows a schedule, its greatest value.
     rho: float | None = Field(default=None, ge=0)
-    """The radius ρ; where it follows a schedule, its greatest value."""
+    #: Where the radius's schedule ends.
     rho_min: float | None = Field(default=None, ge=0)
-    """Where the radius's schedule ends."""
+    #: Proportional is to the learning rate, as GSAM has it; the others are functions of the step.
     rho_schedule: Literal["constant", "linear", "cosine", "proportional"] | None = None
-    """Proportional is to the learning rate, as GSAM has it; the others are functions of the step."""
+    #: Examples that share a perturbation (m-sharpness); by default all of a batch that one process has.
     m: int | None = Field(default=None, ge=1)
-    """Examples that share a perturbation (m-sharpness); by default all of a batch that one process has."""
+    #: With several processes, one perturbation for all of them, along the averaged gradient.
     sync_perturbation: bool | None = None
-    """With several processes, one perturbation for all of them, along the averaged gradient."""
+    #: The fraction of the run in which the base optimizer is alone, before the method begins (Tail-SAM).
     start_at: float | None = Field(default=None, ge=0, lt=1, exclude_if=lambda value: value == 0.0)
-    """The fraction of the run in which the base optimizer is alone, before the method begins (Tail-SAM)."""
 
     @classmethod
     def names(cls) -> list[str]:
@@ -140,10 +140,10 @@ class AveragingConfig(Settings):
     """Means of the weights, beside the raw ones (`averaging=`)."""
 
     name: Literal["none", "swa", "ema", "lookahead"]
+    #: For swa: fractions of the run; each begins a running mean of the weights after every later epoch.
     starts: Items[Annotated[float, Field(ge=0, lt=1)]] | None = None
-    """For swa: fractions of the run; each begins a running mean of the weights after every later epoch."""
+    #: For ema: after every step, mean ← decay · mean + (1 − decay) · w. For lookahead, see `Lookahead`.
     decay: float | None = Field(default=None, ge=0, lt=1)
-    """For ema: after every step, mean ← decay · mean + (1 − decay) · w. For lookahead, see `Lookahead`."""
     #: For lookahead: steps between two updates of the mean, after which the weights are set to it.
     every: int | None = Field(default=None, ge=1)
 
@@ -166,32 +166,32 @@ class AnalysisConfig(Settings):
     """
 
     name: Literal["none", "sharpness"]
+    #: Epochs between measurements while a run trains; the last epoch's weights are always measured.
     every: int | None = Field(default=None, ge=1)
-    """Epochs between measurements while a run trains; the last epoch's weights are always measured."""
+    #: How many of the training images, equally many of each class, the same for every run; not augmented.
     images: int | None = Field(default=None, ge=1)
-    """How many of the training images, equally many of each class, the same for every run; not augmented."""
+    #: Images in a pass; with the statistics of each batch also the m of m-sharpness.
     batch_size: int | None = Field(default=None, ge=1)
-    """Images in a pass; with the statistics of each batch also the m of m-sharpness."""
+    #: What batch normalisation normalises with: running statistics, or those of each batch.
     batchnorm: Literal["stored", "batch"] | None = None
-    """What batch normalisation normalises with: running statistics, or those of each batch."""
+    #: How many of the Hessian's greatest.
     eigenvalues: int | None = Field(default=None, ge=0, le=100)
-    """How many of the Hessian's greatest."""
+    #: Of an eigenpair: the length of `H v − λ v`, as a part of |λ|.
     tolerance: float | None = Field(default=None, gt=0, lt=1)
-    """Of an eigenpair: the length of `H v − λ v`, as a part of |λ|."""
+    #: Random vectors that the Hessian's trace is estimated with.
     trace_vectors: int | None = Field(default=None, ge=0)
-    """Random vectors that the Hessian's trace is estimated with."""
+    #: The ρ of worst-case sharpness.
     radii: Lengths | None = None
-    """The ρ of worst-case sharpness."""
+    #: The ρ of adaptive worst-case sharpness.
     adaptive_radii: Lengths | None = None
-    """The ρ of adaptive worst-case sharpness."""
+    #: Steps of ascent for worst-case sharpness, beyond the one-step estimate.
     ascent_steps: int | None = Field(default=None, ge=0)
-    """Steps of ascent for worst-case sharpness, beyond the one-step estimate."""
+    #: The σ of average-case sharpness.
     sigmas: Lengths | None = None
-    """The σ of average-case sharpness."""
+    #: The σ of adaptive average-case sharpness.
     adaptive_sigmas: Lengths | None = None
-    """The σ of adaptive average-case sharpness."""
+    #: Pairs of random perturbations for each σ.
     draws: int | None = Field(default=None, ge=1)
-    """Pairs of random perturbations for each σ."""
 
     def model_post_init(self, context: Any) -> None:
         optional = {name: getattr(self, name) for name in type(self).model_fields if name != "name"}
@@ -223,20 +223,20 @@ class ModelConfig(Settings):
     """The network (`model=`)."""
 
     family: Literal[*MODELS]
+    #: Layers with weights, as the family's paper counts them.
     depth: int | None = Field(default=None, ge=1)
-    """Layers with weights, as the family's paper counts them."""
+    #: For a wide residual network: how many times as many channels as ResNet's.
     width: int | None = Field(default=None, ge=1)
-    """For a wide residual network: how many times as many channels as ResNet's."""
+    #: PyramidNet's α: channels that its blocks add, all together.
     alpha: int | None = Field(default=None, ge=1)
-    """PyramidNet's α: channels that its blocks add, all together."""
+    #: ResNeXt's groups of convolutions.
     groups: int | None = Field(default=None, ge=1)
-    """ResNeXt's groups of convolutions."""
+    #: Channels in each of them, in the first stage.
     group_width: int | None = Field(default=None, ge=1)
-    """Channels in each of them, in the first stage."""
     #: The accuracy in percent that an airbench network is named after, 94 or 96.
     accuracy: int | None = Field(default=None, ge=1)
+    #: With `model=torchvision`, the name of the classifier, such as resnet18.
     arch: str | None = None
-    """With `model=torchvision`, the name of the classifier, such as resnet18."""
 
     def model_post_init(self, context: Any) -> None:
         optional = {name: getattr(self, name) for entry in MODELS.values() for name in entry.options}
@@ -276,38 +276,38 @@ class DataConfig(Settings):
     """The images, their division and their augmentation (`data=`)."""
 
     name: Literal[*DATASETS]
+    #: The folder that the data set's files are looked for in, and kept in.
     root: str = Field(exclude=True)
-    """The folder that the data set's files are looked for in, and kept in."""
+    #: Seconds that each remote source of them may take.
     timeout: float = Field(gt=0, exclude=True)
-    """Seconds that each remote source of them may take."""
+    #: Measure on the test set, or, to choose hyper-parameters, on a tenth of the training set held out.
     split: Literal["test", "val"]
-    """Measure on the test set, or, to choose hyper-parameters, on a tenth of the training set held out."""
+    #: Train on so many images only, equally many of each class.
     train_subset: int | None = Field(default=None, ge=1)
-    """Train on so many images only, equally many of each class."""
+    #: The seed of the choice of these images; null is the choice of all runs that name no seed of it.
     subset_seed: int | None = Field(default=None, ge=0, lt=2**63)
-    """The seed of the choice of these images; null is the choice of all runs that name no seed of it."""
+    #: The true labels, or some that people gave (CIFAR-10N), for training and held-out images; test labels are true.
     labels: Literal["clean", *HUMAN_LABELS] = Field(exclude_if=lambda value: value == "clean")
-    """The true labels, or some that people gave (CIFAR-10N), for training and held-out images; test labels are true."""
+    #: The share of training and held-out labels that are drawn anew; those of the test set are always the true ones.
     label_noise: float = Field(ge=0, lt=1, exclude_if=lambda value: value == 0.0)
-    """The share of training and held-out labels that are drawn anew; those of the test set are always the true ones."""
+    #: What they are drawn from: all classes, the true one too, or the others.
     noise_over: Literal["all", "others"]
-    """What they are drawn from: all classes, the true one too, or the others."""
+    #: The seed of these draws; the run's own has no part in them.
     noise_seed: int = Field(ge=0, lt=2**63)
-    """The seed of these draws; the run's own has no part in them."""
+    #: A random crop after padding, so a translation by up to `padding_pixels` on each axis.
     crop: bool
-    """A random crop after padding, so a translation by up to `padding_pixels` on each axis."""
+    #: What the padding of the crop is: zeros, or the image mirrored at its edge.
     padding: Literal["zeros", "reflect"] = Field(exclude_if=lambda value: value == "zeros")
-    """What the padding of the crop is: zeros, or the image mirrored at its edge."""
     #: Pixels of padding on each side.
     padding_pixels: int = Field(default=PADDING, ge=1, le=16, exclude_if=lambda value: value == PADDING)
+    #: A horizontal flip with probability 1/2.
     flip: bool
-    """A horizontal flip with probability 1/2."""
     #: Flip each image at random once, and all of them together in every other epoch, instead of anew in each epoch.
     alternate_flips: bool = Field(default=False, exclude_if=lambda value: not value)
+    #: With the data set's mean and standard deviation.
     normalise: bool
-    """With the data set's mean and standard deviation."""
+    #: A square box of zeros, 16×16 with probability 1/2 unless the next three settings say otherwise.
     cutout: bool
-    """A square box of zeros, 16×16 with probability 1/2 unless the next three settings say otherwise."""
     #: Rows and columns of the box.
     cutout_size: int = Field(default=CUTOUT, ge=1, le=32, exclude_if=lambda value: value == CUTOUT)
     #: The share of the images that have a box.
@@ -316,8 +316,8 @@ class DataConfig(Settings):
     )
     #: Keep the whole box within the image; otherwise up to half of it may lie outside on each axis.
     cutout_inside: bool = Field(default=False, exclude_if=lambda value: not value)
+    #: The α of mixup, by which pairs of a batch are mixed in parts of Beta(α, α); 0 for none.
     mixup: float = Field(ge=0, exclude_if=lambda value: value == 0.0)
-    """The α of mixup, by which pairs of a batch are mixed in parts of Beta(α, α); 0 for none."""
 
     def model_post_init(self, context: Any) -> None:
         if self.train_subset is not None:
@@ -394,16 +394,16 @@ class ScheduleConfig(Settings):
     """The learning rate over time (`schedule=`)."""
 
     name: Literal["step", "cosine", "linear", "constant", "triangular"]
+    #: The rate first rises linearly for so many epochs.
     warmup_epochs: float = Field(ge=0)
-    """The rate first rises linearly for so many epochs."""
+    #: The fraction of the rate from which it rises.
     warmup_start: float = Field(ge=0, le=1, exclude_if=lambda value: value == 0.0)
-    """The fraction of the rate from which it rises."""
+    #: How often the rate changes, in the warm-up too.
     every: Literal["step", "epoch"]
-    """How often the rate changes, in the warm-up too."""
+    #: Where cosine and linear end; η_min of a radius proportional to the learning rate.
     lr_min: float = Field(ge=0)
-    """Where cosine and linear end; η_min of a radius proportional to the learning rate."""
+    #: For the step schedule: fractions of the run at which the rate is multiplied by `gamma`.
     milestones: Items[Annotated[float, Field(gt=0, lt=1)]] | None = None
-    """For the step schedule: fractions of the run at which the rate is multiplied by `gamma`."""
     gamma: float | None = Field(default=None, gt=0, le=1)
     #: For the triangular schedule: the fraction of the rate at which it starts.
     start: float | None = Field(default=None, gt=0, le=1)
@@ -430,49 +430,49 @@ class TrainerConfig(Settings):
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    #: Examples in a forward pass, where a whole batch takes too much memory; one perturbation for all of them.
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Examples in a forward pass, where a whole batch takes too much memory; one perturbation for all of them."""
     eval_batch_size: int = Field(ge=1)
+    #: Epochs between evaluations; the last epoch is always evaluated.
     eval_every: int = Field(ge=1)
-    """Epochs between evaluations; the last epoch is always evaluated."""
+    #: Probability taken from the true class.
     label_smoothing: float = Field(ge=0, lt=1)
-    """Probability taken from the true class."""
     #: What is minimised over a batch. With "sum" the gradients are as many times as large as a batch has examples;
     #: losses in records stay means.
     loss_reduction: Literal["mean", "sum"] = Field(default="mean", exclude_if=lambda value: value == "mean")
     #: Parameters, by their full name in the network, that are trained for `freeze_after` epochs only.
     freeze: Items[str] | None = None
     freeze_after: int | None = Field(default=None, ge=1)
+    #: Classes that it is spread over: the K − 1 others, as the SAM example has it, or all K, as torch has it.
     smoothing_over: Literal["others", "all"]
-    """Classes that it is spread over: the K − 1 others, as the SAM example has it, or all K, as torch has it."""
     device: Literal["auto", "cpu", "cuda"]
+    #: Precision of the forward pass, by autocast; parameters are always float32. Auto: on CUDA bf16 where the hardware
+    #: has it, on the CPU the faster of bf16 and fp32 as measured here. With fp16 the loss is scaled, as much as its
+    #: gradients allow.
     precision: Literal["auto", "fp32", "bf16", "fp16"]
-    """Precision of the forward pass, by autocast; parameters are always float32. Auto: on CUDA bf16 where the hardware
-    has it, on the CPU the faster of bf16 and fp32 as measured here. With fp16 the loss is scaled, as much as its
-    gradients allow."""
+    #: Auto: a bar in a terminal, else a plain line for each epoch.
     progress: Literal["auto", "bar", "plain", "none"] = Field(exclude=True)
-    """Auto: a bar in a terminal, else a plain line for each epoch."""
+    #: How steps are taken: one operation after another, with forward and loss compiled, or (on CUDA) compiled and whole
+    #: steps captured in a CUDA graph. Auto: on CUDA the last of these that the method allows, on the CPU the first.
     engine: Literal["auto", "eager", "compile", "graph"] = Field(exclude=True)
-    """How steps are taken: one operation after another, with forward and loss compiled, or (on CUDA) compiled and whole
-    steps captured in a CUDA graph. Auto: on CUDA the last of these that the method allows, on the CPU the first."""
+    #: Leave out the images of an epoch that do not fill a batch; else they are a smaller one.
     drop_last: bool = Field(exclude=True)
-    """Leave out the images of an epoch that do not fill a batch; else they are a smaller one."""
+    #: On CUDA, kernels that give the same bits for the same input, so that an interrupted run ends as it would have;
+    #: slower. On the CPU that is so in any case.
     deterministic: bool = Field(exclude=True)
-    """On CUDA, kernels that give the same bits for the same input, so that an interrupted run ends as it would have;
-    slower. On the CPU that is so in any case."""
+    #: Steps that may be skipped because a gradient was not finite, 200 if not set; after an epoch with more of them the
+    #: run has diverged.
     max_skipped: int | None = Field(default=None, ge=0)
-    """Steps that may be skipped because a gradient was not finite, 200 if not set; after an epoch with more of them the
-    run has diverged."""
+    #: After so many the run saves a checkpoint and ends; the same command goes on from there.
     max_minutes: float | None = Field(default=None, gt=0, exclude=True)
-    """After so many the run saves a checkpoint and ends; the same command goes on from there."""
+    #: Epochs between checkpoints; one is saved at the end in any case.
     checkpoint_every: int | None = Field(default=None, ge=1, exclude=True)
-    """Epochs between checkpoints; one is saved at the end in any case."""
+    #: Minutes between checkpoints, in the middle of an epoch too.
     checkpoint_minutes: float | None = Field(default=None, gt=0, exclude=True)
-    """Minutes between checkpoints, in the middle of an epoch too."""
     #: At the run's end, measure the test error with test-time augmentation too, as `test_error_tta` of the record.
     test_time_augmentation: bool = Field(default=False, exclude=True)
+    #: Run again what is finished; the old record and run folder are moved aside.
     rerun: bool = Field(exclude=True)
-    """Run again what is finished; the old record and run folder are moved aside."""
 
     def model_post_init(self, context: Any) -> None:
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
@@ -490,10 +490,10 @@ class TrainerConfig(Settings):
 class PathsConfig(Settings):
     """Where files go."""
 
+    #: Checkpoints and whatever else a run needs while it lasts.
     runs: str = Field(exclude=True)
-    """Checkpoints and whatever else a run needs while it lasts."""
+    #: Records of finished runs, and the tables made from them.
     results: str = Field(exclude=True)
-    """Records of finished runs, and the tables made from them."""
 
     def model_post_init(self, context: Any) -> None:
         for name in ("runs", "results"):
@@ -513,10 +513,10 @@ class PathsConfig(Settings):
 class Config(Settings):
     """Everything that a run is made from."""
 
+    #: The preset's name (`experiment=`), under which records and tables are kept.
     experiment: str = Field(exclude=True)
-    """The preset's name (`experiment=`), under which records and tables are kept."""
+    #: Decides initial weights, order and augmentation.
     seed: int = Field(ge=0, lt=2**32)
-    """Decides initial weights, order and augmentation."""
     optimizer: OptimizerConfig
     averaging: AveragingConfig
     model: ModelConfig
@@ -524,8 +524,8 @@ class Config(Settings):
     schedule: ScheduleConfig
     trainer: TrainerConfig
     analysis: AnalysisConfig = Field(exclude=True)
+    #: A Python file whose methods are offered too; named on the command line only.
     plugin: str | None = Field(default=None, exclude=True)
-    """A Python file whose methods are offered too; named on the command line only."""
     logger: LoggerConfig = Field(exclude=True)
     paths: PathsConfig = Field(exclude=True)
 

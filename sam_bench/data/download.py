@@ -11,11 +11,11 @@ from pathlib import Path
 
 from sam_bench.errors import DataError
 
+#: Name and content of each file, made one at a time.
 Contents = Iterator[tuple[str, bytes]]
-"""Name and content of each file, made one at a time."""
 
+#: Told what is going on, and how many of the files are ready.
 Tell = Callable[[str, int], None]
-"""Told what is going on, and how many of the files are ready."""
 
 _DOWNLOAD = """
 import socket, sys
@@ -35,20 +35,20 @@ class Unavailable(Exception):
 class Files:
     """The files that a data set is kept in, and where they can be had."""
 
+    #: The name of the data set.
     title: str
-    """The name of the data set."""
+    #: The name of the folder that they lie in.
     folder: str
-    """The name of the folder that they lie in."""
+    #: How digests are made: sha256, or md5 where its publishers give no other.
     algorithm: str
-    """How digests are made: sha256, or md5 where its publishers give no other."""
+    #: By file. A file with another one is refused.
     digests: Mapping[str, str]
-    """By file. A file with another one is refused."""
+    #: What else may lie in `data.root`, by name, and what reads the files from it.
     local: Mapping[str, Callable[[Path], Contents]]
-    """What else may lie in `data.root`, by name, and what reads the files from it."""
+    #: By name, the sources that are asked in turn; each is given the seconds that it may take.
     remote: Mapping[str, Callable[[float], Contents]]
-    """By name, the sources that are asked in turn; each is given the seconds that it may take."""
+    #: What a user can do where all of that fails, a line each, to which the name of `data.root` is given.
     advice: tuple[str, ...]
-    """What a user can do where all of that fails, a line each, to which the name of `data.root` is given."""
 
     @property
     def anew(self) -> str:

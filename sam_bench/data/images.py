@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sam_bench.data.registry import HELD_OUT, DatasetSpec
 
+#: The seed of the held-out images, and of a subset that has no seed of its own.
 DIVISION_SEED = 20_210_428
-"""The seed of the held-out images, and of a subset that has no seed of its own."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Images:
 
     pixels: Tensor
     labels: Tensor
+    #: Where there is label noise, the labels without it; None where `labels` are those.
     true_labels: Tensor | None = None
-    """Where there is label noise, the labels without it; None where `labels` are those."""
 
     def __len__(self) -> int:
         return len(self.labels)

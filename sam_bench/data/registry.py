@@ -2,19 +2,20 @@
 
 from dataclasses import dataclass
 
+#: One training image in so many is held out by `data.split=val`.
 HELD_OUT = 10
-"""One training image in so many is held out by `data.split=val`."""
 
+#: Pixels around an image from which a random crop is taken, unless a run sets `data.padding_pixels`.
 PADDING = 4
-"""Pixels around an image from which a random crop is taken, unless a run sets `data.padding_pixels`."""
 
+#: Rows and columns of the box of zeros, unless a run sets `data.cutout_size`.
 CUTOUT = 16
-"""Rows and columns of the box of zeros, unless a run sets `data.cutout_size`."""
 
+#: The share of the images that have such a box, unless a run sets `data.cutout_probability`.
 CUTOUT_PROBABILITY = 0.5
-"""The share of the images that have such a box, unless a run sets `data.cutout_probability`."""
 
 
+#: The labels that people gave, by their names in `data.labels`, and what the published file calls them.
 HUMAN_LABELS = {
     "worse": "worse_label",
     "aggre": "aggre_label",
@@ -22,29 +23,28 @@ HUMAN_LABELS = {
     "random2": "random_label2",
     "random3": "random_label3",
 }
-"""The labels that people gave, by their names in `data.labels`, and what the published file calls them."""
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
     """What is known of a data set of 32×32 images without its code."""
 
+    #: As in `data=name`.
     name: str
-    """As in `data=name`."""
     title: str
     classes: int
     train_images: int
     test_images: int
+    #: Mean red, green and blue, between 0 and 1: what `data.normalise` subtracts.
     mean: tuple[float, float, float]
-    """Mean red, green and blue, between 0 and 1: what `data.normalise` subtracts."""
+    #: What it then divides by.
     std: tuple[float, float, float]
-    """What it then divides by."""
+    #: What reads the training and the test set from the folder of the files: "module:function".
     loader: str
-    """What reads the training and the test set from the folder of the files: "module:function"."""
+    #: The files, their digests and where they can be had, a `download.Files`: "module:name". None: it is generated.
     files: str | None = None
-    """The files, their digests and where they can be had, a `download.Files`: "module:name". None: it is generated."""
+    #: There is a file of labels that people gave to its training images.
     has_human_labels: bool = False
-    """There is a file of labels that people gave to its training images."""
 
     def available(self, split: str) -> int:
         """Return how many images there are to train on; the val split leaves some out, equally many of each class."""

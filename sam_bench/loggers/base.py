@@ -12,21 +12,21 @@ Values = Mapping[str, float | None]
 class Run:
     """What a logger is told of a run that begins, or goes on."""
 
+    #: The run's id.
     name: str
-    """The run's id."""
+    #: The preset that it belongs to.
     experiment: str
-    """The preset that it belongs to."""
+    #: The run in a few words.
     description: str
-    """The run in a few words."""
+    #: All settings that can change its result, nested as in the configuration.
     settings: Mapping[str, Any]
-    """All settings that can change its result, nested as in the configuration."""
+    #: The run's own folder, where a logger may keep files.
     folder: Path
-    """The run's own folder, where a logger may keep files."""
     epochs: int
+    #: How many steps the whole run has.
     steps: int
-    """How many steps the whole run has."""
+    #: How many of them were done before, when it goes on from a checkpoint.
     done: int
-    """How many of them were done before, when it goes on from a checkpoint."""
 
 
 class Logger(Protocol):

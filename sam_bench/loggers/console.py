@@ -9,11 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sam_bench.loggers.base import Run, Values
 
+#: What the package has to say goes through this logger: to the user here, and to whatever handlers it has besides.
 MESSAGES = logging.getLogger("sam_bench")
-"""What the package has to say goes through this logger: to the user here, and to whatever handlers it has besides."""
 
+#: Values of an epoch that a user sees.
 SHOWN = ("lr", "train_loss", "train_error", "test_loss", "test_error", "train_seconds")
-"""Values of an epoch that a user sees."""
 
 
 class Console(logging.Handler):

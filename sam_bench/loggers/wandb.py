@@ -23,13 +23,13 @@ from sam_bench.loggers.base import Run, Values
 
 MESSAGES = logging.getLogger("sam_bench")
 
+#: Seconds that a run waits, at its end, for the mirror.
 PATIENCE = 10.0
-"""Seconds that a run waits, at its end, for the mirror."""
 
 FAILED = "W&B failed and is left out; the run's own files are complete"
 
+#: The code with which the mirror's process ends when it has said why.
 SAID = 3
-"""The code with which the mirror's process ends when it has said why."""
 
 
 class Settings(fields.Settings):
