@@ -477,8 +477,8 @@ class TrainerConfig(Settings):
     #: Use deterministic CUDA kernels, which are slower, so that a resumed run has exactly the result of an
     #: uninterrupted one. On the CPU it always has.
     deterministic: bool = Field(exclude=True)
-    #: Steps that may be skipped because a gradient was not finite; null allows 200, or one in 500 of a longer run. A run
-    #: that has skipped more by the end of an epoch has diverged.
+    #: Steps that may be skipped because a gradient was not finite; null allows 200, or one in 500 of a longer run. A
+    #: run that has skipped more by the end of an epoch has diverged.
     max_skipped: int | None = Field(default=None, ge=0)
     #: Minutes after which the run saves a checkpoint and ends. The same command continues from there.
     max_minutes: float | None = Field(default=None, gt=0, exclude=True)
@@ -575,8 +575,8 @@ class Config(Settings):
         selects_examples = METHODS[self.optimizer.name].selects_examples
         if self.trainer.micro_batch_size is not None and (self.optimizer.m or selects_examples):
             raise ConfigError(
-                f"trainer.micro_batch_size={self.trainer.micro_batch_size} uses one perturbation for a whole batch: "
-                f"it does not work with {self.optimizer.name if selects_examples else 'optimizer.m'}: remove one of them"
+                f"trainer.micro_batch_size={self.trainer.micro_batch_size} uses one perturbation for a whole batch: it "
+                f"cannot be used with {self.optimizer.name if selects_examples else 'optimizer.m'}: remove one of them"
             )
         if self.trainer.drop_last and self.data.train_images < self.trainer.batch_size:
             raise ConfigError(
