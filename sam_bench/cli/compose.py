@@ -296,7 +296,7 @@ def explain(error: Exception) -> str:
     cause = error.__cause__ or error
     key = getattr(cause, "full_key", None)
     if key and key.startswith("hydra.") and " not in " in str(cause):
-        return f"Unknown setting {key}. Hydra has none of this name, nor has the launcher chosen with hydra/launcher="
+        return f"Unknown setting {key}: neither Hydra nor the chosen launcher (hydra/launcher=NAME) has it"
     if key and "is not in struct" in str(cause):
         return _explain_key(key)
     return str(error) if cause is error else f"{error}\n{cause}"

@@ -591,8 +591,8 @@ class Config(Settings):
         most = (self.data.spec.classes - 1) / self.data.spec.classes
         if self.trainer.smoothing_over == "others" and self.trainer.label_smoothing > most:
             raise ConfigError(
-                f"trainer.label_smoothing={self.trainer.label_smoothing} gives the true class less than each other: "
-                f"with trainer.smoothing_over=others and data={self.data.name} it must be at most {most}"
+                f"trainer.label_smoothing={self.trainer.label_smoothing} makes the true class less likely than the "
+                f"others: with trainer.smoothing_over=others and data={self.data.name} it must be at most {most}"
             )
 
         if self.schedule.lr_min >= self.optimizer.base.lr:

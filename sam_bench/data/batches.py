@@ -106,7 +106,7 @@ class Batches:
         device = self.labels.device
         generator = generator_for(self.seed, "epoch", epoch)
 
-        # All draws of the epoch come first, so that a resumed run gets the same ones.
+        # Drawn for the whole epoch at once, so that a run that resumes within it gets the same draws.
         order = to_device(torch.randperm(count, generator=generator), device)
         draws = self.augment.draw(count, generator).to(device)
         if self.augment.alternate_flips:

@@ -173,7 +173,7 @@ REFUSED = {
     "a typo for a launcher": (
         ["-m", "hydra/launcher=joblib", "hydra.launcher.njobs=2"],
         "hydra.launcher.njobs",
-        "none",
+        "Unknown setting",
     ),
     "an unknown launcher": (["-m", "hydra/launcher=slrum", "seed=0,1"], "hydra/launcher=slrum", "slurm"),
     "an unresolved reference": (["optimizer.rho=${nothing}"], "nothing", "not found"),
