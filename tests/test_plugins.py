@@ -140,7 +140,7 @@ BROKEN = {
         "the option start has the name of something",
     ),
     "a radius that is not said": (FILE.replace("rho=0.07, *", "*").replace("rho, **", "**"), "must take rho="),
-    "nobody's home": (None, "names nobody's home folder"),
+    "nobody's home": (None, "begins with the home folder of a user who does not exist"),
     "a default out of range": (FILE.replace("share=0.5", "share=5.0"), "share=5.0 must be"),
     "an option without a default": (FILE.replace("share=0.5", "share"), "have a default for it"),
     "another class": (FILE.replace("plugin(HalfSAM", "plugin(int"), "must be a subclass of sam_bench.SharpnessAware"),

@@ -1,4 +1,4 @@
-"""From a command line to checked configs: what Hydra composes, what is refused, and what is said of it."""
+"""Composition of checked configs from a command line, and plain messages for what Hydra refuses."""
 
 import argparse
 import contextlib
@@ -35,12 +35,13 @@ from sam_bench.lookup import no_such, suggestion
 from sam_bench.optim.registry import METHODS, MethodEntry, describe_options
 from sam_bench.runtime.environment import world_size
 
-_PACKAGED = Path(__file__).resolve().parents[1] / "conf"
-CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parents[1] / "conf"
-"""The folder of the configuration files: in a wheel inside the package, in a checkout at the top."""
+_IN_WHEEL = Path(__file__).resolve().parents[1] / "conf"
+#: The folder of the configuration files: inside the package in a wheel, at the top in a checkout.
+CONF = _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_WHEEL.parents[1] / "conf"
 
 CONFIG_NAME = "config"
 
+#: What a `_target_` may name, by its place in the configuration. Hydra calls targets, so all others are refused.
 CALLED = {
     "hydra.launcher": r"hydra_plugins\.hydra_\w+_launcher\.\w+\.[A-Z]\w*Launcher|"
     r"hydra\._internal\.core_plugins\.basic_launcher\.BasicLauncher",
@@ -48,14 +49,14 @@ CALLED = {
     r"hydra\._internal\.core_plugins\.basic_sweeper\.BasicSweeper",
     "hydra.sweeper.sampler": r"optuna\.samplers\.[A-Z]\w*Sampler",
 }
-"""What Hydra may be told to call, and where: a configuration names nothing else that is executed."""
 
 NOT_INSTALLED = "hydra/{1}={0} needs a package that is not installed: pip install -e '.[{0}]'"
 
+#: The environment variable that passes the command line's `plugin=` file to the workers of a sweep.
 PLUGIN = "SAM_BENCH_PLUGIN"
-"""The environment variable by which the workers of a sweep know the file that the command line names."""
 
 OPTIONAL = ("experiment", "sweep")
+#: The configuration's groups. Each takes exactly one option; `logger` takes several, the optional ones may have none.
 GROUPS = (
     "optimizer",
     "optimizer/base",
@@ -68,32 +69,31 @@ GROUPS = (
     "logger",
     *OPTIONAL,
 )
-"""The configuration's groups: one option of each is chosen, of loggers several."""
 
+#: A sweep of more runs than this takes long to compose, so a line announces it.
 MANY = 20
-"""Runs of a sweep that take long enough to compose to be announced."""
 
-_started = ""
-"""A name for the sweep of this command, by time."""
+#: The folder of this command's sweep, named by the time at which the command began.
+_sweep_folder = ""
 
-# Our values for a launcher meet its package's own under one name, which Hydra 1.3 warns of, and Hydra 1.4 refuses.
+# Our file for a launcher has the name of its package's own schema: Hydra 1.3 warns of that, Hydra 1.4 refuses it.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path).expanduser()), replace=True)
-OmegaConf.register_new_resolver("started", lambda: _started, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("started", lambda: _sweep_folder, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("own_settings", describe_options, replace=True)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command line asks for.
+    """The runs that a command line asks for.
 
     Args:
-        configs: of each run, as far as they are known beforehand.
-        titles: of each run, or None where they are not known.
-        launcher: its name, "basic" for this process.
-        sweep: None for a single run, or none.
-        needs_gpu: whether it cannot begin without one in this machine.
+        configs: the config of each run; of a sweeper that chooses its runs as it goes, only the first.
+        titles: the overrides of each run, or None if the runs are not known beforehand.
+        launcher: the name of Hydra's launcher; "basic" runs everything in this process.
+        sweep: the sweep, or None for a single run or none.
+        needs_gpu: whether the launcher waits for a GPU of this machine.
     """
 
     configs: list[Config]
@@ -104,17 +104,17 @@ class Asked:
 
 
 def choices(group: str, config_dir: Path | None = None) -> dict[str, Path]:
-    """Return the files of a group of the configuration, by the names that the command line has for them.
+    """Return the files of a configuration group, by option name.
 
     Args:
-        config_dir: a folder of the user's own, as `--config-dir` names it: its files come before ours.
+        config_dir: the user's folder from `--config-dir`. Its files replace ours of the same name.
     """
     folders = [CONF, *([config_dir] if config_dir else [])]
     return {path.stem: path for folder in folders for path in sorted((folder / group).glob("*.yaml"))}
 
 
 def describe_preset(experiment: str) -> str:
-    """Return what a preset's file says of it in its first lines; nothing of one that is not in `conf/`."""
+    """Return the comment at the top of a preset's file; an empty string if the preset is not in `conf/`."""
     path = choices("experiment").get(experiment)
     lines = path.read_text(encoding="utf-8").splitlines() if path else []
     comment = itertools.takewhile(lambda line: line.startswith("# "), lines)
@@ -122,75 +122,77 @@ def describe_preset(experiment: str) -> str:
 
 
 def new_command() -> None:
-    """From here on a sweep gets a folder of its own."""
-    global _started
-    _started = f"{datetime.now():%Y-%m-%d/%H-%M-%S}-{secrets.token_hex(2)}"
+    """Choose a new folder for the sweep of this command."""
+    global _sweep_folder
+    _sweep_folder = f"{datetime.now():%Y-%m-%d/%H-%M-%S}-{secrets.token_hex(2)}"
 
 
 def compose(overrides: list[str], config_dir: Path | None = None) -> Config:
-    """The config of one run, from overrides as the command line takes them.
+    """Return the config of one run, from overrides as on the command line.
 
     Args:
-        config_dir: a folder of the user's own, as `--config-dir` names it.
+        config_dir: the user's folder of configuration files, as in `--config-dir`.
 
     Raises:
-        ConfigError: they do not make a valid config.
+        ConfigError: the overrides do not make a valid config.
     """
     with composing():
-        return read(_composed(overrides, config_dir))
+        return read(_compose_with_hydra(overrides, config_dir))
 
 
 def compose_seeds(overrides: list[str], seeds: Iterable[int], config_dir: Path | None = None) -> dict[int, Config]:
-    """Return the config of a run of each seed, from overrides that name none.
+    """Return the config of one run per seed, from overrides without a seed.
 
     A setting may follow the seed, as `data.subset_seed=${seed}` does. The files are read once for all seeds.
 
     Args:
-        config_dir: a folder of the user's own, as `--config-dir` names it.
+        config_dir: the user's folder of configuration files, as in `--config-dir`.
 
     Raises:
-        ConfigError: they do not make a valid config.
+        ConfigError: the overrides do not make a valid config.
     """
     configs = {}
     with composing():
-        composed = _composed(overrides, config_dir)
+        composed = _compose_with_hydra(overrides, config_dir)
         for seed in seeds:
-            composed.seed = seed  # before anything that names it is resolved, which `read` does
+            composed.seed = seed  # `read` resolves ${seed} afterwards
             configs[seed] = read(composed)
     return configs
 
 
-def _composed(overrides: list[str], config_dir: Path | None) -> DictConfig:
+def _compose_with_hydra(overrides: list[str], config_dir: Path | None) -> DictConfig:
     load_plugins(overrides)
-    _refuse_group_words(overrides)
+    _check_group_overrides(overrides)
     return _loader(config_dir).load_configuration(CONFIG_NAME, overrides, run_mode=RunMode.RUN)
 
 
 def load_plugins(overrides: list[str]) -> None:
-    """Offer the methods of installed packages, and those of the file that the command line names with `plugin=`.
+    """Load the methods of installed packages and of the `plugin=` file, and register them with Hydra.
 
     Raises:
-        ConfigError: one of them cannot be offered, or it is not one file.
+        ConfigError: a method cannot be loaded, or `plugin=` does not name exactly one file.
     """
     plugins.load_installed()
-    words = [word for word in overrides if names_plugin(word)]
-    for word in words:
+
+    plugin_overrides = [override for override in overrides if names_plugin(override)]
+    for text in plugin_overrides:
         with composing():
-            (override,) = OverridesParser.create().parse_overrides([word])
-        if len(words) > 1 or override.is_sweep_override() or not isinstance(override.value(), str):
-            raise ConfigError(f"{' '.join(words)}: plugin takes one file, plugin=mine.py")
+            (override,) = OverridesParser.create().parse_overrides([text])
+        if len(plugin_overrides) > 1 or override.is_sweep_override() or not isinstance(override.value(), str):
+            raise ConfigError(f"{' '.join(plugin_overrides)}: plugin takes one file, such as plugin=mine.py")
         plugins.load_file(path_of("plugin", override.value()))
+
     for entry in [entry for entry in METHODS.values() if entry.package]:
-        _offer(entry)
+        _register_method(entry)
 
 
 def names_plugin(override: str) -> bool:
-    """Whether a word of the command line names a plug-in's file."""
+    """Return True if an override sets `plugin`."""
     return re.match(r"\+{0,2}plugin=", override) is not None
 
 
-def _offer(entry: MethodEntry) -> None:
-    """Let Hydra know a method that has no file in `conf/optimizer`."""
+def _register_method(entry: MethodEntry) -> None:
+    """Register a method that has no file in `conf/optimizer` with Hydra."""
     common = "two_pass" if entry.has_second_pass else "one_pass"
     radius = {"rho_schedule": "constant", "rho_min": 0.0} if entry.perturbs and not entry.has_second_pass else {}
     node = {"defaults": [{"base": "sgd"}, {"common@_here_": common}, "_self_"], "name": entry.name}
@@ -198,58 +200,70 @@ def _offer(entry: MethodEntry) -> None:
 
 
 def _check_plugin(path: str) -> None:
-    """Load the file that a configuration names, in a worker of a sweep; only the command line may name one.
+    """Load the plug-in of a composed config if this process has not, as in a worker of a sweep.
+
+    A plug-in is code that is executed, so only the command line may name one, never a configuration file.
 
     Raises:
-        ConfigError: the command line did not.
+        ConfigError: the command line did not name this file.
     """
     file = path_of("plugin", path)
     if plugins.is_loaded(file):
         return
     if os.environ.get(PLUGIN) != path:
-        raise ConfigError(f"plugin={path} is code that would be executed: name it on the command line, plugin={path}")
+        raise ConfigError(f"plugin={path} is code that is executed: give it on the command line, not in a file")
     plugins.load_file(file)
 
 
 def requested(arguments: argparse.Namespace) -> Asked:
-    """The runs that a command line asks for.
+    """Return the runs that a command line asks for.
 
-    There are none where it asks for help, say. Of a sweeper that chooses its runs as it goes, and so cannot be asked
-    beforehand, there is only the first.
+    There are none if it asks for `--help`, for example. A sweeper that chooses its runs as it goes cannot be asked
+    beforehand: only its first config is returned.
 
     Raises:
-        ConfigError: one of them is not valid.
+        ConfigError: the config of a run is not valid.
     """
     load_plugins(arguments.overrides)
-    elsewhere = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun", "config_path")
-    if any(getattr(arguments, name) for name in elsewhere):
+
+    # Hydra answers these by itself, without a run.
+    flags_without_run = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun", "config_path")
+    if any(getattr(arguments, name) for name in flags_without_run):
         return Asked([], [])
-    _refuse_group_words(arguments.overrides)
+
+    _check_group_overrides(arguments.overrides)
     with composing():
         loader = _loader(arguments.config_dir)
         name = arguments.config_name or CONFIG_NAME
         master = loader.load_configuration(
             name, arguments.overrides, run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False
         )
-        _refuse_foreign(OmegaConf.to_container(master.hydra, resolve=False), "hydra")
+        _check_targets(OmegaConf.to_container(master.hydra, resolve=False), "hydra")
+
+        # A single run.
         if not (arguments.multirun or master.hydra.mode == RunMode.MULTIRUN):
-            only = loader.load_configuration(name, arguments.overrides, run_mode=RunMode.RUN)
-            if (launcher := only.hydra.runtime.choices["hydra/launcher"]) != "basic":
-                raise ConfigError(f"hydra/launcher={launcher} is for sweeps: add -m")
-            return Asked([read(only)], [""])
-        _require_launcher(master.hydra)
+            single = loader.load_configuration(name, arguments.overrides, run_mode=RunMode.RUN)
+            if (launcher := single.hydra.runtime.choices["hydra/launcher"]) != "basic":
+                raise ConfigError(f"hydra/launcher={launcher} is for sweeps only: add -m")
+            return Asked([read(single)], [""])
+
+        _check_launcher(master.hydra)
         if world_size() > 1:
-            raise ConfigError("several processes share one run, not a sweep: start torchrun for each run, without -m")
+            raise ConfigError("a sweep cannot run under torchrun: start torchrun once for each run, without -m")
         launcher = master.hydra.runtime.choices["hydra/launcher"]
         sweep = Sweep(Path(master.hydra.sweep.dir))
+
+        # A sweeper that chooses its runs as it goes, such as Optuna's.
         if not master.hydra.sweeper["_target_"].endswith(BasicSweeper.__name__):
             config = read(master)
             if config.data.split == "test":
                 raise ConfigError(
                     f"hydra/sweeper={master.hydra.runtime.choices['hydra/sweeper']} chooses settings by their error, "
-                    "and data.split=test measures that on the test set. Add data.split=val, which holds images out"
+                    "and data.split=test measures it on the test set. Add data.split=val to use held-out images"
                 )
             return Asked([config], None, launcher, sweep)
+
+        # A grid, whose runs are all known now.
         params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
         overrides = OverridesParser.create(loader).parse_overrides(params + list(master.hydra.overrides.task))
         runs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
@@ -260,78 +274,87 @@ def requested(arguments: argparse.Namespace) -> Asked:
 
 
 def explain(error: Exception) -> str:
-    """What a user needs to know of an error of Hydra's or OmegaConf's."""
+    """Return a plain message for an error of Hydra or OmegaConf."""
     if isinstance(error, MissingConfigException) and str(error.missing_cfg_file).endswith("/submitit_slurm"):
         return NOT_INSTALLED.format("slurm", "launcher")
     if isinstance(error, MissingConfigException) and str(error.missing_cfg_file).endswith("hydra/sweeper/optuna"):
         return NOT_INSTALLED.format("optuna", "sweeper")
+
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        own = list(METHODS) if group == "optimizer" else list(choices(group))
-        if options := error.options or own:
+        known = list(METHODS) if group == "optimizer" else list(choices(group))
+        if options := error.options or known:
             return no_such(group, option, options)
+
     if isinstance(error, OverrideParseException):
         reason = str(error).splitlines()[0]
-        return f"{error.override} cannot be understood (no spaces around = and commas; quote what is special): {reason}"
+        return f"{error.override} cannot be parsed (no spaces around = and commas; quote special characters): {reason}"
     if isinstance(error, yaml.YAMLError):
         return f"a configuration file is not valid YAML: {error}"
+
+    # Hydra raises an error of its own from OmegaConf's, and only OmegaConf's has the key.
     cause = error.__cause__ or error
     key = getattr(cause, "full_key", None)
     if key and key.startswith("hydra.") and " not in " in str(cause):
-        return f"{key} is no setting of Hydra's, or none of the launcher that is chosen with hydra/launcher="
+        return f"Unknown setting {key}: neither Hydra nor the chosen launcher (hydra/launcher=NAME) has it"
     if key and "is not in struct" in str(cause):
         return _explain_key(key)
     return str(error) if cause is error else f"{error}\n{cause}"
 
 
-def _refuse_group_words(overrides: list[str]) -> None:
-    """A group has one option at a time, and always one: what else is asked of it, Hydra answers in its own terms.
+def _check_group_overrides(overrides: list[str]) -> None:
+    """Check that each override of a group chooses exactly one option.
+
+    Hydra refuses the others too, but its messages do not say how to write the override.
 
     Raises:
-        ConfigError: such a thing is asked.
+        ConfigError: an override has no key, or it removes a group, adds one, or gives it several options.
     """
-    for word in overrides:
-        prefix, group, value = re.fullmatch(r"(\+\+|\+|~|)([^=]*)=?(.*)", word, re.S).groups()
+    for override in overrides:
+        prefix, group, value = re.fullmatch(r"(\+\+|\+|~|)([^=]*)=?(.*)", override, re.S).groups()
         if prefix and not group:
-            raise ConfigError(f"{word} names nothing: settings are written key=value")
+            raise ConfigError(f"{override} has no key: write a setting as key=value")
         if group not in GROUPS:
             continue
+
         if (prefix == "~" or value == "null") and group not in OPTIONAL:
-            raise ConfigError(f"{word}: {group} cannot be left out; choose another, {group}=…")
+            raise ConfigError(f"{override}: {group} cannot be left out. Choose an option, {group}=NAME")
         if prefix in ("+", "++"):
-            raise ConfigError(f"{word}: {group} is chosen already, so that it takes no {prefix}: {group}={value}")
+            raise ConfigError(f"{override}: {group} always has an option and takes no {prefix}: write {group}={value}")
         if value.startswith(("[", "{")) and group != "logger":
-            raise ConfigError(f"{word}: {group} takes one name; for a run with each, -m {group}={value.strip('[]{}')}")
+            raise ConfigError(
+                f"{override}: {group} takes one name. For a run with each, write -m {group}={value.strip('[]{}')}"
+            )
 
 
-def _refuse_foreign(node: Any, key: str) -> None:
-    """Hydra calls what its own part of a configuration names: nothing that `CALLED` does not know shall stand there.
+def _check_targets(node: Any, key: str) -> None:
+    """Check that Hydra's own part of a configuration names no `_target_` but those in `CALLED`, since Hydra calls it.
 
     Raises:
-        ConfigError: something else does.
+        ConfigError: there is another target.
     """
     if isinstance(node, list):
         for number, item in enumerate(node):
-            _refuse_foreign(item, f"{key}[{number}]")
+            _check_targets(item, f"{key}[{number}]")
     elif isinstance(node, dict):
         for name, item in node.items():
             if name == "_target_" and not re.fullmatch(CALLED.get(key, "(?!)"), str(item)):
-                raise ConfigError(f"{key}._target_={item} is nothing that is called there: remove it")
-            _refuse_foreign(item, f"{key}.{name}")
+                raise ConfigError(f"{key}._target_={item} is not a program that Hydra may call there: remove it")
+            _check_targets(item, f"{key}.{name}")
 
 
-def _require_launcher(hydra_config: DictConfig) -> None:
+def _check_launcher(hydra_config: DictConfig) -> None:
     """Check that the package of the chosen launcher is installed.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: the launcher's package is not installed.
     """
-    if "_target_" not in hydra_config.launcher:  # which is what a package adds to the values in conf/
+    if "_target_" not in hydra_config.launcher:  # the values in conf/ have none, the package adds it
         raise ConfigError(NOT_INSTALLED.format(hydra_config.runtime.choices["hydra/launcher"], "launcher"))
 
 
 def _needs_gpu(launcher: str, hydra_config: DictConfig) -> bool:
-    """Whether Ray is to be started on this machine, with a GPU for each run."""
+    """Return True if Ray is started on this machine and reserves a GPU for each run."""
     ray = hydra_config.launcher.ray if launcher == "ray" else None
     return ray is not None and not ray.init.get("address") and bool(ray.remote.get("num_gpus"))
 
@@ -346,7 +369,7 @@ def _loader(config_dir: str | Path | None = None) -> ConfigLoaderImpl:
 
 @contextlib.contextmanager
 def composing() -> Iterator[None]:
-    """Turns what Hydra and OmegaConf raise while they compose into errors for a user."""
+    """Turn errors that Hydra and OmegaConf raise inside this context into a `ConfigError` with a plain message."""
     try:
         yield
     except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
@@ -354,61 +377,79 @@ def composing() -> Iterator[None]:
     except AttributeError as error:
         if "full_key: hydra.sweeper.params" not in str(error):
             raise
-        # OmegaConf cannot merge a dictionary into a null one, and says so in an error of Python's own.
+        # OmegaConf raises an AttributeError when it merges a dictionary into null.
         raise ConfigError(
-            "+hydra.sweeper.params cannot be added to, since it has no value here. Write each range as a setting of "
-            "its own: -m 'optimizer.rho=interval(0.01,0.3)', or 'optimizer.rho=0.1,0.2' for the basic sweeper"
+            "+hydra.sweeper.params cannot be set as a whole: it is null here. Write each range as a setting of its "
+            "own: -m 'optimizer.rho=interval(0.01,0.3)', or 'optimizer.rho=0.1,0.2' for the basic sweeper"
         ) from error
 
 
 def read(composed: DictConfig, choices: DictConfig | None = None) -> Config:
-    """The checked config of what Hydra has composed; its experiment is the preset's name."""
+    """Return the checked config of what Hydra has composed.
+
+    Args:
+        choices: the option of each group, which names the experiment; None takes them from `composed`.
+
+    Raises:
+        ConfigError: the config is not valid.
+    """
     if choices is None:
         choices = composed.hydra.runtime.choices
-        _refuse_values_for_sgd(composed)
+        _check_values_of_base(composed)
     for group in ("experiment", "sweep", "tuned"):
         if group in composed:
             raise ConfigError(f"{group}={choices[group]} has no effect: its file must begin with # @package _global_")
+
     values: Any = {key: node for key, node in OmegaConf.to_container(composed, resolve=False).items() if key != "hydra"}
     values = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+
     if isinstance(values.get("plugin"), str):
         _check_plugin(values["plugin"])
     plugins.load_installed()
     return Config.build(values | {"experiment": str(choices.get("experiment") or "default")})
 
 
-def _refuse_values_for_sgd(composed: DictConfig) -> None:
-    """Presets, and what was tuned for them, have learning rate and weight decay of SGD: no other optimizer takes them.
+def _check_values_of_base(composed: DictConfig) -> None:
+    """Check that a base optimizer from the command line does not get the learning rate or weight decay of a preset.
+
+    Presets, and the values tuned for them, are for SGD. They would be wrong for any other base optimizer.
 
     Raises:
-        ConfigError: one that the command line chooses would.
+        ConfigError: a preset's learning rate or weight decay, and no value of the command line, would be used.
     """
-    typed: Any = OmegaConf.to_container(composed.hydra.overrides.task)  # as it was: ${seed} is not looked up there
-    words = dict(word.lstrip("+").partition("=")[::2] for word in typed)
+    typed: Any = OmegaConf.to_container(composed.hydra.overrides.task)  # unresolved: ${seed} cannot be found there
+    overrides = dict(override.lstrip("+").partition("=")[::2] for override in typed)
     base = composed.hydra.runtime.choices["optimizer/base"]
-    if "optimizer/base" not in words or base == "sgd":
+    if "optimizer/base" not in overrides or base == "sgd":
         return
-    sources = [Path(source.path) for source in composed.hydra.runtime.config_sources if source.schema == "file"]
-    own = OmegaConf.load(next(path for s in sources if (path := s / "optimizer" / "base" / f"{base}.yaml").exists()))
+
+    # The base optimizer's own values, from the first folder that has its file.
+    folders = [Path(source.path) for source in composed.hydra.runtime.config_sources if source.schema == "file"]
+    own = OmegaConf.load(next(path for f in folders if (path := f / "optimizer" / "base" / f"{base}.yaml").exists()))
+
     keys = [f"optimizer.base.{key}" for key in ("lr", "weight_decay")]
-    taken = {key: own[key.rpartition(".")[2]] for key in keys if key not in words}
-    taken = {key: value for key, value in taken.items() if OmegaConf.select(composed, key) != value}
-    if taken:
-        theirs = " and ".join(f"{key}={OmegaConf.select(composed, key)}" for key in taken)
-        ours = " ".join(f"{key}={value}" for key, value in taken.items())
-        raise ConfigError(f"optimizer/base={base} would take {theirs}, chosen for sgd: say {ours}, or another value")
+    replaced = {key: own[key.rpartition(".")[2]] for key in keys if key not in overrides}
+    replaced = {key: value for key, value in replaced.items() if OmegaConf.select(composed, key) != value}
+    if replaced:
+        of_preset = " and ".join(f"{key}={OmegaConf.select(composed, key)}" for key in replaced)
+        of_base = " ".join(f"{key}={value}" for key, value in replaced.items())
+        raise ConfigError(
+            f"optimizer/base={base} would use {of_preset}, chosen for sgd: set {of_base}, or another value"
+        )
 
 
 def _explain_key(key: str) -> str:
-    """Why a key that Hydra does not find cannot be set."""
+    """Return why a key that Hydra does not find cannot be set."""
     if key == "launcher":
-        return "launcher is no setting — did you mean hydra/launcher?"
+        return "Unknown setting launcher — did you mean hydra/launcher?"
+
     *groups, name = key.split(".")
-    place: type[Settings] | None = Config
+    settings: type[Settings] | None = Config
     for group in groups:
-        place = place.group(group) if place else None
-    if place is None:
-        return f"{key} is no setting{suggestion(groups[0], Config.names())}"
-    if name in place.names():
-        return f"{key} has no meaning with what is chosen for {'.'.join(groups)}; remove it or choose another"
-    return place.unknown(name, ".".join(groups))
+        settings = settings.group(group) if settings else None
+
+    if settings is None:
+        return f"Unknown setting {key}{suggestion(groups[0], Config.names())}"
+    if name in settings.names():
+        return f"{key} has no meaning for the chosen {'.'.join(groups)}: remove it, or choose another"
+    return settings.unknown(name, ".".join(groups))

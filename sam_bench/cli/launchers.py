@@ -1,18 +1,18 @@
-"""What has to be known of Hydra's launchers, which begin the runs of a sweep."""
+"""Facts about Hydra's launchers, which start the runs of a sweep."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """How a launcher's runs are reached, and what becomes of them."""
+    """The place where a launcher runs its jobs, and how they are stopped."""
 
+    #: The runs are on this machine, so their data and device are checked here.
     local: bool = False
-    """Its runs are done on this machine: what they need is looked for here."""
+    #: The runs watch the sweep's folder for a request to end; runs of other launchers get a signal.
     stopped_by_file: bool = False
-    """When its sweep is asked to end, the sweep's folder tells the runs; others are sent a signal."""
+    #: The launcher may start a job again if its process ends without a result, as after a signal.
     requeues: bool = False
-    """It may begin a job again whose process ends without a result, which is what a signal makes of it."""
 
 
 LAUNCHERS = {
@@ -26,5 +26,5 @@ LAUNCHERS = {
 
 
 def launcher(name: str) -> Launcher:
-    """The launcher of this name; of one that is not known, nothing is taken for granted."""
+    """Return the launcher of this name; an unknown one has none of the properties above."""
     return LAUNCHERS.get(name, Launcher())

@@ -1,4 +1,4 @@
-"""The command line: composes, checks, calls `run`; of a sweep, each run's outcome and their sum."""
+"""The command line: composes and checks the runs, trains them, and prints a summary of a sweep."""
 
 import contextlib
 import math
@@ -28,95 +28,107 @@ from sam_bench.runtime.signals import SIGNALS, Interruption
 if typing.TYPE_CHECKING:
     from sam_bench.runs.spec import RunSpec
 
+#: A run failed.
 EXIT_RUN = 1
-"""A run failed."""
+#: An error was found before any run started.
 EXIT_CONFIG = 2
-"""Nothing was begun."""
+#: Runs were asked to end; the same command continues them.
 EXIT_RESUMABLE = 75
-"""Runs were asked to end; the same command goes on."""
+#: Ctrl-C came outside of a run.
 EXIT_INTERRUPTED = 130
-"""Ctrl-C came outside of a run."""
 
-AGAIN = "The same command goes on from the last checkpoints, where there are any."
+AGAIN = "The same command continues from the last checkpoints, if there are any."
 
+#: The specs that this process has resolved in its checks, by config. A worker in another process resolves its own.
 _specs: dict[Config, "RunSpec"] = {}
-"""What this process has worked out of its runs; a worker elsewhere works it out itself."""
 
 
 def main() -> None:
-    """The command line. Every run that it asks for is composed and checked before anything is created."""
+    """Run the command line. Every run is composed and checked before anything is created."""
     with lossy_output():
         _main()
 
 
 def _main() -> None:
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here as they are; what is shown of them is decided below
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     new_command()
     try:
         check_processes()
-        asked = requested(get_args_parser().parse_args())
-        if asked.configs and asked.configs[0].plugin is not None:
-            os.environ[PLUGIN] = asked.configs[0].plugin
-        if asked.configs:
-            _check(asked)
-        if asked.sweep is None:
+        request = requested(get_args_parser().parse_args())
+
+        # Workers of a sweep load the plug-in too, but do not see the command line.
+        if request.configs and request.configs[0].plugin is not None:
+            os.environ[PLUGIN] = request.configs[0].plugin
+
+        if request.configs:
+            _check(request)
+        if request.sweep is None:
             with composing():
                 _hydra_main()
         else:
-            sys.exit(_sweep(asked))
+            sys.exit(_sweep(request))
     except UserError as error:
         _stop(EXIT_CONFIG, error)
     except KeyboardInterrupt:
         _stop(EXIT_INTERRUPTED, f"Interrupted. {AGAIN}")
 
 
-def _check(asked: Asked) -> None:
-    """Find out whether all runs can be done, and keep what was worked out of them.
+def _check(request: Asked) -> None:
+    """Check that every run can be done, and keep the resolved specs.
 
     Raises:
-        UserError: one of them cannot.
+        UserError: a run cannot be done.
     """
-    from sam_bench.runs import run  # imports torch, which is worth its seconds only now
+    from sam_bench.runs import run  # imports torch, which takes seconds
 
-    if asked.needs_gpu and not run.has_gpu():
-        raise ConfigError("Ray would wait for a GPU, and there is none here: hydra.launcher.ray.remote.num_gpus=0")
+    if request.needs_gpu and not run.has_gpu():
+        raise ConfigError(
+            "hydra/launcher=ray waits for a GPU, and this machine has none: set hydra.launcher.ray.remote.num_gpus=0"
+        )
     _specs.clear()
-    _specs.update(run.check(asked.configs, here=launcher(asked.launcher).local))
+    _specs.update(run.check(request.configs, here=launcher(request.launcher).local))
 
 
-def _sweep(asked: Asked) -> int:
-    """Let Hydra launch the runs of a sweep, and say what became of them; returns the exit code."""
+def _sweep(request: Asked) -> int:
+    """Let Hydra launch the runs of a sweep, print a summary, and return the exit code."""
     code = 0
-    asked.sweep.begin()
-    told = launcher(asked.launcher).stopped_by_file
-    workers = Interruption(tell=asked.sweep.stop) if told else contextlib.nullcontext()
+    request.sweep.begin()
+
+    # Workers that watch the sweep's folder get no signal: a signal to this process creates the stop file.
+    uses_stop_file = launcher(request.launcher).stopped_by_file
+    stop_on_signal = Interruption(tell=request.sweep.stop) if uses_stop_file else contextlib.nullcontext()
+
     try:
-        with workers, composing():
+        with stop_on_signal, composing():
             _hydra_main()
     except SystemExit as stop:  # a run was asked to end, and with it the sweep
         code = stop.code
     except KeyboardInterrupt:
-        waiting = "SLURM's jobs go on; scancel makes them save and end" if "slurm" in asked.launcher else AGAIN
-        print(f"Interrupted. {waiting}", file=sys.stderr)
+        advice = (
+            "The SLURM jobs keep running; scancel makes them save and end" if "slurm" in request.launcher else AGAIN
+        )
+        print(f"Interrupted. {advice}", file=sys.stderr)
         code = EXIT_INTERRUPTED
-    except Exception as error:  # the launcher's: a killed worker, a job that a scheduler gave up
-        print(f"Error: hydra/launcher={asked.launcher} failed: {str(error).strip() or repr(error)}", file=sys.stderr)
+    except Exception as error:  # from the launcher: a worker was killed, a scheduler gave up a job
+        print(f"Error: hydra/launcher={request.launcher} failed: {str(error).strip() or repr(error)}", file=sys.stderr)
         code = EXIT_RUN
-    outcomes = asked.sweep.outcomes(asked.titles)
+
+    outcomes = request.sweep.outcomes(request.titles)
     print(summary(outcomes), flush=True)
-    if asked.sweep.stopped or any(outcome.status == "interrupted" for outcome in outcomes):
+    if request.sweep.stopped or any(outcome.status == "interrupted" for outcome in outcomes):
         return EXIT_RESUMABLE
     return code or EXIT_RUN * any(outcome.status in ("failed", "busy", "unfinished") for outcome in outcomes)
 
 
 def attempt(config: Config, words: str = "", asked_to_end: Callable[[], bool] = lambda: False) -> Outcome:
-    """Do a run, or find it done; an error is shown, and is part of the outcome.
+    """Do a run unless it is finished already, and return its outcome; an error is printed and kept in the outcome.
 
     Args:
-        words: that ask for it, its title until its name is known.
+        words: the run's overrides, which are its title until it has a name.
+        asked_to_end: returns True once the sweep wants the run to end.
 
     Raises:
-        Interrupted: it was asked to end.
+        Interrupted: the run was asked to end.
     """
     from sam_bench.runs.record import objective_of
     from sam_bench.runs.run import run
@@ -128,6 +140,7 @@ def attempt(config: Config, words: str = "", asked_to_end: Callable[[], bool] = 
         title = spec.run_id
         record, new = run(spec, asked_to_end)
         status = record["status"]
+
         if not new and is_main_process() and config.trainer.progress != "none":
             print(f"{title}  {status} before, {spec.files.record}; trainer.rerun=true runs it again", flush=True)
         status = "skipped" if not new and status == "finished" else status
@@ -136,31 +149,32 @@ def attempt(config: Config, words: str = "", asked_to_end: Callable[[], bool] = 
         interrupted.title = title
         raise
     except Exception as error:
-        who = "" if is_main_process() else f" (process {rank()})"
+        process = "" if is_main_process() else f" (process {rank()})"
         if not isinstance(error, UserError):
             traceback.print_exc()
-        elif not isinstance(error, MainProcessFailed):
-            print(f"Error{who}: {error}", file=sys.stderr, flush=True)
+        elif not isinstance(error, MainProcessFailed):  # the main process prints its own error
+            print(f"Error{process}: {error}", file=sys.stderr, flush=True)
         status = "busy" if isinstance(error, Busy) else "failed"
         return Outcome(title, status, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def _task(cfg: DictConfig) -> float:
-    """Do one run, in whatever process a launcher has chosen for it.
+    """Do one run, in the process that a launcher has chosen for it.
 
     Returns:
-        The error that a sweeper minimises, in percent; NaN where the run has no result.
+        The error that a sweeper minimises, in percent; NaN if the run has no result.
     """
-    with lossy_output():  # a worker's own; in the command's process there is one already
-        outcome = _do(cfg)
+    with lossy_output():  # for a worker's process; the command's own has it already
+        outcome = _do_run(cfg)
     return math.nan if outcome is None or outcome.objective is None else outcome.objective
 
 
-def _do(cfg: DictConfig) -> Outcome | None:
+def _do_run(cfg: DictConfig) -> Outcome | None:
     hydra_config = HydraConfig.get()
     config = read(cfg, hydra_config.runtime.choices)
     if hydra_config.mode == RunMode.MULTIRUN:
-        return _run_of_sweep(config, hydra_config)
+        return _do_run_of_sweep(config, hydra_config)
+
     try:
         outcome = attempt(config)
     except Interrupted as interrupted:
@@ -172,46 +186,52 @@ def _do(cfg: DictConfig) -> Outcome | None:
     return outcome
 
 
-def _run_of_sweep(config: Config, hydra_config: DictConfig) -> Outcome | None:
-    """Do one of a sweep's runs, and keep its outcome in the sweep's folder, whichever machine that is on.
+def _do_run_of_sweep(config: Config, hydra_config: DictConfig) -> Outcome | None:
+    """Do one run of a sweep, and write its outcome into the sweep's folder, which all machines share.
 
     Returns:
-        The outcome; None where the sweep was stopped before.
+        The outcome; None if the sweep was stopped before the run started.
     """
     sweep = Sweep(Path(hydra_config.sweep.dir))
     launched_by = hydra_config.runtime.choices["hydra/launcher"]
-    words = " ".join(hydra_config.overrides.task)
+    overrides = " ".join(hydra_config.overrides.task)
     number = hydra_config.job.num
     if sweep.stopped:
         return None
+
+    # Ctrl-C reaches joblib's workers too. The sweep's process handles it, and stops them by its stop file.
     by_signal = False
-    of_sweep = os.getppid()
-    if launched_by == "joblib":  # signals are for the process of the sweep, which lets its workers know
-        for number_of_signal in SIGNALS:
-            signal.signal(number_of_signal, signal.SIG_IGN)
+    parent = os.getppid()
+    if launched_by == "joblib":
+        for signal_number in SIGNALS:
+            signal.signal(signal_number, signal.SIG_IGN)
 
     def asked_to_end() -> bool:
-        return launcher(launched_by).stopped_by_file and (sweep.stopped or os.getppid() != of_sweep)
+        return launcher(launched_by).stopped_by_file and (sweep.stopped or os.getppid() != parent)
 
     try:
-        outcome = attempt(config, words, asked_to_end)
+        outcome = attempt(config, overrides, asked_to_end)
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr, flush=True)
         status = "finished" if interrupted.finished else "interrupted"
         by_signal = interrupted.by_signal
         outcome = Outcome(interrupted.title, status)
-    ends = outcome.status == "interrupted" or by_signal
-    if ends and by_signal and launcher(launched_by).requeues:
+    must_end = outcome.status == "interrupted" or by_signal
+
+    # Without an outcome, the launcher starts this job again.
+    if must_end and by_signal and launcher(launched_by).requeues:
         sys.exit(EXIT_RESUMABLE)
+
     try:
         sweep.note(number, outcome)
-        if ends and launched_by == "joblib":
+        if must_end and launched_by == "joblib":
             sweep.stop()
     except StateError as error:
         print(f"Error: {error}", file=sys.stderr, flush=True)
-    if launched_by == "joblib" and os.getppid() != of_sweep:  # the sweep was killed: nobody waits for this process
+
+    if launched_by == "joblib" and os.getppid() != parent:  # the sweep was killed: no process waits for this one
         os._exit(EXIT_RESUMABLE)
-    if ends and launched_by == "basic":
+    if must_end and launched_by == "basic":
         sys.exit(EXIT_RESUMABLE)
     return outcome
 

@@ -1,4 +1,4 @@
-"""What became of the runs of a sweep, wherever they ran: a file each in the sweep's folder, a summary at the end."""
+"""Outcomes of a sweep's runs: one file per run in the sweep's folder, so that any machine can write it."""
 
 import json
 from collections import Counter
@@ -7,19 +7,20 @@ from pathlib import Path
 
 from sam_bench.runs.files import write_atomically
 
+#: "finished": by this command. "skipped": finished before. "failed": ended in an error. "busy": another process has
+#: the run. "interrupted": asked to end, with a checkpoint. "unfinished": not started, killed, or still running.
 STATUSES = ("finished", "skipped", "diverged", "failed", "busy", "interrupted", "unfinished")
-"""Finished now; finished before; diverged; ended in an error; another process has it; saved on request; without an
-outcome: not begun, killed, or still on its way."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run.
+    """The outcome of one run.
 
     Args:
-        title: its name, or what was asked for where it did not get so far.
-        message: the error of one that failed.
-        objective: what a sweeper that chooses settings minimises, in percent; None without a result.
+        title: the run's name, or its overrides if it failed before it had a name.
+        status: one of `STATUSES`.
+        message: the error of a failed run.
+        objective: the error that a sweeper minimises, in percent; None without a result.
     """
 
     title: str
@@ -39,40 +40,40 @@ class Sweep:
         self.folder = folder
 
     def begin(self) -> None:
-        """Forget what an earlier sweep left in this folder, where a user has chosen it."""
-        for path in (self._stopped, *self.folder.glob("outcome-*.json")):
+        """Delete what an earlier sweep left in this folder, if the user chose the same one again."""
+        for path in (self._stop_file, *self.folder.glob("outcome-*.json")):
             path.unlink(missing_ok=True)
 
     def note(self, number: int, outcome: Outcome) -> None:
-        """Keep the outcome of the run of this number."""
+        """Write the outcome of the run with this number."""
         write_atomically(self._path(number), json.dumps(asdict(outcome), ensure_ascii=False).encode())
 
     def outcomes(self, titles: list[str] | None) -> list[Outcome]:
-        """Return the outcome of every run in launch order, `unfinished` where nothing is known.
+        """Return the outcome of every run in launch order; a run without one is "unfinished".
 
         Args:
-            titles: one for each run; None returns only the outcomes that are known.
+            titles: one for each run. None returns only the outcomes that were written.
         """
         if titles is None:
-            known = self.folder.glob("outcome-*.json")
-            return [self._read(path) for path in sorted(known, key=lambda path: int(path.stem.partition("-")[2]))]
-        found = [(self._path(number), title) for number, title in enumerate(titles)]
-        return [self._read(path) if path.exists() else Outcome(title, "unfinished") for path, title in found]
+            paths = self.folder.glob("outcome-*.json")
+            return [self._read(path) for path in sorted(paths, key=lambda path: int(path.stem.partition("-")[2]))]
+        runs = [(self._path(number), title) for number, title in enumerate(titles)]
+        return [self._read(path) if path.exists() else Outcome(title, "unfinished") for path, title in runs]
 
     def stop(self) -> None:
-        """Let no more of its runs begin."""
-        write_atomically(self._stopped, b"")
+        """Ask the runs to end, and let no more of them start."""
+        write_atomically(self._stop_file, b"")
 
     @property
     def stopped(self) -> bool:
-        return self._stopped.exists()
+        return self._stop_file.exists()
 
     @staticmethod
     def _read(path: Path) -> Outcome:
         return Outcome(**json.loads(path.read_text(encoding="utf-8")))
 
     @property
-    def _stopped(self) -> Path:
+    def _stop_file(self) -> Path:
         return self.folder / "stopped"
 
     def _path(self, number: int) -> Path:
@@ -80,10 +81,10 @@ class Sweep:
 
 
 def summary(outcomes: list[Outcome]) -> str:
-    """How many runs came to which end, and each of those that came to none."""
+    """Return the number of runs of each status, and a line for each run that did not finish."""
     counts = Counter(outcome.status for outcome in outcomes)
     shown = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status] or status in STATUSES[:4])
     lines = [f"{len(outcomes)} run{'s' if len(outcomes) != 1 else ''}: {shown}"]
-    open_ends = [outcome for outcome in outcomes if outcome.status in STATUSES[2:]]
-    lines += [f"  {each.status:<12}{each.title}{each.message and ': '}{each.message}" for each in open_ends]
+    listed = [outcome for outcome in outcomes if outcome.status in STATUSES[2:]]
+    lines += [f"  {each.status:<12}{each.title}{each.message and ': '}{each.message}" for each in listed]
     return "\n".join(lines)

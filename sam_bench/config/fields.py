@@ -1,4 +1,4 @@
-"""Groups of settings: frozen pydantic models, whose errors are one line for whoever typed the value."""
+"""Groups of settings: frozen pydantic models whose errors are one-line messages for the user."""
 
 import re
 import typing
@@ -12,20 +12,21 @@ from sam_bench.lookup import no_such, suggestion
 
 T = TypeVar("T")
 
+#: A list in YAML, a tuple here.
 Items = Annotated[tuple[T, ...], Strict(False)]
-"""A list in YAML, a tuple here."""
 
+#: What a value of the wrong type should have been, by pydantic's name for the error.
 _TYPES = {
     "bool_type": "true or false",
     "int_type": "a whole number",
     "float_type": "a number",
     "finite_number": "a finite number",
-    "string_type": "a text",
-    "literal_error": "a text",
+    "string_type": "a string",
+    "literal_error": "a string",
     "tuple_type": "a list, such as [{}]",
 }
-"""What a value of another type is not, by pydantic's name for the error."""
 
+#: The bound that a value is beyond, by pydantic's name for the error.
 _RANGES = {
     "greater_than_equal": "at least {ge:.10g}",
     "greater_than": "above {gt:.10g}",
@@ -37,18 +38,18 @@ _RANGES = {
 class Settings(BaseModel):
     """Base of every group of settings.
 
-    The fields that are dumped can change a run's result; those that cannot have `exclude`.
-    What must hold between fields is checked in `model_post_init`.
+    Fields with `exclude` cannot change a run's result; all others are part of its identity.
+    Rules between fields are checked in `model_post_init`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @classmethod
     def build(cls, values: Mapping[str, Any]) -> Self:
-        """Build a whole configuration from plain values, as a YAML file or a checkpoint holds them.
+        """Build a whole configuration from plain values, such as those of a YAML file or a checkpoint.
 
         Raises:
-            ConfigError: a key is unknown or missing, or a value is of the wrong type or breaks a rule.
+            ConfigError: a key is unknown or missing, or a value has the wrong type or breaks a rule.
         """
         try:
             return cls.model_validate(values)
@@ -64,53 +65,64 @@ class Settings(BaseModel):
 
     @classmethod
     def group(cls, name: str) -> type["Settings"] | None:
-        """Return the group of that name in this one; None where there is none."""
+        """Return the group of that name within this group; None if there is none."""
         field = cls.model_fields.get(name)
         hint = field.annotation if field else None
-        options = typing.get_args(hint) or (hint,)
-        return next((each for each in options if isinstance(each, type) and issubclass(each, Settings)), None)
+        types = typing.get_args(hint) or (hint,)
+        return next((each for each in types if isinstance(each, type) and issubclass(each, Settings)), None)
 
     @classmethod
     def all_keys(cls, path: str = "") -> list[str]:
-        """Return all settings from here on, as the command line has them; `path` is this group's own."""
-        found = []
+        """Return the command-line keys of all settings in this group and its subgroups.
+
+        Args:
+            path: the key of this group; empty for the whole configuration.
+        """
+        keys = []
         for name in cls.names():
             key = f"{path}.{name}".lstrip(".")
-            found += group.all_keys(key) if (group := cls.group(name)) else [key]
-        return found
+            keys += group.all_keys(key) if (group := cls.group(name)) else [key]
+        return keys
 
     @classmethod
     def unknown(cls, name: str, path: str) -> str:
-        """Return what to say of a name that is none of the settings here: where there is one, or what there is."""
-        elsewhere = [key for key in cls.all_keys(path) if key.endswith(f".{name}")]
-        hint = f" — did you mean {elsewhere[0]}?" if elsewhere else suggestion(name, cls.names())
+        """Return the error message for a name that is no setting of this group, with a suggestion.
+
+        Args:
+            path: the key of this group; empty for the whole configuration.
+        """
+        in_subgroups = [key for key in cls.all_keys(path) if key.endswith(f".{name}")]
+        hint = f" — did you mean {in_subgroups[0]}?" if in_subgroups else suggestion(name, cls.names())
         key = f"{path}.{name}".lstrip(".")
-        return f"{key} is no setting{hint} {path or 'The configuration'} has: {', '.join(cls.names())}"
+        return f"Unknown setting {key}{hint} {path or 'The configuration'} has: {', '.join(cls.names())}"
 
     def identity(self) -> dict[str, Any]:
-        """Return the values that can change a run's result, nested as the settings are, as JSON has them."""
+        """Return the values that can change a run's result, as nested dicts of JSON values."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
 def _explain(root: type[Settings], error: Mapping[str, Any]) -> str:
-    """Return what to say of an error that pydantic found in a configuration."""
+    """Return a one-line message for an error that pydantic found in a configuration."""
     *groups, name = (str(part) for part in error["loc"] if isinstance(part, str))
-    place = root
+    settings = root
     for group in groups:
-        place = place.group(group)
+        settings = settings.group(group)
     key = ".".join((*groups, name))
     kind = error["type"]
     value = error["input"]
+
     if kind == "extra_forbidden":
-        return place.unknown(name, ".".join(groups))
+        return settings.unknown(name, ".".join(groups))
     if kind == "missing":
-        return f"{key} has no value; give it one, {key}=…"
+        return f"{key} has no value; set {key}=…"
+
     if kind == "literal_error" and isinstance(value, str):
         return no_such(key, value, re.findall("'(.*?)'", error["ctx"]["expected"]))
     if kind in _RANGES:
         return f"{key}={value} is out of range: it must be {_RANGES[kind].format(**error['ctx'])}"
     if kind in _TYPES:
         return f"{key}={value!r} is not {_TYPES[kind].format(value)}"
-    if group := place.group(name):
-        return f"{key}={value!r} is not a group of settings; it has {', '.join(group.names())}"
+
+    if group := settings.group(name):
+        return f"{key}={value!r} must be a group of settings, with {', '.join(group.names())}"
     return f"{key}={value!r}: {error['msg']}"

@@ -1,1 +1,1 @@
-"""Images and labels: obtained, verified, loaded, cut into batches and augmented."""
+"""Images and labels: download, verification, loading, batches and augmentation."""

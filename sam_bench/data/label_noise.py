@@ -1,4 +1,4 @@
-"""Symmetric label noise: labels that are wrong on purpose, the same for every method and every seed of a run."""
+"""Symmetric label noise: random labels, the same for every method and every seed of a run."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from sam_bench.data.images import Images
 
 @dataclass(frozen=True)
 class LabelNoise:
-    """How labels are made wrong.
+    """A recipe for label noise.
 
     Args:
-        share: of N labels, int(share · N) random ones are drawn anew.
-        over: the classes that a new label is drawn from, each as likely: "all", so that a K-th of the labels drawn
-            anew are right again, or "others", all but the true one.
-        seed: of the draws, apart from a run's own.
+        share: the share of labels to replace: of N labels, int(share · N), chosen at random.
+        over: the classes that a new label is drawn from, all equally likely. "all" includes the true class, so one in
+            K new labels is correct; "others" leaves it out.
+        seed: the seed of the noise, separate from the run's own.
     """
 
     share: float
@@ -24,22 +24,23 @@ class LabelNoise:
     seed: int = 0
 
     def apply(self, images: Images, classes: int) -> Images:
-        """Return the same images with noisy labels; the true ones stay beside them.
+        """Return the same images with noisy labels; the true labels are kept as `true_labels`.
 
         Raises:
-            ValueError: the share is so small that no label is drawn anew.
+            ValueError: the share is so small that no label is replaced.
         """
         count = len(images)
-        chosen = int(self.share * count)
-        if not chosen:
-            raise ValueError(f"label noise of {self.share} draws none of {count} labels anew")
+        replaced = int(self.share * count)
+        if not replaced:
+            raise ValueError(f"label noise of {self.share} is too small: it replaces none of {count} labels")
+
         generator = torch.Generator().manual_seed(self.seed)
-        which = torch.randperm(count, generator=generator)[:chosen]
+        noisy = torch.randperm(count, generator=generator)[:replaced]
         labels = images.labels.clone()
-        labels[which] = self._drawn(labels[which], classes, generator)
+        labels[noisy] = self._draw_labels(labels[noisy], classes, generator)
         return Images(images.pixels, labels, images.labels)
 
-    def _drawn(self, labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
+    def _draw_labels(self, labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
         if self.over == "all":
             return torch.randint(classes, labels.shape, generator=generator)
         return (labels + torch.randint(1, classes, labels.shape, generator=generator)) % classes

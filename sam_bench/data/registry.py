@@ -1,20 +1,21 @@
-"""The data sets. Reading this costs no import of torch: a data set's code is loaded when its images are."""
+"""The registry of data sets. It does not import torch: a data set's code is imported when its images are loaded."""
 
 from dataclasses import dataclass
 
+#: `data.split=val` holds out one in this many training images.
 HELD_OUT = 10
-"""One training image in so many is held out by `data.split=val`."""
 
+#: Default of `data.padding_pixels`: pixels of padding on each side of an image, before a random crop.
 PADDING = 4
-"""Pixels around an image from which a random crop is taken, unless a run sets `data.padding_pixels`."""
 
+#: Default of `data.cutout_size`: rows and columns of the box of zeros.
 CUTOUT = 16
-"""Rows and columns of the box of zeros, unless a run sets `data.cutout_size`."""
 
+#: Default of `data.cutout_probability`: the share of the images that get a box.
 CUTOUT_PROBABILITY = 0.5
-"""The share of the images that have such a box, unless a run sets `data.cutout_probability`."""
 
 
+#: Sets of human labels: the name in `data.labels`, and the name in the published file.
 HUMAN_LABELS = {
     "worse": "worse_label",
     "aggre": "aggre_label",
@@ -22,32 +23,31 @@ HUMAN_LABELS = {
     "random2": "random_label2",
     "random3": "random_label3",
 }
-"""The labels that people gave, by their names in `data.labels`, and what the published file calls them."""
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What is known of a data set of 32×32 images without its code."""
+    """A registry entry for a data set of 32×32 images."""
 
+    #: The name in `data=name`.
     name: str
-    """As in `data=name`."""
     title: str
     classes: int
     train_images: int
     test_images: int
+    #: Mean of red, green and blue, for pixels between 0 and 1. `data.normalise` subtracts it.
     mean: tuple[float, float, float]
-    """Mean red, green and blue, between 0 and 1: what `data.normalise` subtracts."""
+    #: Standard deviation of red, green and blue. `data.normalise` divides by it.
     std: tuple[float, float, float]
-    """What it then divides by."""
+    #: The function that reads training and test set from the folder of the files: "module:function".
     loader: str
-    """What reads the training and the test set from the folder of the files: "module:function"."""
+    #: The `download.Files` of the data set: "module:name". None if the images are generated.
     files: str | None = None
-    """The files, their digests and where they can be had, a `download.Files`: "module:name". None: it is generated."""
+    #: There is a file of human labels for the training images.
     has_human_labels: bool = False
-    """There is a file of labels that people gave to its training images."""
 
     def available(self, split: str) -> int:
-        """Return how many images there are to train on; the val split leaves some out, equally many of each class."""
+        """Return the number of training images; the val split holds some out, equally many of each class."""
         held_out = self.train_images // HELD_OUT // self.classes * self.classes
         return self.train_images - (held_out if split == "val" else 0)
 
@@ -83,7 +83,7 @@ _SYNTHETIC = DatasetSpec(
     classes=10,
     train_images=5_000,
     test_images=1_000,
-    mean=_CIFAR10.mean,  # which it stands for
+    mean=_CIFAR10.mean,  # it stands in for CIFAR-10
     std=_CIFAR10.std,
     loader="sam_bench.data.synthetic:load",
 )

@@ -1,4 +1,4 @@
-"""A generated set that a network can learn: for tests, and for machines without any network."""
+"""A generated data set that a model can learn, for tests and for machines without internet access."""
 
 from pathlib import Path
 
@@ -17,8 +17,11 @@ _SEED = 40_961
 def load(folder: Path | None = None) -> tuple[Images, Images]:
     """Return the training and the test set: always the same images, equally many of each class.
 
-    A class is a smooth random pattern in colour; an image is its class's pattern, shifted, of random contrast, under
-    noise. There are no files, so no folder either.
+    Each class has a smooth random pattern in colour. An image is the pattern of its class, shifted, with random
+    contrast and noise.
+
+    Args:
+        folder: not used; loaders of other data sets need it.
     """
     generator = torch.Generator().manual_seed(_SEED)
     coarse = torch.randn(CLASSES, 3, 6, 6, generator=generator)

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: every logger is told the same."""
+"""The interface of loggers: the calls that a run makes to every logger."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,33 +10,38 @@ Values = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class Run:
-    """What a logger is told of a run that begins, or goes on."""
+    """A run, as loggers see it when it starts or continues."""
 
+    #: The run's id.
     name: str
-    """The run's id."""
+    #: The name of its preset.
     experiment: str
-    """The preset that it belongs to."""
+    #: A short description for the user.
     description: str
-    """The run in a few words."""
+    #: All settings that can change the result, nested as in the configuration.
     settings: Mapping[str, Any]
-    """All settings that can change its result, nested as in the configuration."""
+    #: The run's own folder, where a logger may keep files.
     folder: Path
-    """The run's own folder, where a logger may keep files."""
     epochs: int
+    #: Number of steps of the whole run.
     steps: int
-    """How many steps the whole run has."""
+    #: Number of steps that were done before, if the run continues from a checkpoint.
     done: int
-    """How many of them were done before, when it goes on from a checkpoint."""
 
 
 class Logger(Protocol):
-    """Is told how a run goes. Of several processes of a run, only the main one has loggers."""
+    """A receiver of a run's progress. If a run has several processes, only the main process has loggers."""
 
     def start(self, run: Run) -> None:
-        """A run begins, or goes on."""
+        """Receive the run that starts or continues."""
 
     def log(self, epoch: int, values: Values) -> None:
-        """An epoch is done. Epochs count from 1; a value is None where nothing was measured."""
+        """Receive the values of a finished epoch.
+
+        Args:
+            epoch: the number of the epoch, counted from 1.
+            values: the measured values, by name; None for a value that was not measured.
+        """
 
     def finish(self, summary: Mapping[str, object] | None) -> None:
-        """The run has ended with these figures; None if it failed, or was interrupted before its end."""
+        """Receive the results of the run that has ended; None if it failed or was interrupted."""

@@ -1,4 +1,4 @@
-"""What a user sees while a run goes on: a bar in a terminal, a line an epoch elsewhere."""
+"""The console output of a run: a progress bar in a terminal, otherwise one line per epoch."""
 
 import logging
 import sys
@@ -9,18 +9,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sam_bench.loggers.base import Run, Values
 
+#: All messages of the package go through this logger: to the console below, and to any other handler of the user.
 MESSAGES = logging.getLogger("sam_bench")
-"""What the package has to say goes through this logger: to the user here, and to whatever handlers it has besides."""
 
+#: The values of an epoch that are shown.
 SHOWN = ("lr", "train_loss", "train_error", "test_loss", "test_error", "train_seconds")
-"""Values of an epoch that a user sees."""
 
 
 class Console(logging.Handler):
-    """A logger for the eyes, which also shows the package's messages: warnings on the standard error.
+    """A logger that prints progress and the package's messages. Without a bar, warnings go to the standard error.
 
     Args:
-        kind: "bar", "plain", "none" (warnings only), or "auto": a bar where the output is a terminal, else plain lines.
+        kind: "bar", "plain", "none" (warnings only), or "auto": a bar if the output is a terminal, else plain lines.
     """
 
     def __init__(self, kind: str):
@@ -31,6 +31,7 @@ class Console(logging.Handler):
 
     def start(self, run: Run) -> None:
         self.run = run
+
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -42,14 +43,17 @@ class Console(logging.Handler):
             disable=self.kind != "bar",
         )
         self.task = self.bar.add_task(run.name, total=run.steps, completed=run.done, speed="")
+
+        # Messages show from here on; `finish` restores the level.
         self.level = MESSAGES.level
         MESSAGES.addHandler(self)
         MESSAGES.setLevel(logging.INFO)
+
         self.bar.start()
         MESSAGES.info(run.description)
 
     def step(self, images_per_second: float) -> None:
-        """One more step is done."""
+        """Advance the bar by one step, and show the speed."""
         self.bar.update(self.task, advance=1, speed=f"{images_per_second:,.0f} images/s")
 
     def log(self, epoch: int, values: Values) -> None:

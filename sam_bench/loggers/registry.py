@@ -1,6 +1,6 @@
-"""The loggers by name: `logger=NAME` is the module `NAME.py` beside this one, which has a `Settings` and a `Logger`.
+"""The loggers by name: `logger=NAME` is the module `NAME.py` in this folder, with a class `Settings` and a `Logger`.
 
-Every such module is imported with the configuration: what is slow to import belongs in its logger's `start`.
+Every such module is imported together with the configuration. So slow imports belong in the logger's `start`.
 """
 
 import importlib
@@ -13,12 +13,13 @@ import sam_bench.loggers
 from sam_bench.config.fields import Settings
 from sam_bench.loggers.base import Logger
 
-_OTHERS = ("base", "console", "registry")
+#: Modules of this folder that are not for `logger=`.
+_NOT_LOGGERS = ("base", "console", "registry")
 
 LOGGERS: dict[str, ModuleType] = {
     name: importlib.import_module(f"sam_bench.loggers.{name}")
     for _, name, _ in pkgutil.iter_modules(sam_bench.loggers.__path__)
-    if name not in _OTHERS
+    if name not in _NOT_LOGGERS
 }
 
 LoggerConfig = create_model(
@@ -31,6 +32,6 @@ LoggerConfig = create_model(
 
 
 def make_loggers(config: LoggerConfig) -> list[Logger]:
-    """The loggers that a configuration asks for."""
+    """Return the loggers that a configuration asks for."""
     chosen = {name: getattr(config, name) for name in LOGGERS}
     return [LOGGERS[name].Logger(settings) for name, settings in chosen.items() if settings is not None]

@@ -1,7 +1,8 @@
-"""Weights & Biases as a mirror of what the local files hold, kept by a process of its own.
+"""A logger that mirrors a run to Weights & Biases (W&B), from a process of its own.
 
-It may be absent, refuse, hang or die: that is a warning, and at most some seconds. Run as a program, this module is
-that process: it reads a JSON object a line, first the arguments of `wandb.init`, then values or the summary.
+If W&B is missing, refuses, hangs or dies, this costs the run a warning and at most a few seconds. This module is also
+the program of that process. It reads one JSON object per line: first the arguments of `wandb.init`, then the values of
+each epoch, and at last the summary.
 """
 
 import json
@@ -23,13 +24,13 @@ from sam_bench.loggers.base import Run, Values
 
 MESSAGES = logging.getLogger("sam_bench")
 
+#: Seconds that a run waits for the mirror's process at its end.
 PATIENCE = 10.0
-"""Seconds that a run waits, at its end, for the mirror."""
 
 FAILED = "W&B failed and is left out; the run's own files are complete"
 
+#: The exit code of the mirror's process if it has printed the reason for its end itself.
 SAID = 3
-"""The code with which the mirror's process ends when it has said why."""
 
 
 class Settings(fields.Settings):
@@ -47,7 +48,7 @@ class Settings(fields.Settings):
 def run_arguments(
     settings: Settings, experiment: str, name: str, config: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
-    """Return the arguments of `wandb.init` for a run: the same whether it is told of as it goes on or afterwards."""
+    """Return the arguments of `wandb.init` for a run, which are the same while it trains and in a later sync."""
     return {
         "project": settings.project,
         "entity": settings.entity,
@@ -62,72 +63,76 @@ def run_arguments(
 
 
 def run_id(experiment: str, name: str) -> str:
-    """Return the id of an experiment's run in a project of W&B's."""
+    """Return the id of a run in its W&B project."""
     return f"{experiment}-{name}".replace("/", "-")
 
 
 def begin(arguments: Mapping[str, Any], **settings: Any) -> Any:
-    """Return W&B's run.
+    """Start or resume a W&B run, and return it.
 
     Args:
-        arguments: of `wandb.init`.
-        settings: of W&B itself, beside those that every run has, or in their place.
+        arguments: the arguments of `wandb.init`.
+        settings: further settings of W&B itself, which take precedence over the defaults here.
     """
     import wandb
 
-    of_all = {"init_timeout": PATIENCE, "silent": True}
-    return wandb.init(**arguments, settings=wandb.Settings(**of_all | settings))
+    defaults = {"init_timeout": PATIENCE, "silent": True}
+    return wandb.init(**arguments, settings=wandb.Settings(**defaults | settings))
 
 
 def draw_against_epoch(run: Any) -> None:
-    """Have all curves of W&B's run drawn against the epoch."""
+    """Use the epoch as the x-axis of all curves of a W&B run."""
     run.define_metric("epoch", hidden=True)
     run.define_metric("*", step_metric="epoch")
 
 
 def log_epoch(run: Any, epoch: int, values: Values) -> None:
-    """Tell W&B's run what was measured in an epoch, unless it was told so before it was resumed."""
+    """Log the values of an epoch to a W&B run, unless they were logged before it was resumed."""
     if epoch >= run.starting_step:
         measured = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         run.log({"epoch": epoch, **measured}, step=epoch)
 
 
 def end(run: Any, summary: Mapping[str, object] | None) -> None:
-    """End W&B's run; without a summary it has failed."""
+    """End a W&B run; without a summary it is marked as failed."""
     if summary:
         run.summary.update(summary)
     run.finish(exit_code=0 if summary else 1)
 
 
 class Logger:
-    """One W&B run a run, in the experiment's group, resumed under the run's own id."""
+    """A logger with one W&B run per run, in the group of the experiment. It is resumed under the same id."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
 
     def start(self, run: Run) -> None:
         run.folder.mkdir(parents=True, exist_ok=True)
+
+        # The process must find this package, wherever the run was started.
         path = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
         self.process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             text=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))},
-            start_new_session=True,  # Ctrl-C is for the run, which tells the mirror
+            start_new_session=True,  # Ctrl-C reaches only the run, which then ends the mirror
         )
+
         self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._write, daemon=True).start()
-        self._tell(**run_arguments(self.settings, run.experiment, run.name, run.settings, run.folder))
+        self._send(**run_arguments(self.settings, run.experiment, run.name, run.settings, run.folder))
 
     def log(self, epoch: int, values: Values) -> None:
-        self._tell(epoch=epoch, values=values)
+        self._send(epoch=epoch, values=values)
 
     def finish(self, summary: Mapping[str, object] | None) -> None:
-        until = time.monotonic() + PATIENCE
-        self._tell(finish=summary)
+        deadline = time.monotonic() + PATIENCE
+        self._send(finish=summary)
         self.lines.put(None)
+
         try:
-            code = self.process.wait(until - time.monotonic())
+            code = self.process.wait(deadline - time.monotonic())
             reason = None if code in (0, SAID) else f"its process ended with code {code}"
         except subprocess.TimeoutExpired:
             self.process.kill()
@@ -136,22 +141,22 @@ class Logger:
         if reason:
             MESSAGES.warning(f"{FAILED}: {reason}")
 
-    def _tell(self, **line: Any) -> None:
+    def _send(self, **line: Any) -> None:
         self.lines.put(json.dumps(line) + "\n")
 
     def _write(self) -> None:
-        """Pass the lines on: a pipe may be full, and the run must not wait for it."""
+        """Write the lines to the process, in a thread: the pipe may be full, and the run must not wait for it."""
         try:
             with self.process.stdin as pipe:
                 while (line := self.lines.get()) is not None:
                     pipe.write(line)
                     pipe.flush()
-        except OSError:  # the process has ended, and said why
+        except OSError:  # the process has ended, and has printed the reason
             pass
 
 
 def receive(lines: "queue.SimpleQueue[str | None]") -> None:
-    """Read what comes; some time after its end, end this process too, whatever W&B waits for."""
+    """Read lines from the standard input; some seconds after the last one, end this process, even if W&B hangs."""
     for line in sys.stdin:
         lines.put(line)
     lines.put(None)
@@ -160,9 +165,10 @@ def receive(lines: "queue.SimpleQueue[str | None]") -> None:
 
 
 def main() -> None:
-    """Mirror what comes from the standard input; where that ends without a summary, the run has failed."""
+    """Mirror a run from the standard input; if the input ends without a summary, the run has failed."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=receive, args=(lines,), daemon=True).start()
+
     run = begin(json.loads(lines.get()))
     draw_against_epoch(run)
     summary = None
@@ -177,6 +183,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except BaseException as error:  # whatever it is, the run's own files are complete without it
+    except BaseException as error:  # no error matters to the run, whose own files are complete
         print(f"{FAILED}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        os._exit(SAID)  # without W&B's own end, which may wait for its server
+        os._exit(SAID)  # skips W&B's own shutdown, which may wait for its server

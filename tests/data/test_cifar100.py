@@ -83,7 +83,7 @@ def test_one_flipped_bit_is_refused(write, contents, tmp_path):
     content[-1000] ^= 1
     write(tmp_path, contents | {"train": bytes(content)})
     before = everything_below(tmp_path)
-    with pytest.raises(DataError, match=r"train of .*is not CIFAR-100's: its md5 is"):
+    with pytest.raises(DataError, match=r"train of .*is not the original file of CIFAR-100: its md5 is"):
         cifar.load_cifar100(cifar.CIFAR100.obtain(tmp_path, timeout=1))
     assert everything_below(tmp_path) == before
 
@@ -91,7 +91,7 @@ def test_one_flipped_bit_is_refused(write, contents, tmp_path):
 def test_a_missing_file_is_named(contents, tmp_path):
     write_folder(tmp_path, contents)
     (tmp_path / "cifar-100-python" / "test").unlink()
-    with pytest.raises(DataError, match=r"some of CIFAR-100's files, but not test\. .*to obtain CIFAR-100 anew"):
+    with pytest.raises(DataError, match=r"some of CIFAR-100's files, but not test\. .*to get a new copy of CIFAR-100"):
         cifar.CIFAR100.obtain(tmp_path, timeout=1)
 
 
@@ -131,7 +131,7 @@ def test_a_run_trains_on_it_with_a_hundred_classes(contents, folder):
 def test_damaged_files_are_found_before_anything_is_created(contents, folder):
     write_folder(folder / "data", contents | {"test": b"damaged"})
     before = everything_below(folder)
-    with pytest.raises(DataError, match="CIFAR-100's: its md5"):
+    with pytest.raises(DataError, match="original file of CIFAR-100: its md5"):
         check([compose.compose(RUN)])
     assert everything_below(folder) == before
 

@@ -168,10 +168,10 @@ def test_a_method_a_preset_and_a_study_of_ones_own_are_tuned_and_compared(forked
 @pytest.mark.parametrize(
     ("ranges", "said"),
     [
-        (None, "half_sam has no ranges: write tune/half_sam.yaml in a folder of your own"),
+        (None, "half_sam has no search ranges: write tune/half_sam.yaml in a folder of your own"),
         ("- optimizer.rho", "must have lines such as optimizer.rho: [least, greatest]"),
         ("optimizer.rho: [0.1", "not valid YAML"),
-        ("optimizer.rho: 0.1", "optimizer.rho: 0.1 in tune/half_sam.yaml is no range"),
+        ("optimizer.rho: 0.1", "optimizer.rho: 0.1 in tune/half_sam.yaml is not a range"),
     ],
 )
 def test_a_method_of_ones_own_needs_ranges(folder, plugins_for_now, ranges, said):
@@ -365,7 +365,7 @@ def test_what_is_no_range_is_refused(tmp_path, monkeypatch, ends):
     shutil.copytree(CONF / "tune", tmp_path / "tune")
     (tmp_path / "tune/sam.yaml").write_text(f"optimizer.rho: {ends}\n")
     monkeypatch.setattr("sam_bench.cli.compose.CONF", tmp_path)
-    with pytest.raises(ConfigError, match=r"optimizer.rho: .* is no range"):
+    with pytest.raises(ConfigError, match=r"optimizer.rho: .* is not a range"):
         search_space("sam")
 
 

@@ -249,7 +249,7 @@ def test_lookahead_on_averaging_base_is_refused():
 
 
 def test_triangular_with_warmup_is_refused():
-    with pytest.raises(ConfigError, match="schedule=triangular has a rise"):
+    with pytest.raises(ConfigError, match="schedule=triangular has its own rise"):
         compose(["schedule=triangular", "schedule.warmup_epochs=1"])
 
 
