@@ -51,7 +51,9 @@ def main(arguments: list[str]) -> None:
     if exit_code not in (0, EXIT_RUN):  # interrupted, or nothing was run; sam_bench has already printed why
         sys.exit(exit_code)
 
-    sys.exit(exit_code or call(str(Path(__file__).with_name("make_table.py")), "--experiment", experiment))
+    # The table has what is finished, even if a run failed.
+    table_exit_code = call(str(Path(__file__).with_name("make_table.py")), "--experiment", experiment)
+    sys.exit(exit_code or table_exit_code)
 
 
 def call(*arguments: str) -> int:

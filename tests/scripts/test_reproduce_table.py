@@ -7,7 +7,9 @@ import sys
 import pandas as pd
 import torch
 
-from sam_bench.cli.compose import describe_preset
+from sam_bench.cli.compose import compose, describe_preset
+from sam_bench.runs.lock import RunLock
+from sam_bench.runs.spec import RunSpec
 from tests.conftest import ROOT
 
 
@@ -31,6 +33,19 @@ def test_what_is_missing_is_trained_and_the_table_made(tmp_path):
     assert (tmp_path / "results" / "smoke" / "table.md").read_text() in done.stdout
     assert before.items() <= {path.name: path.read_bytes() for path in records.iterdir()}.items()
     assert len(before) == 2 and len(list(records.iterdir())) == 4
+
+
+def test_busy_run_leaves_the_table_of_the_others(tmp_path):
+    config = compose(["experiment=smoke", "optimizer=sam", "seed=0"])
+    run_id = RunSpec.resolve(config).run_id
+    held = RunLock(tmp_path / "runs" / "smoke" / f"{run_id}.lock")
+
+    done = reproduce(tmp_path, "--experiment", "smoke", "--methods", "sgd,sam", "--seeds", "0")
+    held.release()
+
+    assert done.returncode == 1
+    table = pd.read_csv(tmp_path / "results" / "smoke" / "table.csv")
+    assert list(zip(table["method"], table["seeds"], strict=True)) == [("sgd", 1)]
 
 
 def test_without_a_gpu_it_is_the_protocol_of_minutes(tmp_path):
