@@ -20,7 +20,7 @@ EPOCHS, PASSES, SECONDS, REFERENCE = "equal epochs", "equal passes", "equal seco
 #: A larger number of seeds needed is shown as "more than 100".
 MANY_SEEDS = 100
 
-#: A baseline counts as equal in passes, or seconds, if it has between these two multiples of the row's.
+#: A baseline counts as equal in passes, or seconds, if its ratio to the row is between these two.
 SAME = (0.9, 1.05)
 
 #: The probability that a table claims any false difference. Planned comparisons share one half, the others one half.

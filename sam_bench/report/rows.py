@@ -27,7 +27,7 @@ COSTS = ["train_seconds", "images_per_second", "peak_memory_bytes"]
 #: Seeds that choose a run's images and draw its wrong labels; a preset may set them to the run's own seed.
 DRAWN_BY = ("data.subset_seed", "data.noise_seed")
 
-#: Settings of an optimizer that all methods may have. Like the base's, they are compared over the whole table.
+#: Settings of an optimizer that are not its method's own. Like the base's, they are compared over the whole table.
 SHARED = ("batchnorm", "clip_norm", "m", "rho", "start_at", "sync_perturbation")
 
 
