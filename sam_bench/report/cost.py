@@ -1,4 +1,4 @@
-"""What rows cost: from a benchmark, in which nothing else was running, rather than from the seconds of the runs."""
+"""The cost of rows, from a benchmark on an otherwise idle machine rather than from the seconds of the runs."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,45 +10,47 @@ from sam_bench.report.rows import Row
 
 
 class Cost:
-    """The seconds that a row's training takes, in those of SGD's passes.
+    """The training time of a row, in passes of SGD.
 
     Args:
-        benchmarks: what `make bench` has written, the ones to be preferred first.
+        benchmarks: the results of `make bench`; for each network and method the first that measured it counts.
     """
 
     def __init__(self, benchmarks: Iterable[Mapping[str, Any]] = ()):
+        #: The seconds of a method's pass over those of SGD's pass, by network and method.
         self.per_pass: dict[tuple[str, str], float] = {}
-        """A pass of a method on a network over one of SGD's, by network and method."""
         for benchmark in benchmarks:
             for comparison in benchmark["comparisons"]:
                 if comparison["question"] == "method":
-                    self._take(comparison)
+                    self._add_ratios(comparison)
 
     @classmethod
     def read(cls, folder: Path) -> "Cost":
-        """Take all benchmarks in a folder; the first in the order of their names has a measurement first."""
+        """Read all benchmarks in a folder; if several measured the same, the first file by name counts."""
         return cls(json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json")))
 
     def is_measured(self, row: Row) -> bool:
-        """Whether a benchmark has the row's method on its network."""
+        """Return True if a benchmark has measured the row's method on its network; always for SGD."""
         return row.method == "sgd" or self._key(row) in self.per_pass
 
     def __call__(self, row: Row) -> float:
-        """Return how many passes of SGD take as long; a method that was not measured is taken for its passes alone."""
+        """Return how many passes of SGD take as long as a run; an unmeasured method's pass counts as one of SGD's."""
         return row.means["passes"] * self.per_pass.get(self._key(row), 1.0)
 
     def _key(self, row: Row) -> tuple[str, str]:
         model = row.config["model"]
         return model.get("arch") or model["name"], row.method
 
-    def _take(self, comparison: Mapping[str, Any]) -> None:
-        ours = {
+    def _add_ratios(self, comparison: Mapping[str, Any]) -> None:
+        turns_by_method = {
             result["case"]["method"]: result["turns"] for result in comparison["results"] if result["case"]["method"]
         }
-        for method, turns in ours.items():
+
+        # Ratios are taken within a round of turns, so that a drift of the machine's speed hardly matters.
+        for method, turns in turns_by_method.items():
             if method != "sgd":
                 ratios = [
-                    turn["seconds"] / (turn["passes"] * of_sgd["seconds"])
-                    for turn, of_sgd in zip(turns, ours["sgd"], strict=True)
+                    turn["seconds"] / (turn["passes"] * sgd_turn["seconds"])
+                    for turn, sgd_turn in zip(turns, turns_by_method["sgd"], strict=True)
                 ]
                 self.per_pass.setdefault((comparison["model"], method), median(ratios))

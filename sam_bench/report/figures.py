@@ -1,6 +1,6 @@
-"""Figures of a study, as wide as a column of a paper, for eyes that tell no red from green.
+"""Figures of a study, as wide as a column of a paper and readable without telling red from green.
 
-Of the same records, and the same matplotlib, they are the same to the byte.
+The same records and the same matplotlib give the same bytes.
 """
 
 import io
@@ -20,17 +20,17 @@ from sam_bench.report.stats import ranks
 from sam_bench.report.table import Findings
 from sam_bench.runs.files import write_atomically
 
+#: The width of a column of a two-column page, in inches.
 WIDTH = 3.4
-"""Inches; a column of a two-column page."""
 
 INK, FAINT = "#222222", "#999999"
+#: Okabe and Ito's colors, which differ in lightness too. A single series has the first.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, which differ in lightness too; the first for a single series."""
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D")
 
+#: Settings that may differ along a line of errors against radii. GSAM has two radii, which change together.
 RADIUS = ("optimizer.rho", "optimizer.rho_min", "dataset_sha256")
-"""Settings that may differ along a line of errors against radii; GSAM's least radius goes with its greatest."""
 
 LOOK = {
     "figure.dpi": 100, "savefig.dpi": 300, "figure.constrained_layout.use": True, "font.family": "DejaVu Sans",
@@ -46,7 +46,7 @@ def draw(findings: Findings, tuning: Sequence[Record] = ()) -> dict[str, Figure]
     """Return the figures for which there are enough runs, by name.
 
     Args:
-        tuning: records of runs on held-out images, for the error against the radius.
+        tuning: records of runs on held-out images, for the figure of the error against the radius.
     """
     drawers: dict[str, Callable[[], Figure | None]] = {
         "errors": lambda: errors(findings),
@@ -61,11 +61,12 @@ def draw(findings: Findings, tuning: Sequence[Record] = ()) -> dict[str, Figure]
 
 
 def write_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write each figure to `folder` as SVG and as PNG, and return the files; other such files there are removed."""
+    """Write each figure to `folder` as SVG and PNG, remove all other SVG and PNG files there, and return the paths."""
     written = []
     for old in (*folder.glob("*.svg"), *folder.glob("*.png")):
         if old.stem not in figures:
             old.unlink()
+
     for name, figure in figures.items():
         for kind in ("svg", "png"):
             path = folder / f"{name}.{kind}"
@@ -75,7 +76,7 @@ def write_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
 
 
 def as_bytes(figure: Figure, kind: str) -> bytes:
-    """Return a figure as the content of a file: an SVG without a background, or a PNG on white, without a date."""
+    """Return the bytes of a figure's file: an SVG without background and date, or a PNG on white."""
     content = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {}
     with mpl.rc_context(LOOK):
@@ -84,7 +85,7 @@ def as_bytes(figure: Figure, kind: str) -> bytes:
 
 
 def errors(findings: Findings) -> Figure:
-    """Each row's errors: every seed a point, the mean a line, Student's interval a bar."""
+    """Draw each row's errors: every seed as a point, the mean as a line, Student's interval as a bar."""
     rows = findings.rows
     figure, axes = _figure(height_for(len(rows)))
     for place, row in enumerate(rows):
@@ -99,52 +100,70 @@ def errors(findings: Findings) -> Figure:
 
 
 def differences(findings: Findings) -> Figure | None:
-    """Differences with their corrected intervals: filled where they exclude 0, hollow where they do not."""
+    """Draw differences with their corrected intervals, filled where they exclude 0 and hollow where they do not.
+
+    None if no row has a verdict.
+    """
     comparison = findings.comparison
     kinds = [kind for kind in (EPOCHS, PASSES, REFERENCE) if kind in comparison.kinds]
-    rows = [row for row in findings.rows if any((each := comparison.at(kind, row)) and each.verdict for kind in kinds)]
+    rows = [
+        row for row in findings.rows if any((paired := comparison.at(kind, row)) and paired.verdict for kind in kinds)
+    ]
     if not rows:
         return None
+
     figure = Figure(figsize=(WIDTH * (1 if len(kinds) == 1 else 2), height_for(len(rows))))
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=True):
         axes.axvline(0, color=FAINT, linewidth=0.6)
         for place, row in enumerate(rows):
-            each = comparison.at(kind, row)
-            if each is None or each.verdict is None:
+            paired = comparison.at(kind, row)
+            if paired is None or paired.verdict is None:
                 continue
-            color = COLORS[0] if each.mean < 0 else COLORS[1]
-            plot_interval(axes, place, each.mean, each.corrected_interval, color if each.separated else None)
+            color = COLORS[0] if paired.mean < 0 else COLORS[1]
+            plot_interval(axes, place, paired.mean, paired.corrected_interval, color if paired.separated else None)
         axes.set_xlabel(f"{comparison.heading(kind)} (points)")
+
     name_places(panels[0], [row.title for row in rows])
     return figure
 
 
 def curves(findings: Findings, most: int = 7) -> Figure | None:
-    """Test error over the epochs, and the memorised share where labels are wrong: means, and bands over the seeds."""
-    rows = _leading(findings, most)
+    """Draw the test error by epoch, and the memorised share if labels are wrong: means, and bands over the seeds.
+
+    None if there is nothing to draw.
+
+    Args:
+        most: the largest number of rows to draw.
+    """
+    rows = _rows_with_curves(findings, most)
     noisy = any(memorised(run) is not None for row in rows for run in row.finished)
     quantities: list[tuple[str, Callable[[Record], list[float | None]]]] = [("test error %", _test_errors)]
     if noisy:
         quantities.append(("wrong labels memorised %", _memorised))
+
     figure = Figure(figsize=(WIDTH * len(quantities), 2.2))
     panels = figure.subplots(1, len(quantities), squeeze=False)[0]
     for axes, (name, values) in zip(panels, quantities, strict=True):
         for number, row in enumerate(rows):
-            of_seeds = [values(run) for run in row.finished]
-            epochs = [e for e, at in enumerate(zip(*of_seeds, strict=True)) if None not in at]
+            # Only epochs that were evaluated in all seeds have a mean and a band.
+            by_seed = [values(run) for run in row.finished]
+            epochs = [e for e, at_epoch in enumerate(zip(*by_seed, strict=True)) if None not in at_epoch]
             if not epochs:
                 continue
-            at = [[of_seed[epoch] for of_seed in of_seeds] for epoch in epochs]
+
+            by_epoch = [[history[epoch] for history in by_seed] for epoch in epochs]
             x = [epoch + 1 for epoch in epochs]
             color = COLORS[number % len(COLORS)]
-            axes.fill_between(x, [min(each) for each in at], [max(each) for each in at], color=color, alpha=0.15, lw=0)
-            means = [sum(each) / len(each) for each in at]
+            axes.fill_between(x, [min(v) for v in by_epoch], [max(v) for v in by_epoch], color=color, alpha=0.15, lw=0)
+            means = [sum(v) / len(v) for v in by_epoch]
             style = STYLES[number // 2 % len(STYLES)]
             axes.plot(x, means, style, color=color, label=row.title)
+
         axes.set_xlabel("epoch")
         axes.set_ylabel(name)
         axes.set_xlim(left=0)
+
     if not panels[0].lines:
         return None
     legend_above(figure, panels[0], 4 * len(quantities) // 2)
@@ -152,16 +171,20 @@ def curves(findings: Findings, most: int = 7) -> Figure | None:
 
 
 def radius(tuning: Sequence[Record]) -> Figure | None:
-    """Held-out error against the radius, of methods that were run with three or more, all else alike; SGD as a line."""
-    found = [row for row in rows_of(tuning) if row.errors and not row.is_average]
+    """Draw the held-out error against the radius: a line for each method, and for SGD a horizontal one.
+
+    A line needs at least three radii with all other settings alike. None without such a line.
+    """
+    rows_with_errors = [row for row in rows_of(tuning) if row.errors and not row.is_average]
     series: dict[str, list[Row]] = {}
-    for row in found:
+    for row in rows_with_errors:
         if row.rho:
-            alike = {key: value for key, value in row.settings.items() if key not in RADIUS}
-            series.setdefault(f"{row.method} {sorted(alike.items())}", []).append(row)
+            other_settings = {key: value for key, value in row.settings.items() if key not in RADIUS}
+            series.setdefault(f"{row.method} {sorted(other_settings.items())}", []).append(row)
     series = {key: rows for key, rows in series.items() if len(rows) >= 3}
     if not series:
         return None
+
     figure, axes = _figure(2.2)
     for number, rows in enumerate(series.values()):
         rows.sort(key=lambda row: row.rho)
@@ -170,10 +193,13 @@ def radius(tuning: Sequence[Record]) -> Figure | None:
         errors_at = [row.mean for row in rows]
         label = title_of(rows[0].method)
         axes.plot([row.rho for row in rows], errors_at, style, marker=marker, markersize=3, label=label)
-    beside = [_without_method(rows[0]) for rows in series.values()]
-    for row in found:
-        if row.method == "sgd" and _without_method(row) in beside:
+
+    # SGD is drawn only if it ran with the settings of one of the lines.
+    shared_settings = [_without_method(rows[0]) for rows in series.values()]
+    for row in rows_with_errors:
+        if row.method == "sgd" and _without_method(row) in shared_settings:
             axes.axhline(row.mean, color=FAINT, linewidth=0.8, label=title_of(row.method), zorder=0)
+
     axes.set_xscale("log")
     axes.set_xlabel("radius ρ")
     axes.set_ylabel("held-out error %")
@@ -182,7 +208,7 @@ def radius(tuning: Sequence[Record]) -> Figure | None:
 
 
 def _without_method(row: Row) -> dict[str, Any]:
-    """The settings that SGD beside a method has too."""
+    """Return the settings that SGD has as well: all but the method's own and the radius."""
     return {
         key: value
         for key, value in row.settings.items()
@@ -191,47 +217,56 @@ def _without_method(row: Row) -> dict[str, Any]:
 
 
 def cost(findings: Findings) -> Figure | None:
-    """Error against passes, and against training time; the line is the Pareto front, of the least error for a cost.
+    """Draw the error against passes, and against training time, with the Pareto front as a line.
 
-    Costs within 5 % count as equal.
+    Costs within 5 % count as equal. None for fewer than two rows with errors.
     """
     rows = [row for row in findings.rows if row.errors]
     if len(rows) < 2:
         return None
+
     measures: list[tuple[str, Callable[[Row], float]]] = [
         ("forward-backward passes, thousands", lambda row: row.means["passes"] / 1000),
         ("training time, SGD = 1", findings.relative_cost),
     ]
     figure = Figure(figsize=(2 * WIDTH, 2.4))
     for axes, (name, measure) in zip(figure.subplots(1, 2, sharey=True), measures, strict=True):
-        places = {row: (measure(row), row.mean) for row in rows}
-        front = _front(places)
-        line = [places[row] for row in front]
+        points = {row: (measure(row), row.mean) for row in rows}
+        front = _pareto_front(points)
+        line = [points[row] for row in front]
         axes.step([x for x, _ in line], [y for _, y in line], where="post", color=FAINT, linewidth=0.8)
-        for row, (x, y) in places.items():
-            on = row in front
-            axes.plot(x, y, "o", markersize=3.5, color=COLORS[0] if on else FAINT, markeredgewidth=0)
-            if on:
+
+        # Only rows on the front have names: with all of them the names would overlap.
+        for row, (x, y) in points.items():
+            on_front = row in front
+            axes.plot(x, y, "o", markersize=3.5, color=COLORS[0] if on_front else FAINT, markeredgewidth=0)
+            if on_front:
                 axes.annotate(row.title, (x, y), xytext=(3, -7), textcoords="offset points", fontsize=6)
         axes.margins(x=0.12, y=0.12)
         axes.set_xlabel(name)
+
     figure.axes[0].set_ylabel("test error %")
     return figure
 
 
 def ranking(findings: Findings) -> Figure | None:
-    """Ranks by the mean error, with the intervals of a bootstrap over the seeds, of rows that have all of them."""
-    most = max((row.errors.keys() for row in findings.rows), key=len, default=())
-    rows = [row for row in findings.rows if row.errors.keys() >= set(most)]
-    if len(rows) < 3 or len(most) < 2:
+    """Draw ranks by the mean error, with intervals of a bootstrap over the seeds.
+
+    Only rows with all the seeds of the row that has the most take part. None for fewer than three rows or two seeds.
+    """
+    seeds = max((row.errors.keys() for row in findings.rows), key=len, default=())
+    rows = [row for row in findings.rows if row.errors.keys() >= set(seeds)]
+    if len(rows) < 3 or len(seeds) < 2:
         return None
-    found = ranks({row: row.errors for row in rows})
-    ordered = sorted(rows, key=lambda row: found[row][0])
+
+    row_ranks = ranks({row: row.errors for row in rows})
+    ordered = sorted(rows, key=lambda row: row_ranks[row][0])
     figure, axes = _figure(height_for(len(rows)))
     for place, row in enumerate(ordered):
-        rank, low, high = found[row]
+        rank, low, high = row_ranks[row]
         axes.plot([low, high], [place, place], color=FAINT)
         axes.plot(rank, place, "o", color=COLORS[0], markersize=3.5)
+
     name_places(axes, [row.title for row in ordered])
     axes.set_xlabel("rank by mean test error, 1 the best")
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
@@ -245,7 +280,7 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 
 
 def legend_above(figure: Figure, axes: Axes, columns: int) -> None:
-    """What the lines are, above the figure, which grows by it."""
+    """Put a legend above the figure, and make the figure higher by the legend's height."""
     handles, labels = axes.get_legend_handles_labels()
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.14 * math.ceil(len(labels) / columns))
@@ -253,30 +288,33 @@ def legend_above(figure: Figure, axes: Axes, columns: int) -> None:
 
 
 def plot_interval(axes: Axes, place: float, value: float, ends: tuple[float, float], color: str | None) -> None:
-    """A value with its interval: filled, or hollow and faint where there is no color, as nothing is separated."""
+    """Draw a value with its interval: filled in a color, or hollow and faint if `color` is None (not separated)."""
     axes.plot(ends, [place, place], color=color or FAINT)
     face = color or "white"
     axes.plot(value, place, "o", color=color or FAINT, markersize=3.5, markerfacecolor=face, markeredgewidth=0.8)
 
 
 def height_for(rows: int) -> float:
+    """Return the height, in inches, of a figure with so many rows."""
     return 0.6 + 0.17 * rows
 
 
 def name_places(axes: Axes, titles: Sequence[str]) -> None:
-    """Name the places of an axis that goes down."""
+    """Label the rows of the y axis, the first at the top."""
     axes.set_yticks(range(len(titles)), titles)
     axes.set_ylim(len(titles) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=FAINT, alpha=0.25, linewidth=0.4)
 
 
-def _leading(findings: Findings, most: int) -> list[Row]:
-    """Those that the planned comparisons are of, and the best; else the first."""
-    named = distinct(row for pair in findings.comparison.planned for row in pair)
+def _rows_with_curves(findings: Findings, most: int) -> list[Row]:
+    """Return up to `most` rows to draw curves of: the best one, then the planned ones, or all if none was planned."""
+    planned = distinct(row for pair in findings.comparison.planned for row in pair)
     best = [findings.comparison.best[0]] if findings.comparison.best else []
-    wanted = [row for row in distinct([*best, *named, *([] if named else findings.rows)]) if row.finished]
-    wanted = [row for row in wanted if not row.is_average][:most]  # histories are of the last weights
+    wanted = [row for row in distinct([*best, *planned, *([] if planned else findings.rows)]) if row.finished]
+
+    # Averages of weights have no curves: histories are those of the last weights.
+    wanted = [row for row in wanted if not row.is_average][:most]
     return [row for row in findings.rows if row in wanted]
 
 
@@ -288,10 +326,14 @@ def _memorised(run: Record) -> list[float | None]:
     return memorised_by_epoch(run) or [None] * run["epochs"]
 
 
-def _front(places: Mapping[Row, tuple[float, float]]) -> list[Row]:
-    """The rows of which no other has a lower error for as little cost, or 5 % more, by cost."""
+def _pareto_front(points: Mapping[Row, tuple[float, float]]) -> list[Row]:
+    """Return, by cost, the rows that no row at up to 1.05 times their cost beats in error.
+
+    Args:
+        points: cost and error of each row.
+    """
     return [
         row
-        for row, (cost, error) in sorted(places.items(), key=lambda each: each[1])
-        if not any(c <= 1.05 * cost and (e, c) < (error, cost) for c, e in places.values())
+        for row, (cost, error) in sorted(points.items(), key=lambda item: item[1])
+        if not any(c <= 1.05 * cost and (e, c) < (error, cost) for c, e in points.values())
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+#: Replacements of the characters that LaTeX does not take as they are.
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "{}%_&#$"}
     | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"}
@@ -11,14 +12,14 @@ LATEX = str.maketrans(
 
 
 def markdown(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, its columns as wide as their cells."""
+    """Return a Markdown table whose columns are as wide as their widest cell."""
     widths = [max(len(line[i]) for line in [headings, *cells]) for i in range(len(headings))]
     lines = [headings, ["-" * width for width in widths], *cells]
     return "\n".join("| " + " | ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
 
 
 def latex(headings: Sequence[str], cells: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:
-    """Return a tabular with the rules of booktabs, its first column to the left, and remarks as comments before it."""
+    """Return a LaTeX tabular with booktabs rules and a left-aligned first column; remarks precede it as comments."""
     comments = [f"% {line}" for remark in remarks for line in remark.splitlines()]
     heading, *body = (" & ".join(cell.translate(LATEX) for cell in line) + r" \\" for line in [headings, *cells])
     begin = f"\\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}"

@@ -1,4 +1,4 @@
-"""The results page: one HTML file with the tables, their runs and the curves, that fetches nothing and has no date."""
+"""The results page: one HTML file with tables, runs and curves, which fetches nothing and contains no date."""
 
 import base64
 import hashlib
@@ -12,25 +12,25 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+#: The symbol of each verdict in a table, in addition to its colour. Screen readers get the word instead.
 SYMBOLS = {"better": "▼", "worse": "▲", "not separated": "○"}
-"""What stands for a verdict in a table, beside its colour; the word is there too, for screen readers."""
 
+#: The page's own scripts, in the order in which they are joined into one module.
 SCRIPTS = ("dom.js", "table.js", "curves.js", "details.js", "page.js")
-"""Our own, in the order in which they make one module."""
 
+#: The prefix of the ids that Matplotlib gives to glyphs in SVG figures.
 FONT = "DejaVuSans"
-"""How the ids of the glyphs begin that the figures write with."""
 
+#: The decimals that histories keep: curves need no more.
 DIGITS = 3
-"""To how many decimals histories are kept: curves need no more."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """Foreign code that is in the page, with its licence.
+    """A third-party library that the page includes, with its licence.
 
     Args:
-        file: the stem of its files among the assets.
+        file: the stem of its files in `assets`.
     """
 
     name: str
@@ -49,11 +49,11 @@ LIBRARIES = (
 def page(payload: Mapping[str, Any]) -> str:
     """Return the results as an HTML document, the same bytes for the same payload.
 
-    Its tables can be read without JavaScript, which adds sorting, filters, curves and the details of rows.
+    The tables can be read without JavaScript, which adds sorting, filters, curves and the details of rows.
 
     Args:
         payload: `title`, `finding` (a sentence), `version` (texts by name), `across` (lines with a cell for each
-            regime) and `regimes`; tests/report/page_payload.py has an example of everything.
+            regime) and `regimes`; tests/report/page_payload.py has a full example.
     """
     regimes = payload["regimes"]
     sections, glyphs = with_shared_glyphs("\n".join(_regime(regime) for regime in regimes))
@@ -61,6 +61,7 @@ def page(payload: Mapping[str, Any]) -> str:
         *(_script(_asset(f"{library.file}.min.js")) for library in LIBRARIES),
         _script("\n".join(map(_asset, SCRIPTS)), "module"),
     ]
+
     return Template(_asset("page.html")).substitute(
         policy=_policy([hashed for _, hashed in scripts]),
         title=escape(payload["title"]),
@@ -79,38 +80,47 @@ def page(payload: Mapping[str, Any]) -> str:
 
 
 def embedded(data: Any) -> str:
-    """Return JSON that can stand in a script element: no text of it can end the element, or begin another."""
+    """Return data as JSON that is safe in a script element: no text in it can close or open an element."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def inlined(svg: str, name: str, alt: str) -> str:
-    """Return an SVG document as an element of the page: its ids and styles its own, its size that of its place.
+    """Return an SVG document as an element of the page, which takes its size from its place there.
 
-    Paths have two decimals, a hundredth of a point, so that the page is smaller. Glyphs keep their ids, which mean the
-    same in every figure: `with_shared_glyphs`.
+    Its ids and styles are made unique, so that figures do not affect each other. Glyphs keep their ids, since
+    `with_shared_glyphs` merges them across figures. Paths are cut to two decimals (0.01 point) to make the page
+    smaller.
 
     Args:
-        name: what its ids begin with from here on.
+        name: the prefix that its ids get.
+        alt: the description for screen readers.
+
+    Raises:
+        ValueError: the text has no `<svg>` element.
     """
+    # The page needs no declarations, comments, metadata or white space, and fewer digits.
     svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r">\s+<", "><", svg)
     svg = re.sub(r'(?<=\sd=")[^"]*', lambda path: " ".join(re.sub(r"(\.\d\d)\d+", r"\1", path[0]).split()), svg)
+
+    # Figures share one page: ids, references to them and the style rule for all elements get the figure's name.
     svg = re.sub(rf'(\sid=")(?!{FONT})', rf"\g<1>{name}-", svg)
     svg = re.sub(rf"""(href=["']#(?!{FONT})|url\(['"]?#)""", rf"\g<1>{name}-", svg)
     svg = re.sub(r"(<style[^>]*>\s*)\*", rf"\g<1>#figure-{name} *", svg)
+
     root = re.search(r"<svg\b[^>]*>", svg)
     if root is None:
-        raise ValueError(f"the figure {name} is no SVG document")
+        raise ValueError(f"figure {name} is not an SVG document: it has no <svg> element")
     attributes = re.sub(r'\s(id|width|height|role|aria-label)="[^"]*"', "", root[0].removesuffix(">"))
     opened = f'{attributes} id="figure-{name}" role="img" aria-label="{escape(alt)}">'
     return (svg[: root.start()] + opened + svg[root.end() :]).strip()
 
 
 def with_shared_glyphs(figures: str) -> tuple[str, str]:
-    """Return figures without the outlines of their glyphs, and each of these outlines once: half a megabyte less.
+    """Return figures without their glyphs' outlines, and each outline once, which saves half a megabyte.
 
     Raises:
-        ValueError: two figures draw a glyph of one name in two ways.
+        ValueError: two figures have different outlines for the same glyph.
     """
     outlines: dict[str, str] = {}
 
@@ -124,7 +134,7 @@ def with_shared_glyphs(figures: str) -> tuple[str, str]:
 
 
 def _prose(text: str) -> str:
-    """A text in which no line begins with the percent sign."""
+    """Return a text as HTML in which no line break can come before a percent sign."""
     return escape(text.replace(" %", "\N{NO-BREAK SPACE}%"))
 
 
@@ -133,7 +143,7 @@ def _asset(name: str) -> str:
 
 
 def _script(source: str, kind: str = "text/javascript") -> tuple[str, str]:
-    """An inline script, and the hash by which the page's policy lets it run, and no other."""
+    """Return an inline script, and its hash for the page's policy, which lets no other script run."""
     body = f"\n{source}\n"
     digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
     return f'<script type="{kind}">{body}</script>', f"'sha256-{digest}'"
@@ -148,7 +158,7 @@ def _policy(hashes: Iterable[str]) -> str:
 
 
 def _across(lines: Sequence[Mapping[str, Any]], regimes: Sequence[Mapping[str, Any]]) -> str:
-    """What all regimes find, side by side."""
+    """Return the table of the comparisons of all regimes side by side."""
     headings = "".join(f'<th scope="col">{escape(regime["title"])}</th>' for regime in regimes)
     body = "\n".join(
         f'<tr><th scope="row">{escape(line["title"])}</th>{"".join(map(_cell_across, line["cells"]))}</tr>'
@@ -174,6 +184,7 @@ def _tab(regime: Mapping[str, Any]) -> str:
 def _regime(regime: Mapping[str, Any]) -> str:
     name = _identifier(regime["name"])
     notes = "".join(f"<li>{_prose(note)}</li>" for note in regime["notes"])
+
     parts = [
         f'<section class="regime" id="{name}" aria-labelledby="{name}-title">',
         f'<h2 id="{name}-title">{escape(regime["title"])}</h2>',
@@ -203,7 +214,7 @@ def _statements(statements: Sequence[Mapping[str, str]]) -> str:
 
 
 def _verdict(verdict: str, shown: bool = False) -> str:
-    """Its symbol, and its word, to be seen or only heard."""
+    """Return a verdict's symbol and word; unless `shown`, the word is for screen readers only."""
     word = f"<span{'' if shown else ' class=heard'}>{verdict}</span>"
     return (
         f'<span class="verdict {verdict.replace(" ", "-")}" title="{verdict}">'
@@ -212,11 +223,12 @@ def _verdict(verdict: str, shown: bool = False) -> str:
 
 
 def _table(regime: Mapping[str, Any]) -> str:
-    """Rows that were measured, then those that were not, which no sorting moves up."""
+    """Return a regime's table: measured rows, then the others in a second body, so that sorting keeps them last."""
     columns = regime["columns"]
     headings = "".join(
         f'<th scope="col" title="{escape(column["help"])}">{_prose(column["title"])}</th>' for column in columns
     )
+
     measured, others = [], []
     for i, row in enumerate(regime["rows"]):
         name = f'<th scope="row" data-sort="{escape(row["title"])}">{escape(row["title"])}</th>'
@@ -225,6 +237,7 @@ def _table(regime: Mapping[str, Any]) -> str:
             measured.append(f'<tr data-row="{i}">{name}{cells}</tr>')
         else:
             others.append(f'<tr data-row="{i}">{name}{_not_run(row, len(columns))}</tr>')
+
     return "\n".join(
         [
             '<p class="key">Against what the column compares with: '
@@ -241,7 +254,7 @@ def _table(regime: Mapping[str, Any]) -> str:
 
 
 def _cell(cell: Mapping[str, Any] | None, digits: int | None) -> str:
-    """A number, sorted by its value; the interval behind it, in brackets, is set back."""
+    """Return a cell that sorts by its value, with the interval in brackets, if any, less prominent."""
     value = None if cell is None else _finite(cell["value"])
     if cell is None or (value is None and not cell["text"]):
         return '<td data-sort="">–</td>'
@@ -278,7 +291,7 @@ def _definitions(entries: Mapping[str, str]) -> str:
 
 
 def _width(svg: str) -> float:
-    """How wide a figure is, in rem, so that letters of 7 points in it are nearly as large as the page's."""
+    """Return a figure's width in rem that makes its letters of 7 points nearly as large as the page's."""
     width = re.search(r'<svg\b[^>]*\swidth="([\d.]+)', svg)
     return float(width[1]) * 0.105 if width else 34
 
@@ -306,7 +319,7 @@ def _licence(library: Library) -> str:
 
 
 def _data(regime: Mapping[str, Any]) -> dict[str, Any]:
-    """What the scripts need: settings and versions that runs share are said once."""
+    """Return a regime's data for the scripts; settings and versions that all runs share appear once."""
     seeds = [seed for row in regime["rows"] for seed in row["seeds"]]
     shared = {key: _shared(seed[key] for seed in seeds) for key in ("settings", "versions")}
     return {
@@ -317,16 +330,18 @@ def _data(regime: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _row(row: Mapping[str, Any], of_all: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    own = {key: _shared(seed[key] for seed in row["seeds"]) for key in of_all}
+def _row(row: Mapping[str, Any], of_regime: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Return a row's data for the scripts, without what all runs of the regime share."""
+    of_row = {key: _shared(seed[key] for seed in row["seeds"]) for key in of_regime}
     kept = ("id", "title", "optimizer", "status", "command", "settings")
+
     return {
         **{key: row[key] for key in kept},
-        "common": {key: _less(own[key], of_all[key]) for key in of_all},
+        "common": {key: _without(of_row[key], of_regime[key]) for key in of_regime},
         "seeds": [
             {
                 **seed,
-                **{key: _less(seed[key], own[key]) for key in of_all},
+                **{key: _without(seed[key], of_row[key]) for key in of_regime},
                 "error": _finite(seed["error"]),
                 "history": {name: [_rounded(value) for value in values] for name, values in seed["history"].items()},
             }
@@ -336,14 +351,14 @@ def _row(row: Mapping[str, Any], of_all: Mapping[str, Mapping[str, str]]) -> dic
 
 
 def _shared(settings: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """The entries that all have."""
-    found: dict[str, str] | None = None
+    """Return the entries that are the same in all of several dictionaries."""
+    shared: dict[str, str] | None = None
     for each in settings:
-        found = dict(each) if found is None else {k: v for k, v in found.items() if each.get(k) == v}
-    return found or {}
+        shared = dict(each) if shared is None else {k: v for k, v in shared.items() if each.get(k) == v}
+    return shared or {}
 
 
-def _less(settings: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+def _without(settings: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in settings.items() if key not in known}
 
 

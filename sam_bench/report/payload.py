@@ -1,4 +1,4 @@
-"""What the results page shows, as plain data: JSON-able, and the same for the same records."""
+"""The data of the results page: JSON-able, and the same for the same records."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, protocol
 from sam_bench.runs.record import flat
 
+#: The title of each figure, and a description of what it shows.
 CAPTIONS = {
     "errors": ("Test error of every seed", "the mean as a line, Student's 95 % interval as a bar"),
     "differences": ("Differences, seed by seed", "with corrected intervals, filled where they exclude 0"),
@@ -33,16 +34,17 @@ CAPTIONS = {
     "slices": ("Slices of the training loss", "through solutions, and from one to another"),
     "sharpening": ("Sharpness over the epochs", "of runs that were measured while they trained"),
 }
-"""Of the figures: the title, and what it shows."""
 
 
 def page_payload(
     regimes: Sequence[Mapping[str, Any]], versions: Mapping[str, str], comparisons: Mapping[str, Comparison]
 ) -> dict[str, Any]:
-    """The whole page; the first regime's first statements are its finding.
+    """Return the data of the whole page, whose finding is that of the first regime.
 
     Args:
-        comparisons: of the regimes, by title.
+        regimes: what `regime` returned for each study, in order.
+        versions: the versions of the software and the data, and the number of runs, by name.
+        comparisons: the comparison of each regime, by title.
     """
     return {
         "title": "Sharpness-aware optimizers, compared",
@@ -61,23 +63,24 @@ def _across(row: str, each: Paired | None) -> dict[str, Any] | None:
 
 
 def finding(regime: Mapping[str, Any]) -> str:
-    """The first statements of a regime, as a sentence."""
-    told = "; ".join(each["text"] for each in regime["statements"][:3])
-    return f"{regime['title']}: {told}."
+    """Return the first three statements of a regime as a sentence."""
+    statements_text = "; ".join(each["text"] for each in regime["statements"][:3])
+    return f"{regime['title']}: {statements_text}."
 
 
 def regime(
     study: Study, findings: Findings, figures: Mapping[str, str], about: str = "", sharpness: str = ""
 ) -> dict[str, Any]:
-    """A study as a part of the page.
+    """Return the data of a study's part of the page.
 
     Args:
-        figures: by name, as SVG.
-        about: what is said of its preset.
-        sharpness: what is said of the loss around its solutions.
+        figures: SVG documents, by name.
+        about: a description of its preset.
+        sharpness: what was found about the loss around its solutions, in a few sentences.
     """
     rows = {row.title: row for row in findings.rows}
     configs = [record["config"] for record in findings.records]
+
     return {
         "name": study.experiment,
         "title": study.title,
@@ -101,12 +104,14 @@ def _figure(name: str, svg: str) -> dict[str, str]:
 
 
 def _columns(findings: Findings) -> list[dict[str, Any]]:
+    """Return the columns of a study's table; comparisons, memorised and ECE only if a row has them."""
     comparison = findings.comparison
     kinds = {
         EPOCHS: "Test error minus that of SGD with as many epochs, in points, seed by seed; corrected interval.",
         PASSES: "The same, to SGD with as many passes.",
         REFERENCE: f"The same, to {comparison.reference.title}." if comparison.reference else "",
     }
+
     columns = [
         {"key": "rho", "title": "ρ", "help": "The radius of the perturbation.", "digits": None},
         {"key": "error", "title": "test error %", "help": "Mean over the seeds ± half its interval.", "digits": 2},
@@ -140,8 +145,9 @@ def _row(study: Study, findings: Findings, row: Row) -> dict[str, Any]:
         "cost": _cell(findings.relative_cost(row), ".2f"),
         "seeds": _cell(len(row.errors), "d", row.diverged_in_words),
     }
+
     return {
-        **_named(study, row.title),
+        **_identity(study, row.title),
         "optimizer": row.method,
         "status": "measured",
         "cells": cells,
@@ -151,18 +157,19 @@ def _row(study: Study, findings: Findings, row: Row) -> dict[str, Any]:
 
 
 def _not_run(study: Study, title: str) -> dict[str, Any]:
-    words = dict(word.split("=", 1) for word in study.rows[title] if "=" in word)
+    overrides = dict(override.split("=", 1) for override in study.rows[title] if "=" in override)
     return {
-        **_named(study, title),
-        "optimizer": words.get("optimizer", ""),
+        **_identity(study, title),
+        "optimizer": overrides.get("optimizer", ""),
         "status": "not run",
         "cells": {},
-        "settings": words,
+        "settings": overrides,
         "seeds": [],
     }
 
 
-def _named(study: Study, title: str) -> dict[str, str]:
+def _identity(study: Study, title: str) -> dict[str, str]:
+    """Return a row's id, title and the command that runs all of its seeds."""
     place = list(study.rows).index(title)
     seeds = ",".join(map(str, study.seeds))
     command = f"python -m sam_bench -m {' '.join(study.overrides(title))} seed={seeds}"
@@ -177,6 +184,7 @@ def _seed(study: Study, row: Row, run: Record) -> dict[str, Any]:
         kept.pop("test_error", None)
     if memorised(run) is not None:
         kept["memorised"] = memorised_by_epoch(run)
+
     return {
         "seed": run["seed"],
         "status": run["status"],
@@ -192,7 +200,7 @@ def _seed(study: Study, row: Row, run: Record) -> dict[str, Any]:
 
 
 def _cell(value: float | None, form: str, after: str = "") -> dict[str, Any]:
-    known = value is not None and value == value
+    known = value is not None and value == value  # NaN is not equal to itself
     return {
         "value": float(value) if known else None,
         "text": f"{value:{form}}{after}" if known else "–",
@@ -201,7 +209,7 @@ def _cell(value: float | None, form: str, after: str = "") -> dict[str, Any]:
 
 
 def _difference(comparison: Comparison, kind: str, row: Row) -> dict[str, Any]:
-    each: Paired | None = comparison.at(kind, row)
-    if each is None:
+    paired: Paired | None = comparison.at(kind, row)
+    if paired is None:
         return _cell(None, "")
-    return {"value": each.mean, "text": difference(each), "verdict": each.verdict}
+    return {"value": paired.mean, "text": difference(paired), "verdict": paired.verdict}

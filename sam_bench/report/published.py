@@ -1,4 +1,4 @@
-"""Published test errors on CIFAR-10: facts to set a measurement beside, each with what must be known of it."""
+"""Published test errors on CIFAR-10 to compare measurements with, each with its protocol and caveats."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from sam_bench.runs.record import flat
 
 TABLE = ["method", "network", "published %", "from", "what is to be known of it", "here %"]
 
+#: Values of settings that a record leaves out; it has these settings only if they are different.
 LEFT_OUT = {
     "data.padding": "zeros",
     "data.label_noise": 0.0,
@@ -19,8 +20,8 @@ LEFT_OUT = {
     "schedule.warmup_start": 0.0,
     "trainer.drop_last": False,
 }
-"""Settings that a record has only where they are not as here."""
 
+# Protocols, from what all figures share to what single sources add.
 _ALL = {
     "data.name": "cifar10",
     "data.split": "test",
@@ -66,12 +67,12 @@ _CLOSURE = _CODE | {
 
 @dataclass(frozen=True, eq=False)
 class Published:
-    """A test error in percent.
+    """A published test error in percent.
 
     Args:
-        caveat: what is not known of it, or cannot be had here.
-        protocol: the settings that are known of it, by key.
-        overrides: what is told to a run of it.
+        caveat: what is unknown about it, or cannot be reproduced here.
+        protocol: its known settings, by key.
+        overrides: the command-line overrides of a run with its protocol.
     """
 
     method: str
@@ -84,7 +85,7 @@ class Published:
 
     @property
     def command(self) -> str:
-        """What trains a run of the same protocol, as far as it is known."""
+        """Return the command that trains with the same protocol, as far as it is known."""
         return f"python -m sam_bench {self.overrides} optimizer={self.method}"
 
 
@@ -158,12 +159,12 @@ PUBLISHED = (
 
 
 def published(config: Mapping[str, Any]) -> Published | None:
-    """The figure for a config's method, on its network if there is one, else on the SAM example's.
+    """Return the published figure for a config's method on its network, else on the SAM example's network.
 
-    None where labels are wrong: all figures are of right ones.
+    None if there is neither, or if training labels are wrong: all figures are for correct labels.
 
     Args:
-        config: as in a record.
+        config: the configuration, as in a record.
     """
     if _has_wrong_labels(config):
         return None
@@ -178,10 +179,12 @@ def _has_wrong_labels(config: Mapping[str, Any]) -> bool:
 
 
 def differences(config: Mapping[str, Any]) -> list[str]:
-    """Why a run of this config cannot be compared with its published figure, as far as that one's protocol is known.
+    """Return why a run of this config cannot be compared with its published figure, as far as the protocol is known.
+
+    An empty list means that no known setting differs.
 
     Args:
-        config: as in a record.
+        config: the configuration, as in a record.
     """
     figure = published(config)
     if figure is None:
@@ -190,30 +193,30 @@ def differences(config: Mapping[str, Any]) -> list[str]:
     return [
         f"{key} is {values[key]}" + ("" if usual is None else f", not {usual}")
         for key, usual in {"model.name": figure.model, **figure.protocol}.items()
-        if values.get(key) not in (None, usual)  # absent under another choice, which is itself a difference
+        if values.get(key) not in (None, usual)  # absent only if another choice was made, which is listed itself
     ]
 
 
 def published_table(rows: Sequence[Row], only_measured: bool = False) -> str:
-    """Return the table in Markdown; nothing where it would be empty.
+    """Return the Markdown table of published figures; "" if it would be empty.
 
     Args:
-        rows: of any experiments; those of a figure's protocol stand beside it.
-        only_measured: leave out the figures for which there is no such row.
+        rows: rows of any experiments; one with a figure's protocol is put beside it.
+        only_measured: leave out the figures without such a row.
     """
     cells = []
     for figure in PUBLISHED:
-        here = "; ".join(_here(row) for row in rows if is_of_protocol(row.config, figure) and row.errors)
-        if here or not only_measured:
-            known = [figure.model, f"{figure.error:.2f}", figure.source, figure.caveat]
-            cells.append([title_of(figure.method), *known, here or "not run"])
+        measured = "; ".join(_measured_error(row) for row in rows if is_of_protocol(row.config, figure) and row.errors)
+        if measured or not only_measured:
+            facts = [figure.model, f"{figure.error:.2f}", figure.source, figure.caveat]
+            cells.append([title_of(figure.method), *facts, measured or "not run"])
     return markdown(TABLE, cells) if cells else ""
 
 
 def is_of_protocol(config: Mapping[str, Any], figure: Published) -> bool:
-    """Whether runs of a configuration differ in nothing from what is known of a figure's protocol."""
+    """Return True if a configuration differs in nothing from what is known of a figure's protocol."""
     return published(config) is figure and not differences(config)
 
 
-def _here(row: Row) -> str:
+def _measured_error(row: Row) -> str:
     return f"{row.error_in_words} ({len(row.errors)} seed{'s' if len(row.errors) > 1 else ''})"

@@ -1,26 +1,27 @@
-"""Radii that methods were published with: facts to choose one by, each with where it was read."""
+"""The radii that methods were published with, each with its source."""
 
 from dataclasses import dataclass
 
+#: The entry of `Radius.used` for a method's value in `conf/optimizer`.
 DEFAULT = "default"
-"""What `Radius.used` says of the value in `conf/optimizer`."""
 
 
 @dataclass(frozen=True)
 class Radius:
-    """A radius of a method, as somebody published it."""
+    """A published radius of a method."""
 
     method: str
     rho: float
+    #: Network and data; "–" if it is the default of a class or program.
     setting: str
-    """Network and data; "–" where it is a class's default."""
     source: str
+    #: Where this project uses it: `DEFAULT`, or the names of presets.
     used: tuple[str, ...] = ()
-    """Where it stands here: `DEFAULT`, presets by name."""
 
 
 _AS_SAM = "SAM's, as none of its authors' own was found"
 
+#: Read in the methods' public code, unless the source names a paper.
 RADII = (
     Radius("sam", 0.05, "WRN-22-8, CIFAR-10", "the SAM example, and its class", (DEFAULT, "sam_example")),
     Radius("sam", 0.05, "ResNet-20, WRN-28-2, ResNeXt-29, CIFAR-10", "a closure-style example", ("closure_example",)),
@@ -63,4 +64,3 @@ RADII = (
     Radius("bsam", 0.01, "ResNet-18, CIFAR-10", "the authors' command", (DEFAULT,)),
     Radius("esam", 0.05, "–", _AS_SAM, (DEFAULT,)),
 )
-"""Read in the methods' public code, where no paper is named."""

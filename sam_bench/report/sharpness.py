@@ -1,6 +1,6 @@
-"""How sharp the loss is around solutions, and whether that goes with their test errors: tables, a finding in words.
+"""The sharpness of the loss around solutions and its correlation with the test error: tables, and a finding in words.
 
-Reads what scripts/analyse.py has measured; nothing is computed from weights here, and torch is not needed.
+It reads what scripts/analyse.py has measured. Nothing here is computed from weights, and torch is not needed.
 """
 
 import json
@@ -20,6 +20,7 @@ from sam_bench.report.rows import Record, Row, distinct, settings_of, title_of
 from sam_bench.report.stats import Correlation, correlation_across, correlation_within, t_interval
 from sam_bench.runs.files import write_atomically
 
+#: The names of measures at a radius ρ, or at a σ, in tables and figures.
 FAMILIES = {
     "one_step": "worst case (one step), ρ {}",
     "ascent": "worst case (ascent), ρ {}",
@@ -30,14 +31,14 @@ FAMILIES = {
     "average": "average case, σ {}",
     "adaptive_average": "adaptive average case, σ {}",
 }
-"""What measures at a radius, or at a σ, are called."""
 
+#: The prefix of measures taken with the BatchNorm statistics of each batch.
 BATCH = "batch_"
-"""How the names of measures begin that were taken with the BatchNorm statistics of each batch."""
 
+#: Settings in which runs of one family may differ.
 RADIUS = ("optimizer.rho", "optimizer.rho_min")
-"""Settings in which runs of a method may differ, and are still of one family."""
 
+#: What figures show: of each of these groups, the first measure that exists.
 SHOWN = (
     ("eigenvalue",),
     ("ascent", "one_step"),
@@ -46,11 +47,11 @@ SHOWN = (
     (f"{BATCH}eigenvalue",),
     (f"{BATCH}m_sharpness",),
 )
-"""What figures show: of each of these the first that was measured."""
 
+#: Replaces an infinite rise of the loss, so that it has a rank and a finite mean.
 HIGHEST = 1e100
-"""In the place of an infinite rise, which has a rank as all others have."""
 
+#: The names of measures without a radius, in tables and figures.
 PLAIN = {
     "loss": "training loss",
     "error": "training error %",
@@ -65,12 +66,12 @@ class Solution:
     """A finished run, and what was measured around its weights.
 
     Args:
-        title: of its row.
-        family: what it shares with runs that differ from it in seed and radius alone.
-        split: what the error is counted on, "test" or "val", the held-out images.
-        error: of the weights that were measured, in percent.
-        measures: by their names in `sam_bench.analysis.measure`, with `BATCH` before them where it applies; NaN where
-            one is not known.
+        title: the title of its row.
+        family: the settings that it shares with runs that differ only in seed and radius, as text.
+        split: the images of the error: "test", or "val" for held-out images.
+        error: the error of the measured weights, in percent.
+        measures: values by their names in `sam_bench.analysis.measure`, prefixed with `BATCH` if it applies; NaN if
+            unknown.
     """
 
     run_id: str
@@ -86,14 +87,14 @@ class Solution:
 
 @dataclass(frozen=True)
 class Landscape:
-    """A slice of the loss.
+    """A slice of the loss through one solution or two.
 
     Args:
-        kind: "line", "plane" or "between".
-        titles: of the solutions, their rows'.
-        seeds: of the solutions.
-        steps: along each direction.
-        losses, errors: nats and percent; of a plane a row for each step along the second direction.
+        kind: "line", "plane", or "between" two solutions.
+        titles: the titles of the solutions' rows.
+        seeds: the seeds of the solutions.
+        steps: the steps along each direction.
+        losses, errors: nats and percent at each step; a plane has a row for each step along the second direction.
     """
 
     kind: str
@@ -108,9 +109,10 @@ class Correlations(NamedTuple):
     """Rank correlations of a measure with the test error.
 
     Args:
-        across: of the rows' means.
-        radii: within a method, of the means at its radii; runs on held-out images count too, among themselves.
-        seeds: within a row, of its seeds.
+        across: correlation of the rows' means.
+        radii: correlation of a method's means at its radii, averaged over methods; runs on held-out images count as
+            methods of their own.
+        seeds: correlation of a row's seeds, averaged over rows.
     """
 
     across: Correlation
@@ -120,11 +122,12 @@ class Correlations(NamedTuple):
 
 @dataclass(frozen=True)
 class Sharpness:
-    """All that was found of an experiment's solutions.
+    """The sharpness measured of an experiment's solutions.
 
     Args:
-        solutions: of runs whose error is the test set's.
-        held_out: of runs whose error is that of held-out images, such as a tuning's, which has a method at many radii.
+        solutions: solutions of runs with a test error.
+        held_out: solutions of runs with an error on held-out images, such as tuning runs, which have many radii.
+        landscapes: slices of the loss.
         probed: records of runs whose sharpness was measured while they trained.
     """
 
@@ -135,75 +138,84 @@ class Sharpness:
 
     @property
     def names(self) -> list[str]:
-        """What was measured, but for standard errors."""
-        found = distinct(name for solution in self.solutions for name in solution.measures)
-        return [name for name in found if not name.endswith("_se")]
+        """Return the names of all measures, without those of standard errors."""
+        names = distinct(name for solution in self.solutions for name in solution.measures)
+        return [name for name in names if not name.endswith("_se")]
 
     def main_names(self, prefix: str = "") -> list[str]:
-        """A measure of each kind: of those at several radii the one in the middle.
+        """Return one measure of each kind; of a kind with several radii, the middle one.
 
         Args:
-            prefix: `BATCH` for those with the statistics of each batch.
+            prefix: `BATCH` for measures with the statistics of each batch.
         """
-        found = [prefix + name for name in ("eigenvalue_1", "trace")]
+        names = [prefix + name for name in ("eigenvalue_1", "trace")]
         for family in FAMILIES:
-            at = [name for name in self.names if name.rpartition("_")[0] == prefix + family]
-            found += at[len(at) // 2 :][:1]
-        found += [prefix + name for name in ("gradient_norm", "loss")]
-        return [name for name in found if name in self.names]
+            at_radii = [name for name in self.names if name.rpartition("_")[0] == prefix + family]
+            names += at_radii[len(at_radii) // 2 :][:1]
+        names += [prefix + name for name in ("gradient_norm", "loss")]
+        return [name for name in names if name in self.names]
 
     def shown_names(self) -> list[str]:
-        """Those that figures show: the greatest eigenvalue, worst and average case, m-sharpness."""
-        found = []
+        """Return the measures that figures show: greatest eigenvalue, worst and average case, m-sharpness."""
+        shown = []
         names = self.main_names() + self.main_names(BATCH)
         for families in SHOWN:
-            found += [name for of in families for name in names if name.rpartition("_")[0] == of][:1]
-        return found
+            shown += [name for family in families for name in names if name.rpartition("_")[0] == family][:1]
+        return shown
 
     @cached_property
     def correlations(self) -> dict[str, Correlations]:
-        """By measure, its rank correlations with the test error."""
+        """Return the rank correlations of each measure with the test error."""
         return {name: correlations_of((*self.solutions, *self.held_out), name) for name in self.names}
 
     def titles(self) -> list[str]:
-        """The rows of the solutions, in their order."""
+        """Return the titles of the solutions' rows, in order."""
         return distinct(solution.title for solution in self.solutions)
 
 
 def read_sharpness(
     folder: Path, records: Sequence[Record], rows: Sequence[Row], held_out: Sequence[Row] = ()
 ) -> Sharpness:
-    """Read what was measured of an experiment's runs.
+    """Read what scripts/analyse.py measured of an experiment's runs.
+
+    Runs with averaged weights are left out: the weights that they have trained belong to another row too.
 
     Args:
-        records: of runs on the test set.
-        rows: those of its table, and further ones.
+        folder: the folder with the subfolders `analysis` and `landscape`.
+        records: records of runs on the test set.
+        rows: the rows of the experiment's table, and further ones.
         held_out: rows of runs on held-out images.
 
-    Runs that average weights are left out: those that they have trained are another row's too.
-
     Raises:
-        StateError: a file cannot be read, or is of an earlier run of the same name, or settings were not the same for
-            all.
+        StateError: a file cannot be read, belongs to an earlier run of the same name, or was measured with other
+            settings than the rest.
     """
     runs = {record["run_id"]: record for record in (*records, *(run for row in held_out for run in row.runs))}
-    titles = _titles(rows) | _titles(held_out)
+    titles = _titles_by_run(rows) | _titles_by_run(held_out)
     order = {title: place for place, title in enumerate(distinct(titles.values()))}
+
+    # `settings` has, for each split and prefix, one run for each kind of settings: more than one kind is an error.
     measured: dict[str, dict[str, float]] = {}
     settings: dict[tuple[str, str], dict[str, str]] = {}
     for path in sorted((folder / "analysis").glob("*.json")):
-        found = _read(path)
-        (run_id,) = found["run_ids"]
-        if (run := _run_of(found, run_id, runs, path)) is None or run["averaged"]:
+        analysis = _read(path)
+        (run_id,) = analysis["run_ids"]
+        if (run := _analysed_run(analysis, run_id, runs, path)) is None or run["averaged"]:
             continue
-        prefix = BATCH if found["settings"].get("batchnorm") == "batch" else ""
-        kind = json.dumps([found.get("schema_version"), found["settings"], found["images_sha256"]], sort_keys=True)
+
+        prefix = BATCH if analysis["settings"].get("batchnorm") == "batch" else ""
+        kind = json.dumps(
+            [analysis.get("schema_version"), analysis["settings"], analysis["images_sha256"]], sort_keys=True
+        )
         settings.setdefault((run["config"]["data"]["split"], prefix), {}).setdefault(kind, run_id)
-        for name, value in found["measures"].items():
+
+        for name, value in analysis["measures"].items():
             if prefix and name == "weight_norm":
                 continue  # the same with any statistics
             measured.setdefault(run_id, {})[prefix + name] = math.nan if value is None else float(value)
-    names = distinct(name for its in measured.values() for name in its)
+
+    # Every solution has all measures, those with batch statistics last; what was not measured is NaN.
+    names = distinct(name for measures in measured.values() for name in measures)
     unknown = dict.fromkeys(sorted(names, key=lambda name: name.startswith(BATCH)), math.nan)
     solutions = [
         Solution(
@@ -215,40 +227,43 @@ def read_sharpness(
             run["seed"],
             run["config"]["data"]["split"],
             run["test_error"],
-            unknown | its,
+            unknown | measures,
         )
-        for run_id, its in measured.items()
+        for run_id, measures in measured.items()
     ]
+
     for kinds in settings.values():
         if len(kinds) > 1:
             raise StateError(
-                f"{folder / 'analysis'} has measures of {len(kinds)} kinds of settings, which cannot be compared, such "
-                f"as those of {' and '.join(kinds.values())}: move one kind away"
+                f"{folder / 'analysis'} has measures taken with {len(kinds)} kinds of settings, such as those of the "
+                f"runs {' and '.join(kinds.values())}. They cannot be compared: move all but one kind away"
             )
+
     landscapes = []
     for path in sorted((folder / "landscape").glob("*.json")):
-        found = _read(path)
-        its = [_run_of(found, run_id, runs, path) for run_id in found["run_ids"]]
-        if None not in its:
+        analysis = _read(path)
+        through = [_analysed_run(analysis, run_id, runs, path) for run_id in analysis["run_ids"]]
+        if None not in through:
             landscapes.append(
                 Landscape(
-                    found["settings"]["kind"],
-                    tuple(titles[run["run_id"]] for run in its),
-                    tuple(run["seed"] for run in its),
-                    tuple(found["steps"]),
-                    found["losses"],
-                    found["errors"],
+                    analysis["settings"]["kind"],
+                    tuple(titles[run["run_id"]] for run in through),
+                    tuple(run["seed"] for run in through),
+                    tuple(analysis["steps"]),
+                    analysis["losses"],
+                    analysis["errors"],
                 )
             )
-    solutions.sort(key=lambda each: (order[each.title], each.seed))
+
+    solutions.sort(key=lambda solution: (order[solution.title], solution.seed))
     tested, held_out_solutions = (tuple(s for s in solutions if s.split == split) for split in ("test", "val"))
-    landscapes.sort(key=lambda each: ([order[title] for title in each.titles], each.seeds))
+    landscapes.sort(key=lambda landscape: ([order[title] for title in landscape.titles], landscape.seeds))
     probed = [record for record in records if "analysis" in record]
     return Sharpness(tested, held_out_solutions, tuple(landscapes), tuple(probed))
 
 
 def called(name: str) -> str:
-    """Return what a measure is called in tables and figures."""
+    """Return a measure's name in tables and figures."""
     if name.startswith("eigenvalue_"):
         return f"λ{''.join('₀₁₂₃₄₅₆₇₈₉'[int(digit)] for digit in name.removeprefix('eigenvalue_'))}"
     if name.startswith(BATCH):
@@ -258,7 +273,7 @@ def called(name: str) -> str:
 
 
 def as_frame(sharpness: Sharpness) -> pd.DataFrame:
-    """A line for each solution, with everything that was measured."""
+    """Return a line for each solution, with all of its measures."""
     return pd.DataFrame(
         [
             {"row": s.title, "method": s.method, "rho": s.rho, "seed": s.seed, "split": s.split, "test_error": s.error}
@@ -270,17 +285,18 @@ def as_frame(sharpness: Sharpness) -> pd.DataFrame:
 
 
 def correlations_of(solutions: Sequence[Solution], name: str) -> Correlations:
-    """Return a measure's rank correlations with the error; of held-out images only over radii."""
+    """Return a measure's rank correlations with the error; solutions on held-out images count over radii only."""
     rows: dict[str, list[tuple[float, float]]] = {}
     radii: dict[str, dict[float | None, list[tuple[float, float]]]] = {}
-    for each in solutions:
-        value = each.measures.get(name, math.nan)
+    for solution in solutions:
+        value = solution.measures.get(name, math.nan)
         if not math.isnan(value):
-            point = min(value, HIGHEST), each.error
-            radii.setdefault(each.family, {}).setdefault(each.rho, []).append(point)
-            if each.split == "test":
-                rows.setdefault(each.title, []).append(point)
-    means = {family: [_mean(points) for points in of_it.values()] for family, of_it in radii.items()}
+            point = min(value, HIGHEST), solution.error
+            radii.setdefault(solution.family, {}).setdefault(solution.rho, []).append(point)
+            if solution.split == "test":
+                rows.setdefault(solution.title, []).append(point)
+
+    means = {family: [_mean(points) for points in by_radius.values()] for family, by_radius in radii.items()}
     return Correlations(correlation_across(rows), correlation_within(means), correlation_within(rows))
 
 
@@ -301,14 +317,14 @@ def tables(sharpness: Sharpness, experiment: str, about: str) -> str:
             [
                 [
                     called(name),
-                    in_words(found.across),
-                    str(found.across.groups),
-                    in_words(found.radii),
-                    str(found.radii.groups),
-                    in_words(found.seeds),
-                    str(found.seeds.groups),
+                    in_words(correlations.across),
+                    str(correlations.across.groups),
+                    in_words(correlations.radii),
+                    str(correlations.radii.groups),
+                    in_words(correlations.seeds),
+                    str(correlations.seeds.groups),
                 ]
-                for name, found in sharpness.correlations.items()
+                for name, correlations in sharpness.correlations.items()
             ],
         ),
         "Spearman's rank correlations with the test error, with 95 % intervals of a bootstrap, not corrected for their "
@@ -317,11 +333,12 @@ def tables(sharpness: Sharpness, experiment: str, about: str) -> str:
         "over the methods; over the seeds of a row, drawing seeds, and averaged over the rows. Methods and rows with "
         f"fewer than four are left out.{about_held_out(sharpness)}",
     ]
+
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _with_batch_statistics(sharpness: Sharpness) -> list[str]:
-    """What was measured so, with a heading; nothing where nothing was."""
+    """Return the part on measures with the statistics of each batch, under a heading; empty if there are none."""
     if not (names := sharpness.main_names(BATCH)):
         return []
     return [
@@ -334,23 +351,24 @@ def _with_batch_statistics(sharpness: Sharpness) -> list[str]:
 
 
 def _table(sharpness: Sharpness, names: Sequence[str]) -> str:
-    """A line for each row."""
+    """Return the Markdown table of some measures, with a line for each row."""
     cells = []
     for title in sharpness.titles():
-        its = [each for each in sharpness.solutions if each.title == title]
-        values = [_median_in_words([each.measures[name] for each in its]) for name in names]
-        cells.append([title, str(len(its)), _mean_in_words([each.error for each in its]), *values])
-    plain = [called(name.removeprefix(BATCH)) for name in names]
-    return markdown(["row", "seeds", "test error %", *plain], cells)
+        solutions = [solution for solution in sharpness.solutions if solution.title == title]
+        values = [_median_in_words([solution.measures[name] for solution in solutions]) for name in names]
+        cells.append([title, str(len(solutions)), _mean_in_words([s.error for s in solutions]), *values])
+
+    headings = [called(name.removeprefix(BATCH)) for name in names]
+    return markdown(["row", "seeds", "test error %", *headings], cells)
 
 
 def about_held_out(sharpness: Sharpness) -> str:
-    """Return what the runs on held-out images are, in a sentence with a space before it; nothing without any."""
-    its = [each for each in sharpness.held_out if each.rho is not None]
-    if not its:
+    """Return a sentence on the runs on held-out images, with a space before it; "" if there are none."""
+    solutions = [solution for solution in sharpness.held_out if solution.rho is not None]
+    if not solutions:
         return ""
-    methods = distinct(title_of(each.method) for each in its)
-    return f" Over radii {len(its)} runs of {', '.join(methods)} count with their errors on held-out images."
+    methods = distinct(title_of(solution.method) for solution in solutions)
+    return f" Over radii {len(solutions)} runs of {', '.join(methods)} count with their errors on held-out images."
 
 
 def write_sharpness(sharpness: Sharpness, experiment: str, folder: Path, about: str) -> None:
@@ -360,32 +378,34 @@ def write_sharpness(sharpness: Sharpness, experiment: str, folder: Path, about: 
 
 
 def explanation(sharpness: Sharpness) -> str:
-    """Return in a few sentences what the correlations say; nothing where there is too little to say."""
-    told = []
+    """Return the correlations in a few sentences; "" if none is known."""
+    of_measures = []
     for name in sharpness.shown_names():
-        found = zip(("across rows", "over radii", "over seeds"), sharpness.correlations[name], strict=True)
-        parts = [f"{how} {in_words(each)}" for how, each in found if not math.isnan(each.value)]
+        labelled = zip(("across rows", "over radii", "over seeds"), sharpness.correlations[name], strict=True)
+        parts = [f"{label} {in_words(each)}" for label, each in labelled if not math.isnan(each.value)]
         if parts:
-            told.append(f"{called(name)} {', '.join(parts)}")
-    if not told:
+            of_measures.append(f"{called(name)} {', '.join(parts)}")
+
+    if not of_measures:
         return ""
     return (
         f"Rank correlation with the test error ({len(sharpness.titles())} rows, {len(sharpness.solutions)} "
-        f"solutions), with 95 % intervals that are not corrected for their number: {'; '.join(told)}. "
+        f"solutions), with 95 % intervals that are not corrected for their number: {'; '.join(of_measures)}. "
         f"{thirds(sharpness)}"
     ).rstrip()
 
 
 def thirds(sharpness: Sharpness, name: str = "eigenvalue_1") -> str:
-    """Return the mean test error of the flattest rows, of those between and of the sharpest, in a sentence.
+    """Return a sentence with the mean test errors of the flattest, middle and sharpest third of the rows.
 
-    A rank correlation does not see that errors may be least in the middle.
+    It shows what a rank correlation cannot: errors may be least in the middle. "" if the correlation is not known.
     """
     if name not in sharpness.names or math.isnan(sharpness.correlations[name].across.value):
         return ""
+
     rows = [[s for s in sharpness.solutions if s.title == title] for title in sharpness.titles()]
-    of_rows = sorted(_mean([(each.measures[name], each.error) for each in row]) for row in rows)
-    errors = [f"{np.mean([error for _, error in part]):.1f} %" for part in np.array_split(of_rows, 3)]
+    means = sorted(_mean([(solution.measures[name], solution.error) for solution in row]) for row in rows)
+    errors = [f"{np.mean([error for _, error in third]):.1f} %" for third in np.array_split(means, 3)]
     return (
         f"The third of the rows with the least {called(name)} has a mean error of {errors[0]}, the next {errors[1]}, "
         f"the one with the greatest {errors[2]}."
@@ -393,34 +413,40 @@ def thirds(sharpness: Sharpness, name: str = "eigenvalue_1") -> str:
 
 
 def in_words(correlation: Correlation) -> str:
-    """Return a correlation with its interval; in perfect order it has none."""
+    """Return a correlation with its interval, or "in perfect order", where there is none; "–" if it is not known."""
     if math.isnan(correlation.value):
         return "–"
     interval = f"{correlation.low:+.2f} to {correlation.high:+.2f}"
-    told = "in perfect order" if math.isnan(correlation.low) else interval.replace("-", "−")
-    return f"{correlation.value:+.2f}".replace("-", "−") + f" ({told})"
+    note = "in perfect order" if math.isnan(correlation.low) else interval.replace("-", "−")
+    return f"{correlation.value:+.2f}".replace("-", "−") + f" ({note})"
 
 
-def _run_of(found: Mapping[str, Any], run_id: str, runs: Mapping[str, Record], path: Path) -> Record | None:
-    """The run that an analysis is of; None where there is none."""
+def _analysed_run(analysis: Mapping[str, Any], run_id: str, runs: Mapping[str, Record], path: Path) -> Record | None:
+    """Return the record of a run that an analysis covers; None if there is no such record.
+
+    Raises:
+        StateError: the record has another test error than the analysed run.
+    """
     run = runs.get(run_id)
-    if run is not None and run["test_error"] != found["test_errors"][found["run_ids"].index(run_id)]:
+    if run is not None and run["test_error"] != analysis["test_errors"][analysis["run_ids"].index(run_id)]:
         raise StateError(f"{path} is of an earlier run of the same name: move it away, and analyse again")
     return run
 
 
-def _titles(rows: Iterable[Row]) -> dict[str, str]:
-    """By run, the title of its row; of rows of one title the further ones have their radius behind it, or a number."""
-    found: dict[str, str] = {}
+def _titles_by_run(rows: Iterable[Row]) -> dict[str, str]:
+    """Return the title of each run's row, by run id; repeated titles get the row's radius or a number behind them."""
+    titles: dict[str, str] = {}
     taken: list[str] = []
     for row in rows:
         title = row.title
         if title in taken:
             title += f", ρ {row.rho:g}" if row.rho else f" ({taken.count(title) + 1})"
         taken.append(row.title)
+
+        # A run in several rows keeps the title of the first.
         for run in row.runs:
-            found.setdefault(run["run_id"], title)
-    return found
+            titles.setdefault(run["run_id"], title)
+    return titles
 
 
 def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -433,7 +459,7 @@ def _mean_in_words(values: Sequence[float]) -> str:
 
 
 def _median_in_words(values: Sequence[float]) -> str:
-    """The median, and from where to where they go; nothing where one is not known."""
+    """Return the median, with the least and the greatest of several values; "–" if one is not known."""
     if any(map(math.isnan, values)):
         return "–"
     least, greatest = (_digits(end, 3) for end in (min(values), max(values)))
@@ -441,14 +467,14 @@ def _median_in_words(values: Sequence[float]) -> str:
 
 
 def _digits(value: float, count: int) -> str:
-    """A number with so many digits that mean something; with all digits before the point, and no exponent for them."""
+    """Return a number with `count` significant digits, or as a whole number without exponent if it has more."""
     return f"{value:,.0f}" if 10**count <= abs(value) < math.inf else f"{value:.{count}g}"
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _ = found["run_ids"], found["test_errors"], found["settings"]
+        analysis: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _ = analysis["run_ids"], analysis["test_errors"], analysis["settings"]
     except (ValueError, KeyError, TypeError) as error:
-        raise StateError(f"{path} is no analysis of a run ({error!r}): move it away") from error
-    return found
+        raise StateError(f"{path} is not an analysis of a run ({error!r}): move it away") from error
+    return analysis

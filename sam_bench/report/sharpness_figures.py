@@ -1,4 +1,4 @@
-"""Figures of the loss around solutions: how sharp it is, what that goes with, and slices through it."""
+"""Figures of the loss around solutions: its sharpness, the correlation with the test error, and slices through it."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,11 +24,11 @@ from sam_bench.report.figures import (
 from sam_bench.report.rows import Record, distinct, rank, title_of
 from sam_bench.report.sharpness import Landscape, Sharpness, called
 
+#: The loss, or rise of the loss, at which surfaces and slices are cut off, in nats.
 HIGHEST = 8.0
-"""Nats: what is higher in a landscape is cut off."""
 
+#: The rises of the loss at which contours are drawn, in nats. Values beyond an end have the colour of that end.
 RISES = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-"""Nats: where contours are drawn; what is lower or higher has the colour of the end."""
 
 
 def draw_sharpness(sharpness: Sharpness) -> dict[str, Figure]:
@@ -48,11 +48,15 @@ def draw_sharpness(sharpness: Sharpness) -> dict[str, Figure]:
 
 
 def measures(sharpness: Sharpness) -> Figure | None:
-    """Each row's measures, every solution a point, several have a median line; infinite ones are arrows at the edge."""
+    """Draw each row's measures: every solution as a point, the median of several as a line.
+
+    Infinite values are an arrow at the edge. None if nothing was measured.
+    """
     names = sharpness.shown_names()
     titles = sharpness.titles()
     if not names:
         return None
+
     figure, panels = _panels(len(names), height_for(len(titles)))
     for axes, name in zip(panels, names, strict=True):
         for place, title in enumerate(titles):
@@ -60,83 +64,101 @@ def measures(sharpness: Sharpness) -> Figure | None:
             values = [value for value in values if not math.isnan(value)]
             finite = [value for value in values if math.isfinite(value)]
             axes.plot(finite, [place] * len(finite), "o", color=COLORS[0], markersize=2.5, alpha=0.8, mew=0)
+
+            # The arrow's x is a fraction of the axis, so that it stays at the edge on any scale.
             if len(finite) < len(values):
                 edge = axes.get_yaxis_transform()
                 axes.plot(1, place, ">", color=COLORS[0], markersize=4, mew=0, transform=edge, clip_on=False)
             if len(values) > 1 and math.isfinite(median := float(np.median(values))):
                 axes.plot([median, median], [place - 0.3, place + 0.3], color=INK)
-        _scale(axes, name, sharpness)
+
+        _set_scale(axes, name, sharpness)
         axes.set_xlabel(called(name))
         name_places(axes, titles)
     return figure
 
 
 def scatter(sharpness: Sharpness) -> Figure | None:
-    """The test error against sharpness: a point for a solution, coloured for the best known methods."""
+    """Draw the test error against sharpness: a point for each solution, coloured for the best known methods.
+
+    None for fewer than three solutions.
+    """
     names = sharpness.shown_names()
     if not names or len(sharpness.solutions) < 3:
         return None
-    known = [title for title in ("SGD", "SAM", "ASAM", "GSAM", "WSAM") if title in sharpness.titles()]
+
+    coloured = [title for title in ("SGD", "SAM", "ASAM", "GSAM", "WSAM") if title in sharpness.titles()]
     figure, panels = _panels(len(names), 1.9)
     for axes, name in zip(panels, names, strict=True):
-        for title in [*(t for t in sharpness.titles() if t not in known), *known]:
-            its = [s for s in sharpness.solutions if s.title == title and math.isfinite(s.measures[name])]
-            points = [s.measures[name] for s in its], [s.error for s in its]
-            if title in known:
-                axes.plot(*points, "o", color=COLORS[known.index(title)], markersize=3.5, mew=0, label=title)
+        # The coloured rows are drawn last, over the others.
+        for title in [*(t for t in sharpness.titles() if t not in coloured), *coloured]:
+            solutions = [s for s in sharpness.solutions if s.title == title and math.isfinite(s.measures[name])]
+            points = [s.measures[name] for s in solutions], [s.error for s in solutions]
+            if title in coloured:
+                axes.plot(*points, "o", color=COLORS[coloured.index(title)], markersize=3.5, mew=0, label=title)
             else:
                 axes.plot(*points, "o", color=FAINT, markersize=2.5, mew=0, alpha=0.7)
-        _scale(axes, name, sharpness)
+
+        _set_scale(axes, name, sharpness)
         axes.set_xlabel(called(name))
         if axes.get_subplotspec().is_first_col():
             axes.set_ylabel("test error %")
-    if known:
-        legend_above(figure, panels[0], len(known))
+
+    if coloured:
+        legend_above(figure, panels[0], len(coloured))
     return figure
 
 
 def forest(sharpness: Sharpness) -> Figure | None:
-    """Rank correlations with the test error, with their intervals, which are not corrected for their number."""
-    found = sharpness.correlations
+    """Draw rank correlations with the test error and their intervals, not corrected for their number.
+
+    None if no correlation is known.
+    """
+    correlations = sharpness.correlations
     labels = ("across rows", "over the radii of a method", "over the seeds of a row")
-    shown = [which for which in range(3) if not all(math.isnan(each[which].value) for each in found.values())]
+    # `i` is a correlation's place in the named tuple, which is its place among the labels.
+    shown = [i for i in range(3) if not all(math.isnan(of_measure[i].value) for of_measure in correlations.values())]
     if not shown:
         return None
-    figure = Figure(figsize=((0.6 + 0.5 * len(shown)) * WIDTH, height_for(len(found))))
+
+    figure = Figure(figsize=((0.6 + 0.5 * len(shown)) * WIDTH, height_for(len(correlations))))
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for axes, which in zip(panels, shown, strict=True):
+    for axes, i in zip(panels, shown, strict=True):
         axes.axvline(0, color=FAINT, linewidth=0.6)
-        for place, of_measure in enumerate(found.values()):
-            each = of_measure[which]
-            if not math.isnan(each.value):
-                color = COLORS[0] if each.low > 0 or each.high < 0 else None
-                plot_interval(axes, place, each.value, (each.low, each.high), color)
+        for place, of_measure in enumerate(correlations.values()):
+            correlation = of_measure[i]
+            if not math.isnan(correlation.value):
+                color = COLORS[0] if correlation.low > 0 or correlation.high < 0 else None
+                plot_interval(axes, place, correlation.value, (correlation.low, correlation.high), color)
+
         axes.set_xlim(-1.05, 1.05)
         axes.set_xticks((-1, 0, 1))
-        axes.set_xlabel(labels[which])
-        name_places(axes, [called(name) for name in found])
+        axes.set_xlabel(labels[i])
+        name_places(axes, [called(name) for name in correlations])
     return figure
 
 
 def contours(planes: Sequence[Landscape]) -> Figure | None:
-    """How far the training loss rises over a plane through each solution, on one scale."""
+    """Draw the rise of the training loss over a plane through each solution, all on one scale."""
     if not planes:
         return None
+
     columns = min(len(planes), 4)
     rows = math.ceil(len(planes) / columns)
     figure = Figure(figsize=(2 * WIDTH, 1.75 * rows + 0.2))
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     norm = mpl.colors.LogNorm(RISES[0], RISES[-1])
-    for axes, each in zip(grid.flat, planes, strict=False):
-        shown = np.clip(rises(each), RISES[0], RISES[-1])
-        filled = axes.contourf(each.steps, each.steps, shown, RISES, norm=norm, cmap="cividis")
-        axes.contour(each.steps, each.steps, shown, RISES, norm=norm, colors="white", linewidths=0.3)
+    for axes, plane in zip(grid.flat, planes, strict=False):
+        shown = np.clip(rises(plane), RISES[0], RISES[-1])
+        filled = axes.contourf(plane.steps, plane.steps, shown, RISES, norm=norm, cmap="cividis")
+        axes.contour(plane.steps, plane.steps, shown, RISES, norm=norm, colors="white", linewidths=0.3)
         axes.plot(0, 0, "o", color=COLORS[1], markersize=2.5, mew=0)
-        axes.set_title(f"{each.titles[0]}, seed {each.seeds[0]}: {_own_loss(each):.2f}")
+        axes.set_title(f"{plane.titles[0]}, seed {plane.seeds[0]}: {_own_loss(plane):.2f}")
         axes.set_aspect("equal")
         if axes.get_subplotspec().is_first_col():
             axes.set_ylabel("second direction")
         axes.set_xlabel("first direction")
+
     for axes in grid.flat[len(planes) :]:
         axes.set_visible(False)
     bar = figure.colorbar(filled, ax=grid, shrink=0.9, format="%g", ticks=RISES)
@@ -145,46 +167,52 @@ def contours(planes: Sequence[Landscape]) -> Figure | None:
 
 
 def surfaces(planes: Sequence[Landscape]) -> Figure | None:
-    """The same as surfaces, of the first two solutions."""
+    """Draw what `contours` does as surfaces, for the first two solutions."""
     if not planes:
         return None
+
     shown = planes[:2]
     figure = Figure(figsize=(WIDTH * len(shown), 2.6))
-    for place, each in enumerate(shown, start=1):
+    for place, plane in enumerate(shown, start=1):
         axes = figure.add_subplot(1, len(shown), place, projection="3d")
-        x, y = np.meshgrid(each.steps, each.steps)
-        heights = np.clip(rises(each), 0, HIGHEST)
+        x, y = np.meshgrid(plane.steps, plane.steps)
+        heights = np.clip(rises(plane), 0, HIGHEST)
         norm = mpl.colors.Normalize(0, HIGHEST)
         surface = axes.plot_surface(x, y, heights, cmap="cividis", norm=norm, rstride=1, cstride=1, linewidth=0.1)
+        # As vectors, the many faces would make the SVG large.
         surface.set_rasterized(True)
+
         axes.set_zlim(0, HIGHEST)
-        axes.set_title(f"{each.titles[0]}, seed {each.seeds[0]}: {_own_loss(each):.2f}")
+        axes.set_title(f"{plane.titles[0]}, seed {plane.seeds[0]}: {_own_loss(plane):.2f}")
         axes.set_zlabel("rise of the training loss")
         axes.tick_params(pad=-3)
     return figure
 
 
 def slices(landscapes: Sequence[Landscape]) -> Figure | None:
-    """The training loss along a random direction through each solution, and between pairs of them."""
+    """Draw the training loss along a random direction through each solution, and between pairs of solutions."""
     groups = [
-        (label, its)
+        (label, of_kind)
         for kind, label in (("line", "along a random direction"), ("between", "from one solution to another"))
-        if (its := [each for each in landscapes if each.kind == kind])
+        if (of_kind := [landscape for landscape in landscapes if landscape.kind == kind])
     ]
     if not groups:
         return None
+
     figure = Figure(figsize=(WIDTH * len(groups), 2.4))
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
-    known: list[str] = []
-    for axes, (label, its) in zip(panels, groups, strict=True):
-        named = [(each.titles[0] if each.kind == "line" else way(each), each) for each in its]
+    all_names: list[str] = []  # a name's place in it gives its colour, in all panels
+    for axes, (label, of_kind) in zip(panels, groups, strict=True):
+        named = [(each.titles[0] if each.kind == "line" else way(each), each) for each in of_kind]
         names = distinct(name for name, _ in named)
-        known += names
+        all_names += names
         for name, each in named:
-            number = known.index(name)
+            number = all_names.index(name)
             losses = np.array(each.losses, dtype=float)
             axes.plot(each.steps, losses, STYLES[number // 2 % len(STYLES)], color=COLORS[number % len(COLORS)], lw=0.8)
-        axes.set_ylim(0, min(HIGHEST, 1.1 * max(np.nanmax(np.array(each.losses, dtype=float)) for each in its)))
+        axes.set_ylim(0, min(HIGHEST, 1.1 * max(np.nanmax(np.array(each.losses, dtype=float)) for each in of_kind)))
+
+        # Several lines may have one name: the legend has the first of them.
         handles = [next(line for line, (of, _) in zip(axes.lines, named, strict=True) if of == name) for name in names]
         columns = 2 if len(names) <= 4 else 3
         axes.legend(handles, names, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, handlelength=2.6)
@@ -194,19 +222,26 @@ def slices(landscapes: Sequence[Landscape]) -> Figure | None:
 
 
 def way(landscape: Landscape) -> str:
-    """Return what a legend calls the way from one solution to another."""
+    """Return the name, for a legend, of the line from one solution to another."""
     titles, seeds = distinct(landscape.titles), distinct(map(str, landscape.seeds))
     return f"{' – '.join(titles)}, seed{'s' if len(seeds) > 1 else ''} {' – '.join(seeds)}"
 
 
 def curves(probed: Sequence[Record], most: int = 3) -> Figure | None:
-    """Test error and sharpness over the epochs, of runs that were measured while they trained."""
+    """Draw test error and sharpness by epoch, for runs whose sharpness was measured while they trained.
+
+    Args:
+        most: the largest number of panels, the test error's included.
+    """
     if not probed:
         return None
+
+    # In order of preference; of the radii of the one-step measure the last by name.
     histories = [record["history"] for record in probed]
     one_step = sorted({name for history in histories for name in history if name.startswith("analysis_one_step")})
     wanted = ["analysis_eigenvalue_1", *one_step[-1:], "analysis_gradient_norm"]
     names = [name for name in wanted if any(name in history for history in histories)][: most - 1]
+
     figure = Figure(figsize=(2 * WIDTH, 2.0))
     panels = figure.subplots(1, 1 + len(names), squeeze=False)[0]
     methods = sorted(distinct(record["method"] for record in probed), key=rank)
@@ -224,21 +259,23 @@ def curves(probed: Sequence[Record], most: int = 3) -> Figure | None:
                     color=COLORS[number % len(COLORS)],
                     label=label,
                 )
+
         axes.set_xlabel("epoch")
         axes.set_ylabel("test error %")
         if name != "test_error":
             images = distinct(f"{record['analysis']['images']:,}" for record in probed)
             axes.set_ylabel(f"{called(name.removeprefix('analysis_'))}\n{' or '.join(images)} images")
             axes.set_yscale("log")
+
     legend_above(figure, panels[0], len(methods))
     return figure
 
 
 def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of two columns' width with so many panels, at most four in a line.
+    """Return a figure of two columns' width and its panels, at most four in a line.
 
     Args:
-        height: of a line of panels.
+        height: the height of a line of panels, in inches.
     """
     lines = math.ceil(count / 4)
     columns = math.ceil(count / lines)
@@ -250,26 +287,28 @@ def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def _own_loss(plane: Landscape) -> float:
-    """The training loss of the solution, which is in the middle."""
+    """Return the training loss of the solution itself, which is in the middle of the plane."""
     middle = len(plane.steps) // 2
     return float(plane.losses[middle][middle])
 
 
 def rises(plane: Landscape) -> np.ndarray:
-    """How much higher the loss is than that of the solution; what is not finite is infinitely higher."""
+    """Return the loss minus that of the solution, infinite where the loss is not finite."""
     return np.nan_to_num(np.array(plane.losses, dtype=float) - _own_loss(plane), nan=math.inf, posinf=math.inf)
 
 
-def _scale(axes: Axes, name: str, sharpness: Sharpness) -> None:
-    """A logarithmic axis for a measure, about 0 a linear one where it is not above 0 everywhere."""
+def _set_scale(axes: Axes, name: str, sharpness: Sharpness) -> None:
+    """Set a logarithmic x axis for a measure, linear around 0 if not all of its values are above 0."""
     values = [solution.measures[name] for solution in sharpness.solutions if math.isfinite(solution.measures[name])]
     if not values:
         return
+
     if all(value > 0 for value in values):
         axes.set_xscale("log")
+        # The fewer decades there are, the more ticks each has.
         decades = math.log10(max(values) / min(values))
-        named = (1, 1.5, 2, 3, 4, 6, 8) if decades < 0.6 else (1, 2, 5) if decades < 1.5 else (1,)
-        axes.xaxis.set_major_locator(LogLocator(subs=named))
+        ticks = (1, 1.5, 2, 3, 4, 6, 8) if decades < 0.6 else (1, 2, 5) if decades < 1.5 else (1,)
+        axes.xaxis.set_major_locator(LogLocator(subs=ticks))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:

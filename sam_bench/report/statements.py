@@ -1,4 +1,4 @@
-"""What studies find: every statement with its interval, and none that the interval does not bear."""
+"""Statements on what studies find, each with its interval and none that goes beyond it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from sam_bench.report.stats import Paired
 
 @dataclass(frozen=True)
 class Statement:
-    """One comparison.
+    """One comparison in words.
 
     Args:
         text: a sentence without its full stop.
-        verdict: "better", "worse", or "not separated"; None where there are too few seeds to tell.
+        verdict: "better", "worse" or "not separated"; None with too few seeds.
     """
 
     text: str
@@ -31,59 +31,68 @@ class Statement:
 
 
 def statements(comparison: Comparison) -> list[Statement]:
-    """The planned comparisons, in their order, and that of the best row with the reference, which is said once."""
+    """Return the planned comparisons, in order, and then that of the best row with the reference.
+
+    If the best row's comparison is one of the planned ones, it appears at the end only.
+    """
     best = comparison.best
-    found = []
-    for (row, base), each in _planned(comparison).items():
-        if best is None or each is not best[1]:
-            at = _at(comparison, (row, base))
-            found.append(Statement(_sentence(row.title, base.title, each, at), each.verdict))
+    results = []
+    for (row, base), paired in _planned(comparison).items():
+        if best is None or paired is not best[1]:
+            equal = _equal_in(comparison, (row, base))
+            results.append(Statement(_sentence(row.title, base.title, paired, equal), paired.verdict))
+
+    # The best row was chosen after the fact, so the sentence says from how many.
     if best is not None:
-        row, each = best
+        row, paired = best
         count = sum(pair in comparison.found for pair in comparison.baselines[REFERENCE].items())
         among = f"lowest error of {count} compared with {comparison.reference.title}"
-        lost = f"; {row.diverged} of {len(row.runs)} runs diverged" if row.diverged else ""
-        found.append(
-            Statement(_sentence(f"{row.title} ({among}{lost})", comparison.reference.title, each), each.verdict)
+        diverged = f"; {row.diverged} of {len(row.runs)} runs diverged" if row.diverged else ""
+        results.append(
+            Statement(_sentence(f"{row.title} ({among}{diverged})", comparison.reference.title, paired), paired.verdict)
         )
-    return found
+    return results
 
 
 def across(studies: Mapping[str, Comparison]) -> dict[str, dict[str, tuple[str, Paired | None]]]:
-    """The planned comparisons of several studies side by side, and below them that of the best row of each.
+    """Return the planned comparisons of several studies side by side, and below them that of each study's best row.
 
     Returns:
-        By what is compared, and then by study: which row it is of, where that is not said by what is compared, and the
-        difference, or None where the study has it not.
+        For each line (its title says what is compared) and study: the row that was compared, if the title does not name
+        it, else ""; and the difference, or None if the study does not have it.
     """
     lines: dict[str, dict[str, tuple[str, Paired | None]]] = {}
     best: dict[str, dict[str, tuple[str, Paired | None]]] = {}
     for study, comparison in studies.items():
-        for (row, base), each in _planned(comparison).items():
-            line = f"{row.title} − {base.title}{_at(comparison, (row, base))}"
-            lines.setdefault(line, dict.fromkeys(studies, ("", None)))[study] = ("", each)
+        for (row, base), paired in _planned(comparison).items():
+            line = f"{row.title} − {base.title}{_equal_in(comparison, (row, base))}"
+            lines.setdefault(line, dict.fromkeys(studies, ("", None)))[study] = ("", paired)
+
         if comparison.best is not None:
-            row, each = comparison.best
+            row, paired = comparison.best
             line = f"the other row with the lowest error − {comparison.reference.title}"
-            best.setdefault(line, dict.fromkeys(studies, ("", None)))[study] = (f"{row.title}: ", each)
+            best.setdefault(line, dict.fromkeys(studies, ("", None)))[study] = (f"{row.title}: ", paired)
     return lines | best
 
 
 def _planned(comparison: Comparison) -> dict[Pair, Paired]:
-    """Those of which there are runs."""
+    """Return the planned comparisons that have runs."""
     return {pair: comparison.found[pair] for pair in comparison.planned if pair in comparison.found}
 
 
-def _at(comparison: Comparison, pair: Pair) -> str:
-    """What is equal in both rows of a pair."""
+def _equal_in(comparison: Comparison, pair: Pair) -> str:
+    """Return in words what is equal in both rows of a pair, with a space before it; "" if nothing is."""
     row, base = pair
-    how = [kind for kind in (EPOCHS, PASSES, SECONDS) if comparison.baselines[kind].get(row) is base]
-    return f" at equal {' and '.join(kind.removeprefix('equal ') for kind in how)}" if how else ""
+    kinds = [kind for kind in (EPOCHS, PASSES, SECONDS) if comparison.baselines[kind].get(row) is base]
+    return f" at equal {' and '.join(kind.removeprefix('equal ') for kind in kinds)}" if kinds else ""
 
 
-def _sentence(one: str, other: str, each: Paired, at: str = "") -> str:
-    if each.separated:
-        return f"{one} is {each.verdict} than {other}{at}, by {abs(each.mean):.2f} points {interval(each)}"
-    if each.verdict is None:
-        return f"{one} − {other}{at}: {signed(each.mean)} points, of too few seeds to tell"
-    return f"{one} and {other} are not separated{at}: {signed(each.mean)} points {interval(each)}{more_seeds(each)}"
+def _sentence(row: str, base: str, paired: Paired, equal: str = "") -> str:
+    if paired.separated:
+        return f"{row} is {paired.verdict} than {base}{equal}, by {abs(paired.mean):.2f} points {interval(paired)}"
+    if paired.verdict is None:
+        return f"{row} − {base}{equal}: {signed(paired.mean)} points, of too few seeds to tell"
+    return (
+        f"{row} and {base} are not separated{equal}: "
+        f"{signed(paired.mean)} points {interval(paired)}{more_seeds(paired)}"
+    )

@@ -10,21 +10,21 @@ from scipy import stats
 
 K = TypeVar("K", bound=Hashable)
 
+#: A row's errors in percent, by seed.
 Errors = Mapping[int, float]
-"""A row's errors in percent, by seed."""
 
+#: The probability that `seeds_needed` seeds separate two rows, if their true difference is the measured one.
 POWER = 0.8
-"""With what probability `seeds_needed` seeds would separate two rows whose difference is the one that was found."""
 
+#: With fewer seeds there is no verdict: errors have two decimals, so two differences may be equal by chance.
 FEWEST_SEEDS = 3
-"""With fewer no verdict is given: of two seeds the differences may be equal by chance, as errors have two decimals."""
 
+#: Larger numbers of seeds needed are not computed: nobody runs so many.
 MOST_SEEDS = 10_000
-"""More than anybody runs."""
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """The two-sided confidence interval of the mean under Student's t; NaN, NaN for fewer than two values."""
+    """Return the two-sided confidence interval of the mean under Student's t; NaN, NaN for fewer than two values."""
     n = len(values)
     if n < 2:
         return math.nan, math.nan
@@ -35,15 +35,15 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
 
 @dataclass(frozen=True)
 class Paired:
-    """A row minus its baseline, seed by seed: below 0 it is better.
+    """The differences between a row and its baseline, seed by seed; below 0 the row is better.
 
     Args:
-        differences: in points, one for each seed that both have.
-        better: the probability that a run of the row has a lower error than one of the baseline, a draw counting as
-            half: the share of such pairs, of any seeds (Agarwal et al., 2021, arXiv:2108.13264).
-        p: of a paired two-sided t-test; NaN for fewer than two seeds.
-        adjusted_p: Holm's, over all comparisons of its family; to be held against 0.05.
-        level: of the corrected interval.
+        differences: row minus baseline in points, one for each common seed.
+        better: the probability that a run of the row has a lower error than one of the baseline, ties counting half.
+            It is taken over all pairs of runs, of equal seeds or not (Agarwal et al., 2021, arXiv:2108.13264).
+        p: the p-value of a paired two-sided t-test; NaN for fewer than two seeds.
+        adjusted_p: Holm's p-value over all comparisons of its family; significant below 0.05.
+        level: the level of the corrected interval.
     """
 
     differences: tuple[float, ...]
@@ -58,25 +58,26 @@ class Paired:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Student's, at 95 %, for this comparison by itself."""
+        """Return Student's 95 % interval for this comparison by itself."""
         return t_interval(self.differences)
 
     @property
     def corrected_interval(self) -> tuple[float, float]:
-        """Student's at `level`: with 95 % all differences of the family lie in theirs (Bonferroni)."""
+        """Return Student's interval at `level`, at which all intervals of a family hold together (Bonferroni)."""
         return t_interval(self.differences, self.level)
 
     @property
     def separated(self) -> bool:
-        """Whether the corrected interval of `FEWEST_SEEDS` or more excludes 0."""
+        """Return True if there are at least `FEWEST_SEEDS` seeds and the corrected interval excludes 0."""
         low, high = self.corrected_interval
         return len(self.differences) >= FEWEST_SEEDS and (low > 0 or high < 0)
 
     @property
     def seeds_needed(self) -> int | None:
-        """About how many seeds would separate the two, with probability `POWER`, if difference and spread are these.
+        """Return about how many seeds would separate the two with probability `POWER`.
 
-        None where no number up to `MOST_SEEDS` would, or there are too few seeds to tell a spread.
+        The measured difference and spread are taken for the true ones. None for fewer than `FEWEST_SEEDS` seeds, for a
+        difference of 0, and if more than about `MOST_SEEDS` would be needed.
         """
         if len(self.differences) < FEWEST_SEEDS or self.mean == 0:
             return None
@@ -85,7 +86,7 @@ class Paired:
 
     @property
     def verdict(self) -> str | None:
-        """In a word: "better", "worse", or "not separated"; None for fewer than `FEWEST_SEEDS`."""
+        """Return "better", "worse" or "not separated"; None for fewer than `FEWEST_SEEDS` seeds."""
         if len(self.differences) < FEWEST_SEEDS:
             return None
         if self.separated:
@@ -93,9 +94,9 @@ class Paired:
         return "not separated"
 
     def bootstrap_interval(self, level: float = 0.95, resamples: int = 9999, seed: int = 0) -> tuple[float, float]:
-        """The percentile bootstrap's interval of the mean difference; NaN, NaN for fewer than two seeds.
+        """Return the percentile bootstrap's interval of the mean difference; NaN, NaN for fewer than two seeds.
 
-        With few seeds it is narrower than it should be, and Student's is the one to go by.
+        With few seeds it is too narrow: use Student's interval then.
         """
         if len(self.differences) < 2:
             return math.nan, math.nan
@@ -105,29 +106,32 @@ class Paired:
 
 
 def compare(pairs: Mapping[K, tuple[Errors, Errors]], count: int | None = None, alpha: float = 0.05) -> dict[K, Paired]:
-    """Compare rows with their baselines on the seeds that both have; intervals and p are corrected for all together.
+    """Compare rows with their baselines on common seeds; intervals and p-values are corrected for all comparisons.
 
     Args:
         pairs: a row's errors and its baseline's, by any name.
-        count: of how many comparisons these are those that could be made; None for all.
-        alpha: the probability that any of them claims a difference where there is none.
+        count: the number of comparisons to correct for, if some have no runs yet; None for the number of pairs.
+        alpha: the probability that any of them claims a false difference.
 
     Raises:
-        ValueError: the two have no seed in common, or an error is not finite.
+        ValueError: a row and its baseline have no seed in common, or an error is not finite.
     """
     differences = {}
     for name, (errors, base) in pairs.items():
         if not all(math.isfinite(error) for error in (*errors.values(), *base.values())):
-            raise ValueError(f"{name}: an error is not finite; leave out what has diverged")
+            raise ValueError(f"{name}: an error is not finite; leave out diverged runs")
         if not errors.keys() & base.keys():
             raise ValueError(f"{name} has no seed in common with its baseline")
         differences[name] = tuple(errors[seed] - base[seed] for seed in sorted(errors.keys() & base.keys()))
+
     p = {name: _paired_p(each) for name, each in differences.items()}
     count = max(len(pairs), count or 0, 1)
     level = 1 - alpha / count
+
+    # Holm's p-values are scaled so that 0.05 is the threshold for any `alpha`. Missing comparisons count as well.
     missing = [math.nan] * (count - len(pairs))
-    of_five_percent = [min(0.05 / alpha * each, 1.0) for each in holm([*p.values(), *missing])]
-    adjusted = dict(zip(p, of_five_percent, strict=False))
+    scaled = [min(0.05 / alpha * each, 1.0) for each in holm([*p.values(), *missing])]
+    adjusted = dict(zip(p, scaled, strict=False))
     return {
         name: Paired(differences[name], _better(errors, base), p[name], adjusted[name], level)
         for name, (errors, base) in pairs.items()
@@ -135,9 +139,10 @@ def compare(pairs: Mapping[K, tuple[Errors, Errors]], count: int | None = None, 
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p-values, in the order of those given; NaN stays, and counts as a comparison."""
+    """Return Holm's (1979) adjusted p-values, in the order of `p`; NaN stays NaN, and counts as a comparison."""
     order = sorted(range(len(p)), key=lambda i: math.inf if math.isnan(p[i]) else p[i])
     adjusted = [math.nan] * len(p)
+
     greatest = 0.0
     for place, i in enumerate(order):
         if not math.isnan(p[i]):
@@ -149,31 +154,36 @@ def holm(p: Sequence[float]) -> list[float]:
 def ranks(
     rows: Mapping[str, Errors], level: float = 0.95, resamples: int = 9999, seed: int = 0
 ) -> dict[str, tuple[float, float, float]]:
-    """Each row's rank by its mean error, 1 the best, with the interval of a bootstrap over the seeds that all have.
+    """Return each row's rank by its mean error, 1 the best, and the ends of the rank's bootstrap interval.
+
+    Only seeds that all rows have count; the bootstrap draws seeds.
 
     Raises:
-        ValueError: there is no such seed.
+        ValueError: the rows have no seed in common.
     """
     common = sorted(set.intersection(*(set(errors) for errors in rows.values())))
     if not common:
         raise ValueError("the rows have no seed in common")
+
+    # Each draw of seeds is used for all rows, so that they are compared on the same seeds.
     errors = np.array([[row[each] for each in common] for row in rows.values()])
     drawn = np.random.default_rng(seed).integers(len(common), size=(resamples, len(common)))
     resampled = stats.rankdata(errors[:, drawn].mean(2), axis=0)
-    found = stats.rankdata(errors.mean(1))
+
+    measured = stats.rankdata(errors.mean(1))
     ends = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=1)
-    return {name: (float(found[i]), float(ends[0, i]), float(ends[1, i])) for i, name in enumerate(rows)}
+    return {name: (float(measured[i]), float(ends[0, i]), float(ends[1, i])) for i, name in enumerate(rows)}
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's rank correlation of two quantities, with the interval of a bootstrap.
+    """Spearman's rank correlation of two quantities, with a bootstrap interval.
 
     Args:
-        value: from −1 to 1; NaN where there is too little to tell, as are then the ends of the interval.
-        low, high: the percentile bootstrap's, at 95 %; NaN also where everything is in perfect order, as all draws of
-            it are then too, however few there are.
-        groups, runs: how many it is of.
+        value: from −1 to 1; NaN, like the interval, if there is too little data.
+        low, high: the ends of the percentile bootstrap's 95 % interval. NaN also in perfect order, since then all draws
+            are in perfect order too, however few the data.
+        groups, runs: the numbers of groups and runs that it is computed from.
     """
 
     value: float
@@ -183,18 +193,18 @@ class Correlation:
     runs: int
 
 
+#: Two quantities of each run of a group.
 Points = Sequence[tuple[float, float]]
-"""Two quantities of each of a group's runs."""
 
+#: With fewer groups there is no correlation across them: five are in perfect order by chance once in sixty times.
 FEWEST_GROUPS = 8
-"""With fewer, no correlation across groups is told: five are in perfect order by chance once in sixty times."""
 
+#: Groups with fewer runs are left out of the correlation within groups, which needs `FEWEST_GROUPS` runs in all.
 FEWEST_RUNS = 4
-"""Groups with fewer runs have no part in the correlation within groups; `FEWEST_GROUPS` runs are needed in all."""
 
 
 def correlation_across(groups: Mapping[K, Points], resamples: int = 9999, seed: int = 0) -> Correlation:
-    """The rank correlation of the groups' means; the bootstrap draws groups."""
+    """Return the rank correlation of the groups' means; the bootstrap draws groups."""
     means = np.array([np.mean(points, axis=0) for points in groups.values() if len(points)]).reshape(-1, 2)
     runs = sum(map(len, groups.values()))
     if len(means) < FEWEST_GROUPS or not np.ptp(means, axis=0).all():
@@ -204,27 +214,35 @@ def correlation_across(groups: Mapping[K, Points], resamples: int = 9999, seed: 
 
 
 def correlation_within(groups: Mapping[K, Points], resamples: int = 9999, seed: int = 0) -> Correlation:
-    """The mean of the groups' rank correlations, each counting by its runs; the bootstrap draws runs in each group.
+    """Return the mean of the groups' rank correlations, weighted by their runs; the bootstrap draws runs in each group.
 
-    Runs of a group must not depend on each other, as the seeds of one configuration do not, or the means of several.
+    The runs of a group must be independent, like the seeds of one configuration, or the means of several.
     """
+    # A group in which one of the quantities is constant has no rank correlation.
     generator = np.random.default_rng(seed)
     large = [np.array(points) for points in groups.values() if len(points) >= FEWEST_RUNS]
-    large = [points for points in large if np.ptp(points, axis=0).all()]  # else there is nothing to be in order
+    large = [points for points in large if np.ptp(points, axis=0).all()]
     sizes = np.array([len(points) for points in large])
     if sizes.sum() < FEWEST_GROUPS:
         return Correlation(math.nan, math.nan, math.nan, len(large), int(sizes.sum()))
-    found = np.average([_spearman(points) for points in large], weights=sizes)
+
+    value = np.average([_spearman(points) for points in large], weights=sizes)
     drawn = np.stack(
         [_spearman(points[generator.integers(len(points), size=(resamples, len(points)))]) for points in large]
     )
-    weights = np.where(np.isnan(drawn), 0, sizes[:, None])  # a draw of one run alone has no order
+
+    # A draw in which a quantity is constant has no rank correlation either, and gets no weight.
+    weights = np.where(np.isnan(drawn), 0, sizes[:, None])
     means = np.nansum(drawn * weights, axis=0) / np.where(weights.any(0), weights.sum(0), np.nan)
-    return _correlation(float(found), means, len(large), int(sizes.sum()))
+    return _correlation(float(value), means, len(large), int(sizes.sum()))
 
 
 def _spearman(points: np.ndarray) -> np.ndarray:
-    """Of … × n × 2 numbers the rank correlation along n; NaN where one of the two is constant."""
+    """Return the rank correlation of two quantities along n; NaN where one of them is constant.
+
+    Args:
+        points: … × n × 2.
+    """
     ranked = stats.rankdata(points, axis=-2)
     x, y = np.moveaxis(ranked - ranked.mean(-2, keepdims=True), -1, 0)
     spread = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
@@ -254,12 +272,20 @@ def _better(errors: Errors, base: Errors) -> float:
 
 
 def _seeds_for(effect: float, alpha: float) -> int | None:
-    """The least number of seeds for a power of `POWER` at a mean of so many standard deviations."""
+    """Return the least number of seeds at which a two-sided paired t-test reaches `POWER`.
+
+    None if more than about `MOST_SEEDS` are needed.
+
+    Args:
+        effect: the mean difference in standard deviations.
+        alpha: the level of the test.
+    """
 
     def power(n: int) -> float:
         critical = stats.t.isf(alpha / 2, n - 1)
         return float(stats.nct.sf(critical, n - 1, effect * math.sqrt(n)))
 
+    # Double until it is enough, then bisect: `low` is always too few, `high` is enough.
     low, high = 1, 2
     while power(high) < POWER:
         low, high = high, 2 * high

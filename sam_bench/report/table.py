@@ -1,4 +1,4 @@
-"""The error-rate table of an experiment, from its records alone: nothing is trained here, and torch is not needed."""
+"""The table of an experiment's errors, from its records alone: nothing is trained, and torch is not needed."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,19 +18,19 @@ from sam_bench.runs.record import read_record
 
 MIB = 2**20
 
+#: Prefixes of settings in which a row may differ from its SGD baseline, but for those of the base optimizer.
 NOT_OF_ITS_BASE = ("averaging.", "optimizer.", "trainer.epochs")
-"""Settings in which a row may differ from the SGD that it is compared with; the base's are no others."""
 
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What an experiment's records say.
+    """The rows of an experiment, their comparison and their cost.
 
     Args:
-        rows: those of the table, in their order.
-        others: rows of further records, which stand in the CSV file only.
+        rows: the rows of the table, in order.
+        others: rows of further records, which appear in the CSV file only.
         unit: the row of SGD whose training time is 1.
-        about: what the study has to say of itself.
+        about: remarks of the study on itself.
     """
 
     rows: tuple[Row, ...]
@@ -42,12 +42,12 @@ class Findings:
 
     @classmethod
     def of(cls, records: Iterable[Record], cost: Cost | None = None) -> "Findings":
-        """Of all records: a row for each configuration, compared with SGD of the same settings."""
+        """Return the findings of all records: a row for each configuration, compared with SGD of the same settings."""
         rows = rows_of(records)
         cost = cost or Cost()
-        sgd = [row for row in rows if row.method == "sgd" and not row.is_average]
-        candidates = {row: [each for each in sgd if _own_base(each) == _own_base(row)] for row in rows}
-        return cls(tuple(rows), (), Comparison.of(rows, candidates, cost), cost, sgd[0] if sgd else None)
+        sgd_rows = [row for row in rows if row.method == "sgd" and not row.is_average]
+        candidates = {row: [sgd for sgd in sgd_rows if _base_settings(sgd) == _base_settings(row)] for row in rows}
+        return cls(tuple(rows), (), Comparison.of(rows, candidates, cost), cost, sgd_rows[0] if sgd_rows else None)
 
     @classmethod
     def of_study(
@@ -57,17 +57,18 @@ class Findings:
         settings: Mapping[str, Mapping[int, Mapping[str, Any]]],
         cost: Cost | None = None,
     ) -> "Findings":
-        """Of a study's rows; records that are none of theirs are rows beside them.
+        """Return the findings of a study's rows; all other records form the rows in `others`.
 
         Args:
-            settings: by title and seed, the configuration of a row's run.
+            settings: the configuration of each run, by row title and seed.
 
         Raises:
-            StateError: what cannot be compared is in one row, or in one table.
+            StateError: runs of one row, or rows of the table, cannot be compared.
         """
         cost = cost or Cost()
         rows = study.rows_of(records, settings)
         by_title = {row.title: row for row in rows}
+
         baselines = [by_title[title] for title in study.baselines if title in by_title]
         planned = [
             (by_title[row], by_title[base]) for row, base in study.planned if row in by_title and base in by_title
@@ -75,40 +76,42 @@ class Findings:
         comparison = Comparison.of(
             rows, dict.fromkeys(rows, baselines), cost, by_title.get(study.reference), planned, len(study.planned)
         )
-        shown = {(id(run), row.weights) for row in rows for run in row.runs}
+
+        in_table = {(id(run), row.weights) for row in rows for run in row.runs}
         others = []
         for row in rows_of(records):
-            if beside := tuple(run for run in row.runs if (id(run), row.weights) not in shown):
-                others.append(Row(row.title, beside, row.weights))
+            if further := tuple(run for run in row.runs if (id(run), row.weights) not in in_table):
+                others.append(Row(row.title, further, row.weights))
         return cls(tuple(rows), tuple(others), comparison, cost, by_title.get(study.baselines[0]), _about(study, rows))
 
     @property
     def records(self) -> list[Record]:
-        """Those of the table's rows."""
+        """Return the records of the table's rows."""
         return [run for row in self.rows for run in row.runs]
 
     def relative_cost(self, row: Row) -> float:
-        """Return the seconds of a row's training in those of `unit`; NaN where there is none."""
+        """Return a row's training time over that of `unit`; NaN without a unit."""
         return float("nan") if self.unit is None else self.cost(row) / self.cost(self.unit)
 
     def as_frame(self) -> pd.DataFrame:
-        """A line for each row, those of the table first: errors in percent, of the last epoch.
+        """Return a line for each row, those of the table first, with errors of the last epoch in percent.
 
-        Interval and deviation are NaN for a single seed; seconds and memory where the devices differ. What tells rows
-        of one method apart stands in the column `settings`.
+        Interval and deviation are NaN for a single seed; seconds and memory are NaN if the devices differ. The column
+        `settings` tells rows of one method apart.
         """
-        everything = [*self.rows, *self.others]
-        return pd.DataFrame([self._line(row, everything) for row in everything])
+        all_rows = [*self.rows, *self.others]
+        return pd.DataFrame([self._line(row, all_rows) for row in all_rows])
 
-    def _line(self, row: Row, everything: Sequence[Row]) -> dict[str, Any]:
+    def _line(self, row: Row, all_rows: Sequence[Row]) -> dict[str, Any]:
         means = row.means
         low, high = row.interval
+
         line = {
             "row": row.title if row in self.rows else "",
             "method": row.method,
             "rho": row.rho,
             "weights": row.weights,
-            "settings": in_words(own_settings(row, everything)),
+            "settings": in_words(own_settings(row, all_rows)),
             "seeds": len(row.errors),
             "diverged": row.diverged,
             "test_error_mean": row.mean,
@@ -123,20 +126,23 @@ class Findings:
         line |= {"cost": self.relative_cost(row), "cost_measured": self.cost.is_measured(row)}
         line |= {key: means[key] for key in ("train_seconds", "images_per_second")}
         line["peak_memory_mib"] = means["peak_memory_bytes"] / MIB
+
         for kind in self.comparison.kinds if row in self.rows else ():
-            found = self.comparison.at(kind, row)
+            paired = self.comparison.at(kind, row)
             key = kind.replace(" ", "_")
-            line[f"delta_{key}"] = found and found.mean
-            line[f"delta_{key}_low"], line[f"delta_{key}_high"] = found.corrected_interval if found else (None, None)
-            line[f"delta_{key}_verdict"] = found and found.verdict
+            line[f"delta_{key}"] = paired and paired.mean
+            line[f"delta_{key}_low"], line[f"delta_{key}_high"] = paired.corrected_interval if paired else (None, None)
+            line[f"delta_{key}_verdict"] = paired and paired.verdict
         return line
 
     def for_reading(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and cells of the table: what one looks at first."""
+        """Return the headings and the cells of the table for readers, which has fewer columns than the CSV file."""
+        # The column of equal passes is left out if it repeats that of equal epochs.
         kinds = [kind for kind in (EPOCHS, PASSES, REFERENCE) if kind in self.comparison.kinds]
         at_epochs, at_passes = (self.comparison.baselines[kind] for kind in (EPOCHS, PASSES))
         if PASSES in kinds and all(at_passes.get(row) is at_epochs.get(row) for row in self.rows):
             kinds.remove(PASSES)
+
         columns = {
             "method": [row.title for row in self.rows],
             "ρ": [_number(row.rho, "g") for row in self.rows],
@@ -144,8 +150,10 @@ class Findings:
             f"{self._error} %": [row.error_in_words for row in self.rows],
         }
         for kind in kinds:
-            found = [in_short(self.comparison.at(kind, row)) for row in self.rows]
-            columns[self.comparison.heading(kind)] = found
+            differences = [in_short(self.comparison.at(kind, row)) for row in self.rows]
+            columns[self.comparison.heading(kind)] = differences
+
+        # Measures that no row has get no column.
         for name, key, form in (
             ("memorised %", "memorised", ".1f"), ("ECE %", "test_ece", ".2f"), ("passes", "passes", ",.0f")
         ):  # fmt: skip
@@ -157,15 +165,16 @@ class Findings:
         return list(columns), [list(cells) for cells in zip(*columns.values(), strict=True)]
 
     def remarks(self) -> list[str]:
-        """What must be known to read the table: its columns, the hardware, and what is not alike in all rows."""
+        """Return the remarks needed to read the table: its columns, the hardware, and what differs between rows."""
         records = self.records
         lines = [
             f"{self._error.capitalize()} of the last epoch, mean over the seeds ± half of Student's 95 % interval. "
             + ("ECE: calibration error, 15 bins. " if self.has("test_ece") else "")
             + "Passes: forward-backward passes of one run. Cost: seconds of training over those of SGD."
         ]
-        if guessed := distinct(title_of(row.method) for row in self.rows if not self.cost.is_measured(row)):
-            lines.append(f"Cost from passes alone, as no benchmark here has it: {', '.join(guessed)}.")
+
+        if estimated := distinct(title_of(row.method) for row in self.rows if not self.cost.is_measured(row)):
+            lines.append(f"Cost from passes alone, as no benchmark here has it: {', '.join(estimated)}.")
         if self.comparison.found:
             lines += self.comparison.remarks()
         if self.has("memorised"):
@@ -187,6 +196,7 @@ class Findings:
                 "bSAM's passes are all at perturbed weights, a schedule-free base is evaluated at an average), so the "
                 "statistics are those of a pass over the training images before the evaluation, forward only."
             )
+
         lines += [*self.about, *remarks_on_mixtures(self.rows)]
         changed = sum((record.get("git_commit") or "").endswith("+changes") for record in records)
         if changed:
@@ -197,36 +207,38 @@ class Findings:
 
     @property
     def _error(self) -> str:
-        """What the table's errors are called."""
+        """Return the name of the table's errors."""
         held_out = any(record["config"]["data"]["split"] == "val" for record in self.records)
         return "held-out error" if held_out else "test error"
 
     def has(self, key: str) -> bool:
-        """Whether any row of the table has this mean."""
+        """Return True if any row of the table has this mean."""
         return any(not pd.isna(row.means[key]) for row in self.rows)
 
 
 def read_records(folder: Path, split: str = "test") -> list[Record]:
-    """An experiment's records of runs that were measured on one split, in the order of their names.
+    """Return an experiment's records of runs measured on one split, in the order of their file names.
 
     Raises:
-        StateError: one cannot be read.
+        StateError: a record cannot be read.
     """
     records = [read_record(path) for path in sorted(folder.glob("*.json"))]
     return [record for record in records if record["config"]["data"]["split"] == split]
 
 
 def write_table(findings: Findings, experiment: str, folder: Path, name: str = "table", about: str = "") -> str:
-    """Write the table's `.csv` (every column, unrounded), `.md` and `.tex` to `folder`; returns the Markdown.
+    """Write the table to `folder` as `.csv` (every column, unrounded), `.md` and `.tex`, and return the Markdown.
 
     Args:
-        about: what is said first.
+        name: the stem of the files.
+        about: the first paragraph, above the protocol.
     """
     configs = [record["config"] for record in findings.records]
     above = [*([about] if about else []), protocol(configs, experiment)]
     below = findings.remarks()
     headings, cells = findings.for_reading()
     text = "\n\n".join([f"# {experiment}", *above, markdown(headings, cells), *below]) + "\n"
+
     write_atomically(folder / f"{name}.csv", findings.as_frame().to_csv(index=False).encode())
     write_atomically(folder / f"{name}.md", text.encode())
     write_atomically(folder / f"{name}.tex", latex(headings, cells, above + below).encode())
@@ -234,18 +246,23 @@ def write_table(findings: Findings, experiment: str, folder: Path, name: str = "
 
 
 def protocol(configs: Sequence[Mapping[str, Any]], experiment: str) -> str:
-    """What all runs have in common; where some differ, what most have."""
-    parts = [_protocol(config) for config in configs]
-    told = []
-    for key in distinct(key for part in parts for key in part):
-        values = Counter(part.get(key) for part in parts)
+    """Return a sentence with the settings that all runs share and, marked, those that most share.
+
+    Args:
+        configs: the configurations of the runs, as in records.
+    """
+    by_run = [_protocol_parts(config) for config in configs]
+    parts = []
+    for key in distinct(key for of_run in by_run for key in of_run):
+        values = Counter(of_run.get(key) for of_run in by_run)
         value, count = values.most_common(1)[0]
         if value is not None:
-            told.append(value if count == len(parts) else f"{value} (not in all rows)")
-    return f"The {experiment} protocol: {', '.join(told)}."
+            parts.append(value if count == len(by_run) else f"{value} (not in all rows)")
+    return f"The {experiment} protocol: {', '.join(parts)}."
 
 
-def _own_base(row: Row) -> dict[str, Any]:
+def _base_settings(row: Row) -> dict[str, Any]:
+    """Return the settings in which SGD must agree with a row to be its baseline."""
     return {
         key: value
         for key, value in row.settings.items()
@@ -258,7 +275,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _about(study: Study, rows: Sequence[Row]) -> tuple[str, ...]:
-    """What is missing of a study, and what it says of itself."""
+    """Return remarks on the runs and rows that a study still lacks, and the study's own note."""
     lines = []
     count, expected = sum(len(row.runs) for row in rows), len(study.rows) * len(study.seeds)
     if count < expected:
@@ -268,21 +285,25 @@ def _about(study: Study, rows: Sequence[Row]) -> tuple[str, ...]:
     return (*lines, *([study.note] if study.note else []))
 
 
-def _protocol(config: Mapping[str, Any]) -> dict[str, str]:
+def _protocol_parts(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return a config's protocol in words, by what each part is about; the order is that of the sentence."""
     model = config["model"]
     data = config["data"]
     trainer = config["trainer"]
     base = config["optimizer"]["base"]
+
     images = f"{data['train_subset']:,} training images" if data.get("train_subset") else "all training images"
     if "subset_seed" in data:
-        drawn = data["subset_seed"] == config["seed"]
-        images += " drawn by the run's seed" if drawn else f" drawn by seed {data['subset_seed']}"
+        is_tied = data["subset_seed"] == config["seed"]
+        images += " drawn by the run's seed" if is_tied else f" drawn by seed {data['subset_seed']}"
+
     crop = f"crop ({data['padding']} padding)" if "padding" in data else "crop"
     names = {"crop": crop, "flip": "flip", "cutout": "cutout"}
     augmentation = [name for key, name in names.items() if data[key]]
     augmentation += [f"mixup {data['mixup']:g}"] if "mixup" in data else []
-    start = config["schedule"].get("warmup_start", 0)
-    late = config["optimizer"].get("start_at", 0)
+
+    warmup_start = config["schedule"].get("warmup_start", 0)
+    start_at = config["optimizer"].get("start_at", 0)
     return {
         "model": model.get("arch") or model["name"],
         "data": data["name"],
@@ -298,8 +319,8 @@ def _protocol(config: Mapping[str, Any]) -> dict[str, str]:
         "batch": f"batch {trainer['batch_size']}",
         "schedule": f"{config['schedule']['name']} schedule by the {config['schedule']['every']}",
         "warm-up": f"warm-up {config['schedule']['warmup_epochs']:g}"
-        + (f" from {start:g} of the rate" if start else ""),
-        **({"start": f"the method from {late:g} of the run on"} if late else {}),
+        + (f" from {warmup_start:g} of the rate" if warmup_start else ""),
+        **({"start": f"the method from {start_at:g} of the run on"} if start_at else {}),
         "base": f"base optimizer {base['name']}",
         **{f"base.{key}": f"{key} {value}" for key, value in base.items() if key != "name"},
         "smoothing": f"label smoothing {trainer['label_smoothing']:g} over {trainer['smoothing_over']}",

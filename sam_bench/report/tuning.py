@@ -1,4 +1,4 @@
-"""What tuning found: the best of a method's trials, how sure that is, and a table of them all."""
+"""The results of tuning: the best trial of each method, the gain from more trials, and a table of all trials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,10 @@ import pandas as pd
 from sam_bench.optim.registry import METHODS
 from sam_bench.report.markup import markdown
 
+#: A value closer to an end of its range than this share of the range, on a logarithmic scale, is at that end.
 EDGE = 0.05
-"""Within this part of a range's length, on its logarithmic scale, a value lies at its end."""
 
+#: The remark for tuning on held-out images with wrong labels.
 NOISY = (
     "Some labels of the held-out images are wrong, as those of the training images are: a user has no others to choose "
     "by. So these errors cannot be compared with those of a test set."
@@ -24,8 +25,8 @@ class Trial:
     """A run on the held-out split.
 
     Args:
-        settings: what was tuned, by key.
-        record: the run's.
+        settings: the tuned settings, by key.
+        record: the run's record.
     """
 
     method: str
@@ -34,7 +35,7 @@ class Trial:
 
     @property
     def error(self) -> float:
-        """The held-out error of the last epoch, in percent."""
+        """Return the held-out error of the last epoch, in percent."""
         return self.record["test_error"]
 
     @property
@@ -43,62 +44,70 @@ class Trial:
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
-    """Return the trial of least error, of equal ones that of the smaller radius; None where all have diverged."""
+    """Return the trial with the lowest error, if equal with the smallest radius; None if all diverged."""
     finished = [trial for trial in trials if not trial.diverged]
     return min(finished, key=lambda trial: (trial.error, trial.settings.get("optimizer.rho", 0.0)), default=None)
 
 
 def at_ends(settings: Mapping[str, float], space: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Return the settings whose values lie at an end of their ranges: beyond it there may be better ones."""
-    found = []
+    """Return the settings whose values are at an end of their ranges, where better ones may lie outside.
+
+    Args:
+        settings: values by key.
+        space: the least and greatest value of each setting.
+    """
+    keys = []
     for key, (least, greatest) in space.items():
         margin = (greatest / least) ** EDGE
         if not least * margin < settings[key] < greatest / margin:
-            found.append(key)
-    return found
+            keys.append(key)
+    return keys
 
 
 def expected_best(errors: Sequence[float], k: int) -> float:
-    """Return the mean of the least error of k trials, over all choices of k of these: what a search of k finds.
+    """Return the error that a search of k trials finds on average: the mean, over all k of these trials, of the least.
 
-    Dodge et al. (2019), arXiv:1909.03004, but without replacement, as Tang et al. (2020), arXiv:2004.14164, have it.
+    Dodge et al. (2019), arXiv:1909.03004, but without replacement, as in Tang et al. (2020), arXiv:2004.14164.
 
     Raises:
-        ValueError: there are fewer than k.
+        ValueError: k is below 1, or above the number of errors.
     """
     n = len(errors)
     if not 1 <= k <= n:
-        raise ValueError(f"k is {k}, which must be from 1 to the {n} errors")
+        raise ValueError(f"k={k} must be from 1 to the {n} errors given")
     return sum(error * comb(n - 1 - i, k - 1) for i, error in enumerate(sorted(errors))) / comb(n, k)
 
 
 def tuning_report(experiment: str, trials: Mapping[str, Sequence[Trial]], remarks: Sequence[str] = ()) -> str:
-    """Return the report in Markdown: the best of each method, how it grows with the number of trials, all trials.
+    """Return the Markdown report: each method's best trial, the best of k trials on average, and all trials.
 
     Args:
-        trials: by method, equally many of each; the first of each has the preset's own values.
-        remarks: what else is to be said.
+        trials: the trials by method, equally many of each; the first of each has the preset's own values.
+        remarks: further paragraphs above the table.
     """
     methods = sorted(trials, key=list(METHODS).index)
     count = len(next(iter(trials.values())))
     sizes = sorted({2**power for power in range(count.bit_length())} | {count})
+
     rows = []
     for method in methods:
         chosen = best(trials[method])
         errors = [100.0 if trial.diverged else trial.error for trial in trials[method]]
-        found = ["–", "all diverged"] if chosen is None else [f"{chosen.error:.2f}", written(chosen.settings)]
-        settled = [f"{expected_best(errors, k):.2f}" for k in sizes]
-        rows.append([METHODS[method].title, f"{errors[0]:.2f}", *found, *settled])
+        best_cells = ["–", "all diverged"] if chosen is None else [f"{chosen.error:.2f}", written(chosen.settings)]
+        expected = [f"{expected_best(errors, k):.2f}" for k in sizes]
+        rows.append([METHODS[method].title, f"{errors[0]:.2f}", *best_cells, *expected])
+
     headings = ["method", "preset's own %", "best %", "its settings", *(f"of {k}" for k in sizes)]
     parts = [
         f"# {experiment}: tuning",
         f"{count} trials of each method, on images held out of the training set: error of the last epoch. The first "
         "trial has the preset's own values, the others are points of a Sobol sequence. “Of k” is what the best of k of "
         "the trials has on average, where one that diverged has 100 %.",
-        *([NOISY] if any(its[0].record["wrong_test_labels"] for its in trials.values()) else []),
+        *([NOISY] if any(of_method[0].record["wrong_test_labels"] for of_method in trials.values()) else []),
         *remarks,
         markdown(headings, rows),
     ]
+
     for method in methods:
         chosen = best(trials[method])
         keys = list(trials[method][0].settings)
@@ -122,7 +131,7 @@ def trials_as_frame(trials: Mapping[str, Sequence[Trial]]) -> pd.DataFrame:
 
 
 def written(settings: Mapping[str, float]) -> str:
-    """Return settings as the command line takes them."""
+    """Return settings as they are written on a command line."""
     return " ".join(f"{key}={value:g}" for key, value in settings.items())
 
 

@@ -205,7 +205,7 @@ def test_a_figure_takes_the_size_of_its_place_and_says_what_it_shows():
     assert "#figure-noisy40-forest *{stroke-linejoin" in svg
     named = inlined(FIGURE.replace("<svg ", '<svg id="drawing" '), "noisy40-forest", "")
     assert named[: named.index(">")].count(" id=") == 1
-    with pytest.raises(ValueError, match="forest is no SVG"):
+    with pytest.raises(ValueError, match="forest is not an SVG"):
         inlined("<p>", "forest", "")
 
 

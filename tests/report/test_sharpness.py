@@ -220,7 +220,7 @@ def test_measures_that_cannot_be_compared_are_refused(tmp_path):
     with pytest.raises(StateError, match="2 kinds of settings"):
         read(tmp_path, records)
     (tmp_path / "analysis" / "other.json").write_text("{}")
-    with pytest.raises(StateError, match=r"other\.json is no analysis"):
+    with pytest.raises(StateError, match=r"other\.json is not an analysis"):
         read(tmp_path, records)
 
 
