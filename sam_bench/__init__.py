@@ -1,8 +1,8 @@
-"""A benchmark of sharpness-aware optimizers on CIFAR, under one protocol; and its optimizers, for any training loop.
+"""A benchmark of sharpness-aware optimizers on CIFAR, under one protocol. Its optimizers work in any training loop.
 
     from sam_bench import SAM, ASAM, GSAM, WSAM
 
-The names are loaded when they are asked for: importing sam_bench costs nothing, and never Hydra, W&B or pandas.
+Each name is loaded on first use, so `import sam_bench` is quick, and never imports Hydra, W&B or pandas.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sam_bench.optim.running_stats import frozen_statistics as frozen_statistics
     from sam_bench.optim.running_stats import reestimate_statistics as reestimate_statistics
 
+#: The public names of the package, each with its location "module:name".
 _PUBLIC = {entry.class_name: entry.location for entry in METHODS.values() if entry.perturbs} | {
     "Muon": "sam_bench.optim.muon:Muon",
     "SharpnessAware": "sam_bench.optim.engine:SharpnessAware",

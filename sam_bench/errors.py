@@ -1,40 +1,40 @@
-"""What a user can put right: shown as one message, without a traceback."""
+"""Errors that a user can fix. Each is shown as one message, without a traceback."""
 
 
 class UserError(Exception):
-    """Something that the user can mend; the message says what and how."""
+    """An error that the user can fix; its message says what is wrong and how to fix it."""
 
 
 class ConfigError(UserError):
-    """A setting that is unknown, of the wrong type, out of range, or impossible beside another."""
+    """A setting that is unknown, has the wrong type, is out of range, or conflicts with another setting."""
 
 
 class DataError(UserError):
-    """The data are missing, incomplete, or not what they should be."""
+    """Data that are missing, incomplete, or not what they should be."""
 
 
 class StateError(UserError):
-    """A file that a run left cannot be used."""
+    """A file of a run that cannot be read, written or used."""
 
 
 class ResourceError(UserError):
-    """The machine has not enough of something, such as memory."""
+    """A shortage of something on this machine, such as memory."""
 
 
 class Busy(StateError):
-    """Another process works on the run."""
+    """A run that another process is working on."""
 
 
 class MainProcessFailed(UserError):
-    """The main one of several processes of a run failed, and says why."""
+    """A failure of a run's main process, raised in its other processes; the message is the main process's error."""
 
 
 class Interrupted(Exception):
-    """A run was asked to end, and has saved what it needs to go on.
+    """An end of a run on request, after it has saved what it needs to resume.
 
     Args:
-        by_signal: whether by a signal, and not by its own clock.
-        finished: whether nothing of it was left to do.
+        by_signal: True if a signal to this process asked for it; False if its time limit or another process did.
+        finished: True if nothing of the run was left to do.
     """
 
     def __init__(self, message: str, by_signal: bool = True, finished: bool = False):
@@ -45,6 +45,6 @@ class Interrupted(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """Return what is said of an error in one line: its type, and its message's first line if it has a message."""
+    """Return an error in one line: its type, and the first line of its message if it has one."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

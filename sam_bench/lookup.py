@@ -1,4 +1,4 @@
-"""Names to things: registries, and what to say of a name that is in none."""
+"""Lookup in registries, with an error message that suggests a close name."""
 
 import difflib
 import importlib
@@ -9,22 +9,28 @@ from sam_bench.errors import ConfigError
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """A question after a known name that is close, else a full stop: what ends a sentence on an unknown name."""
+    """Return the end of a sentence about an unknown name: "did you mean X?" if a known name is close, else a full stop.
+
+    The comparison ignores case.
+    """
     by_lower = {each.lower(): each for each in known}
     close = difflib.get_close_matches(str(name).lower(), list(by_lower), n=1, cutoff=0.5)
     return f" — did you mean {by_lower[close[0]]}?" if close else "."
 
 
 def no_such(key: str, name: str, known: Iterable[str]) -> str:
-    """What to say of a name that is not among the known ones."""
-    return f"{key}={name} does not exist{suggestion(name, known)} There are: {', '.join(known)}"
+    """Return the message for a setting `key` whose value `name` is not among the known names."""
+    return f"{key}={name} does not exist{suggestion(name, known)} Choose one of: {', '.join(known)}"
 
 
 def lookup(table: Mapping[str, Any], name: str, kind: str) -> Any:
-    """`table[name]`.
+    """Return `table[name]`.
+
+    Args:
+        kind: what the name is the name of, such as "optimizer", for the message.
 
     Raises:
-        ConfigError: the name is not there; says which are.
+        ConfigError: the name is not in the table; the message lists the names that are.
     """
     if name not in table:
         raise ConfigError(no_such(kind, name, table))
@@ -32,6 +38,6 @@ def lookup(table: Mapping[str, Any], name: str, kind: str) -> Any:
 
 
 def load(location: str) -> Any:
-    """The object at "module:name" of a registry entry; its module is imported now."""
+    """Import the module in a registry entry's location "module:name", and return the object of that name."""
     module, name = location.split(":")
     return getattr(importlib.import_module(module), name)

@@ -1,8 +1,8 @@
-"""Methods that other packages, or a file of yours, bring: described here, found and loaded by the command line.
+"""Methods that other packages or a file of your own add to the benchmark.
 
-A file `half_sam.py` is a method of the benchmark, `python -m sam_bench plugin=half_sam.py optimizer=half_sam`, with
-`HALF_SAM = plugin(HalfSAM, "half_sam", ...)` in it. A package needs no `plugin=`: it names the same object as an entry
-point of the group `sam_bench.methods` in its `pyproject.toml`.
+`plugin(...)` describes a method. Put `HALF_SAM = plugin(HalfSAM, "half_sam", ...)` into a file `half_sam.py`, and run
+it with `python -m sam_bench plugin=half_sam.py optimizer=half_sam`. An installed package needs no `plugin=`: it names
+the same object in its `pyproject.toml`, as an entry point of the group `sam_bench.methods`.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from sam_bench.errors import ConfigError, first_line
 from sam_bench.optim.options import Option as Option
 from sam_bench.optim.registry import METHODS, MethodEntry
 
+#: The group of entry points in which packages list their methods.
 GROUP = "sam_bench.methods"
-"""The group of entry points."""
 
+#: The files that were loaded, each with the digest of its content at that time.
 _loaded: dict[Path, str] = {}
-"""The files that were loaded, and what they were then."""
 
+#: The source of each method, by the method's name: a file's path, or a package's name.
 _sources: dict[str, str] = {}
-"""Where each method was found: a file, or a package's name."""
 
 _installed_are_loaded = False
 
@@ -43,35 +43,39 @@ def plugin(
     needs_momentum: bool = False,
     capturable: bool = False,
 ) -> MethodEntry:
-    """Describe a method, so that the benchmark can offer it as `optimizer=name`.
+    """Describe a method, so that the benchmark offers it as `optimizer=name`.
 
-    Defaults are those of the class's constructor, and so is whether it takes a `seed` for draws of its own, or the
-    run's `total_steps`.
+    Defaults are taken from the class's constructor. If the constructor has a parameter `seed` or `total_steps`, it is
+    given the run's seed or number of steps.
 
     Args:
         cls: a subclass of `SharpnessAware`.
-        name: small letters, digits and underscores.
-        title: as tables print it.
-        summary: what it does, in a line.
-        paper: where it comes from.
-        options: what it has beside what all methods have; keyword arguments of its constructor, with a default.
-        passes: forward-backward passes a step, as tables print them; "2", or "1" of a method without a second pass.
-        averages: whether weight averaging is part of it.
-        needs_momentum: whether it is of use only on a base optimizer with momentum.
-        capturable: whether a step may be captured in a CUDA graph, which repeats what the device did, and nothing that
-            Python computes: no number such as `self.steps` decides what a step does.
+        name: small letters, digits and underscores, beginning with a letter.
+        title: the method's name in tables.
+        summary: one line that says what the method does.
+        paper: the method's source.
+        options: settings that only this method has; each is a keyword argument of its constructor, with a default.
+        passes: forward-backward passes per step, for tables; by default "2", or "1" for a method without a second pass.
+        averages: True if weight averaging is part of the method.
+        needs_momentum: True if the method makes sense only on a base optimizer with momentum.
+        capturable: True if a step may be captured in a CUDA graph. A replay repeats what the device did, and nothing
+            that Python computed, so no Python number such as `self.steps` may decide what a step does.
 
     Raises:
-        TypeError: it is no such class, or its constructor does not take what it must.
-        ValueError: the name is none, a default is out of its range, or an option has a name that is taken.
+        TypeError: `cls` is no subclass of `SharpnessAware`, or its constructor does not take `rho` or an option, or has
+            no default for it.
+        ValueError: the name has other characters, a default is out of its option's range, or an option has the name of
+            a setting that all methods have.
     """
+    # Imported only here, because the second imports torch. Whoever has a class to describe has imported that already.
     from sam_bench.config.schema import OptimizerConfig
-    from sam_bench.optim.engine import SharpnessAware  # imports torch, as whoever has a class to describe has done
+    from sam_bench.optim.engine import SharpnessAware
 
     if not (isinstance(cls, type) and issubclass(cls, SharpnessAware)):
         raise TypeError(f"{cls!r} must be a subclass of sam_bench.SharpnessAware")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(f"the name {name!r} must be of small letters, digits and underscores")
+        raise ValueError(f"the name {name!r} must be small letters, digits and underscores, and begin with a letter")
+
     parameters = inspect.signature(cls).parameters
     perturbs = cls.two_passes or cls.perturbs_first
     defaults = {"rho": _default(cls, "rho")} if perturbs else {}
@@ -79,9 +83,10 @@ def plugin(
     taken |= {"seed", "total_steps", "defaults"}
     for option in options:
         if option.name in taken:
-            raise ValueError(f"the option {option.name} has the name of something that all methods have")
+            raise ValueError(f"the option {option.name} has the name of a setting that all methods have: rename it")
         defaults[option.name] = _default(cls, option.name)
         option.check(defaults[option.name])
+
     return MethodEntry(
         name,
         title,
@@ -100,26 +105,32 @@ def plugin(
         repeats_batch=cls.repeats_batch,
         needs_total_steps="total_steps" in parameters,
         needs_momentum=needs_momentum,
-        not_capturable=_why_not_captured(cls) or ("" if capturable else "its description does not say that it can be"),
+        not_capturable=_why_not_captured(cls) or ("" if capturable else "its description lacks capturable=True"),
         defaults=tuple(defaults.items()),
     )
 
 
 def _why_not_captured(cls: type) -> str:
+    """Return why no step of a class can be captured in a CUDA graph; empty if its attributes do not rule it out."""
     if cls.repeats_batch:
         return "a step repeats the batch of the step before"
     return "the host waits for its decision" if cls.gradient_decides else ""
 
 
 def _default(cls: type, name: str) -> Any:
-    found = inspect.signature(cls).parameters.get(name)
-    if found is None or found.default is inspect.Parameter.empty:
-        raise TypeError(f"{cls.__name__}'s constructor must take {name}= and have a default for it")
-    return found.default
+    """Return the default of a constructor's parameter.
+
+    Raises:
+        TypeError: the constructor has no such parameter, or no default for it.
+    """
+    parameter = inspect.signature(cls).parameters.get(name)
+    if parameter is None or parameter.default is inspect.Parameter.empty:
+        raise TypeError(f"{cls.__name__}'s constructor must take {name}=, with a default")
+    return parameter.default
 
 
 def load_installed() -> None:
-    """Take up the methods of all installed packages.
+    """Register the methods of all installed packages; a second call does nothing.
 
     Raises:
         ConfigError: a package's entry point cannot be loaded, is no method, or has the name of another method.
@@ -127,33 +138,37 @@ def load_installed() -> None:
     global _installed_are_loaded
     if _installed_are_loaded:
         return
+
     for point in metadata.entry_points(group=GROUP):
         package = f"{point.dist.name} {point.dist.version}"
         where = f"the entry point {point.name} of {package}"
         try:
             entry = point.load()
         except (Exception, SystemExit) as error:
-            raise ConfigError(f"{where} cannot be loaded: {first_line(error)}; mend or uninstall it") from error
+            raise ConfigError(f"{where} cannot be loaded: {first_line(error)}; fix or uninstall it") from error
         if not isinstance(entry, MethodEntry):
             raise ConfigError(f"{where} is {entry!r}: it must be what sam_bench.plugins.plugin(...) returns")
-        _take_up(entry, package, point.dist.name)
+        _register(entry, package, point.dist.name)
     _installed_are_loaded = True
 
 
 def load_file(path: Path) -> None:
-    """Take up the methods of a Python file, which is executed.
+    """Execute a Python file, and register the methods that it defines. An unchanged file is not executed again.
 
     Raises:
-        ConfigError: there is no such file, it cannot be executed, it has no method, or one with the name of another.
+        ConfigError: the file cannot be read or executed, defines no method, or defines one with the name of another.
     """
     path = path.absolute()
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"plugin={path} cannot be read: {error.strerror}") from error
+
+    # The digest becomes part of the run's identity: another content of the file is another run.
     digest = hashlib.sha256(content).hexdigest()[:12]
     if _loaded.get(path) == digest:
         return
+
     name = f"sam_bench_plugin_{re.sub(r'[^a-zA-Z0-9_]', '_', path.stem)}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None:
@@ -161,26 +176,37 @@ def load_file(path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # for what it imports from beside it
+        sys.path.append(str(path.parent))  # the file may import from files beside it
     try:
-        exec(compile(content, str(path), "exec"), vars(module))  # noqa: S102 -- what the digest is of, never a cache
+        # Exactly the content that the digest is of, and no cached bytecode.
+        exec(compile(content, str(path), "exec"), vars(module))  # noqa: S102
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ConfigError(f"plugin={path} cannot be loaded: {first_line(error)}") from error
+
     entries = [value for value in vars(module).values() if isinstance(value, MethodEntry)]
     if not entries:
-        raise ConfigError(f"plugin={path} has no method: there must be a NAME = sam_bench.plugins.plugin(...) in it")
+        raise ConfigError(f"plugin={path} has no method: add NAME = sam_bench.plugins.plugin(...) to the file")
     for entry in entries:
-        _take_up(entry, f"{path.name} {digest}", str(path))
+        _register(entry, f"{path.name} {digest}", str(path))
     _loaded[path] = digest
 
 
 def is_loaded(path: Path) -> bool:
-    """Whether the methods of a file were taken up in this process."""
+    """Return True if the methods of a file are registered in this process."""
     return path.absolute() in _loaded
 
 
-def _take_up(entry: MethodEntry, package: str, source: str) -> None:
+def _register(entry: MethodEntry, package: str, source: str) -> None:
+    """Register a method; one from the same source is replaced.
+
+    Args:
+        package: the package with its version, or the file with its digest, as a run's identity has it.
+        source: the file's path, or the package's name.
+
+    Raises:
+        ConfigError: there is a method of this name from another source.
+    """
     known = METHODS.get(entry.name)
     if known is not None and not (known.package and _sources.get(entry.name) == source):
         raise ConfigError(

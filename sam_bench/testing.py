@@ -1,6 +1,6 @@
-"""What every method here must show, for tests of methods of your own: `check_method`.
+"""Checks that every method of sam_bench passes, for tests of your own methods: `check_method`.
 
-An author's test is three lines:
+A test of your method is three lines:
 
     from sam_bench.testing import check_method
     from mine import Mine, reference
@@ -8,7 +8,7 @@ An author's test is three lines:
     def test_mine():
         check_method(Mine, reference, share=0.3)
 
-It runs on the CPU, in seconds.
+It runs on the CPU and takes seconds.
 """
 
 import contextlib
@@ -29,39 +29,39 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam_bench.optim.engine import SharpnessAware
 
+#: Weights, or gradients, by the parameter's name, in float64.
 Weights = dict[str, np.ndarray]
-"""By the parameter's name, in float64."""
 
+#: A method without an optimizer class around it: `reference(gradient, w, rho, memory)` returns the direction `v` of a
+#: step from the weights `w`. `gradient(w)` is the loss's gradient at any weights, `rho` the radius, and `memory` a
+#: dictionary that is empty before the first step and is passed to every step.
 Reference = Callable[[Callable[[Weights], Weights], Weights, float, dict[str, Any]], Weights]
-"""A plain method: `reference(gradient, w, rho, memory)` returns the direction `v` of a step from the weights `w`.
 
-`gradient(w)` is the loss's gradient at any weights, `rho` the radius, and `memory` a dictionary, empty at first, that
-is the same one in every step.
-"""
-
+#: Settings of the base optimizer, SGD, in all checks that do not change them.
 BASE = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+
+#: Operations for which the host waits for the device.
 WAITS = {"aten._local_scalar_dense", "aten.equal", "aten.nonzero", "aten.masked_select", "aten._unique2"}
-"""Operations for which the host waits for the device."""
 
+#: Operations for which the host waits if they index by a mask, because it needs the number of elements.
 INDEXING = {"aten.index", "aten.index_put", "aten.index_put_"}
-"""Operations for which it waits where they index by a mask: it needs the number of elements."""
 
+#: The checks by name. Each raises an AssertionError if a method fails it.
 CHECKS: dict[str, Callable[["Problem"], None]] = {}
-"""The checks by name, each of which raises an AssertionError."""
 
 
 def check_method(cls: type[SharpnessAware], reference: Reference | None, rho: float = 0.05, **options: Any) -> None:
-    """Hold a method to what sam_bench's own methods are held to.
+    """Run all checks of sam_bench's own methods on a method.
 
     Args:
         cls: the method's class.
-        reference: the same method once more, as plainly as it can be written; None leaves that comparison out. Of a
-            class whose `selects_examples` it cannot be made.
-        rho: the radius, where it has one.
-        options: what else its constructor is given.
+        reference: the same method written as plainly as possible; None leaves out the comparison with it. A class
+            whose `selects_examples` is True has no reference.
+        rho: the radius, if the method has one.
+        options: further keyword arguments of the method's constructor.
 
     Raises:
-        AssertionError: one of the checks fails; all that do are named, each with what was found.
+        AssertionError: at least one check fails; the message lists every failed check and why it failed.
 
     Example:
         >>> def reference(gradient, w, rho, memory):
@@ -75,20 +75,21 @@ def check_method(cls: type[SharpnessAware], reference: Reference | None, rho: fl
     for name, check in CHECKS.items():
         try:
             check(Problem(cls, reference, rho, options))
-        except Exception as error:
+        except Exception as error:  # a broken method can fail in any way
             errors.append(error)
             kind = "" if type(error) is AssertionError else f"{type(error).__name__}: "
             failures.append(f"- {name}: {kind}{next(iter(str(error).strip().splitlines()), '')}")
+
     if failures:
         heading = f"{cls.__name__} fails {len(failures)} of {len(CHECKS)} checks of sam_bench.testing:"
         raise AssertionError("\n".join([heading, *failures])) from ExceptionGroup("what the checks found", errors)
 
 
 class Problem:
-    """A method, and the small network that it is tried on.
+    """A method under test, and the small network and data that it is tested on.
 
     Args:
-        cls, reference, rho, options: as `check_method` takes them.
+        cls, reference, rho, options: as in `check_method`.
     """
 
     def __init__(self, cls: type[SharpnessAware], reference: Reference | None, rho: float, options: dict[str, Any]):
@@ -100,23 +101,24 @@ class Problem:
             self.options["rho"] = rho
 
     def network(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
-        """A network with BatchNorm and a layer of every number of dimensions."""
+        """Return a network with BatchNorm, and with weights of 1, 2 and 4 dimensions."""
         torch.manual_seed(seed)
         layers = nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.Tanh(), nn.Flatten(), nn.Linear(6 * 36, 10)
         return nn.Sequential(*layers).to(dtype)
 
     def optimizer(self, model: nn.Module, params: Any = None, **changes: Any) -> SharpnessAware:
-        """The method on SGD."""
+        """Return the method on SGD, over the given parameters or all of the model's; `changes` replace settings."""
         arguments = {"model": model, "fused": True} | BASE | self.options | changes
         return self.cls(model.named_parameters() if params is None else params, torch.optim.SGD, **arguments)
 
     def closure(self, model: nn.Module, optimizer: Any, t: int, backward: Callable = Tensor.backward) -> Callable:
-        """The closure of step `t`; a copy of it with its model and optimizer is theirs."""
+        """Return the closure of step `t`. A deep copy of it together with model and optimizer works on the copies."""
         return functools.partial(self._loss, model, optimizer, t, backward)
 
     def _loss(
         self, model: nn.Module, optimizer: Any, t: int, backward: Callable, examples: Any = slice(None)
     ) -> Tensor:
+        """Run forward and backward on some examples of step `t`; return the loss, or one loss per example."""
         images, labels = batch(t, next(model.parameters()).dtype)
         losses = F.cross_entropy(model(images[examples]), labels[examples], reduction="none")
         if losses.requires_grad:
@@ -125,82 +127,95 @@ class Problem:
         return losses.detach() if self.cls.selects_examples else losses.detach().mean()
 
     def remember(self, model: nn.Module, optimizer: Any, t: int) -> None:
-        """Tell a method that repeats batches that step `t` was the one before."""
+        """Tell a method that repeats batches that step `t` was the previous one."""
         if self.cls.repeats_batch:
             optimizer.remember(self.closure(model, optimizer, t))
 
     def train(self, model: nn.Module, optimizer: Any, steps: range) -> list[float]:
-        """Take some steps; returns their losses."""
+        """Take some steps, and return their losses."""
         return [optimizer.step(self.closure(model, optimizer, t)).mean().item() for t in steps]
 
     def begun(self, steps: int = 3, **changes: Any) -> tuple[nn.Module, SharpnessAware]:
-        """Network and optimizer after some steps."""
+        """Return network and optimizer after some steps."""
         model = self.network()
         optimizer = self.optimizer(model, **changes)
         self.train(model, optimizer, range(steps))
         return model, optimizer
 
     def kinds(self) -> dict[int, int]:
-        """A step of each kind that the method has, not the first one, by its passes with gradients.
+        """Return one step of each kind that the method has, keyed by its number of backward passes; never step 0.
 
         Raises:
-            AssertionError: there is none with a second pass among twelve, of a method that has second passes.
+            AssertionError: the method has second passes, but none in steps 1 to 11.
         """
         model = self.network()
         optimizer = self.optimizer(model)
         calls: list[None] = []
-        found: dict[int, int] = {}
+        step_by_passes: dict[int, int] = {}
         for t in range(12):
             before = len(calls)
             optimizer.step(self.closure(model, optimizer, t, lambda loss: (calls.append(None), loss.backward())))
             if t > 0:
-                found.setdefault(len(calls) - before, t)
-        most = 2 if self.cls.two_passes else 1
-        expect(max(found) >= most, "no step but the first has a second pass: choose options with which one of 12 has")
-        return found
+                step_by_passes.setdefault(len(calls) - before, t)
+
+        needed = 2 if self.cls.two_passes else 1
+        expect(
+            max(step_by_passes) >= needed, "none of steps 1 to 11 has a second pass: choose options with which one has"
+        )
+        return step_by_passes
 
 
 def batch(t: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """The images and labels of a step."""
+    """Return the images, 12 × 3 × 8 × 8, and labels of a step."""
     generator = torch.Generator().manual_seed(1000 + t)
     return torch.randn(12, 3, 8, 8, generator=generator).to(dtype), torch.randint(0, 10, (12,), generator=generator)
 
 
 def state(model: nn.Module, optimizer: SharpnessAware) -> dict[str, Tensor]:
-    """All that a step may change, copied: weights, running statistics, what base and method remember."""
-    found = {name: value.clone() for name, value in model.state_dict().items()}
-    for place, value in _tensors(optimizer.state_dict()):
-        found[f"optimizer {place}"] = value.clone()
-    return found
+    """Return copies of all tensors that a step may change: weights, running statistics, state of base and method."""
+    copies = {name: value.clone() for name, value in model.state_dict().items()}
+    for path, value in _tensors(optimizer.state_dict()):
+        copies[f"optimizer {path}"] = value.clone()
+    return copies
 
 
-def _tensors(value: Any, place: str = "") -> Any:
+def _tensors(value: Any, path: str = "") -> Any:
+    """Yield all tensors in nested dictionaries, each with its path of keys; counters are left out."""
     if isinstance(value, Tensor):
-        yield place, value
+        yield path, value
     elif isinstance(value, dict):
         for key, item in value.items():
             if key not in ("steps", "passes", "skipped"):
-                yield from _tensors(item, f"{place}.{key}".lstrip("."))
+                yield from _tensors(item, f"{path}.{key}".lstrip("."))
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], what: str) -> None:
-    """Compare two states bit for bit."""
+    """Check that two states are equal, bit for bit.
+
+    Args:
+        what: begins the message.
+
+    Raises:
+        AssertionError: the states have other names, or a tensor differs.
+    """
     expect(found.keys() == expected.keys(), f"{what}: {sorted(found.keys() ^ expected.keys())} are in one state only")
     for name, value in expected.items():
         expect(torch.equal(found[name], value), f"{what}: {name} differs")
 
 
 def expect(holds: bool, message: str) -> None:
-    """What `assert` does, also where Python is told to leave assertions out.
+    """Raise an AssertionError unless a condition holds; `python -O` does not remove this, as it does `assert`.
 
     Raises:
-        AssertionError: it does not hold.
+        AssertionError: the condition does not hold.
     """
     if not holds:
         raise AssertionError(message)
 
 
-def _check(name: str) -> Callable:
+def _register(name: str) -> Callable:
+    """Return a decorator that adds a check to `CHECKS` under this name."""
+
     def add(check: Callable[[Problem], None]) -> Callable[[Problem], None]:
         CHECKS[name] = check
         return check
@@ -208,15 +223,16 @@ def _check(name: str) -> Callable:
     return add
 
 
-@_check("reference")
-def _equals_the_reference(problem: Problem) -> None:
-    """Fifty float64 steps equal the plain reference's to 1e-10."""
+@_register("reference")
+def _check_reference(problem: Problem) -> None:
+    """Check that fifty steps in float64 equal the reference's to 1e-10."""
     if problem.reference is None:
         return
+
     model = problem.network()
     optimizer = problem.optimizer(model)
-    w = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
-    buffers: Weights = {}
+    weights = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
+    momenta: Weights = {}
     memory: dict[str, Any] = {}
     calls = itertools.count()
     for t in range(50):
@@ -226,43 +242,54 @@ def _equals_the_reference(problem: Problem) -> None:
             tensors = {name: torch.tensor(value, requires_grad=True) for name, value in at.items()}
             images, labels = batch(t)
             logits = torch.func.functional_call(copy.deepcopy(model), tensors, (images,))
-            found = torch.autograd.grad(F.cross_entropy(logits, labels), list(tensors.values()))
-            return {name: g.numpy() for name, g in zip(tensors, found, strict=True)}
+            gradients = torch.autograd.grad(F.cross_entropy(logits, labels), list(tensors.values()))
+            return {name: g.numpy() for name, g in zip(tensors, gradients, strict=True)}
 
-        v = problem.reference(gradient, {name: value.copy() for name, value in w.items()}, problem.rho, memory)
-        for name in w:
-            d = v[name] + BASE["weight_decay"] * w[name]
-            buffers[name] = BASE["momentum"] * buffers[name] + d if name in buffers else d
-            w[name] = w[name] - BASE["lr"] * buffers[name]
+        # A step of SGD with momentum and weight decay along the reference's direction.
+        direction = problem.reference(
+            gradient, {name: value.copy() for name, value in weights.items()}, problem.rho, memory
+        )
+        for name in weights:
+            decayed = direction[name] + BASE["weight_decay"] * weights[name]
+            momenta[name] = BASE["momentum"] * momenta[name] + decayed if name in momenta else decayed
+            weights[name] = weights[name] - BASE["lr"] * momenta[name]
+
         problem.train(model, optimizer, range(t, t + 1))
         for name, p in model.named_parameters():
-            difference = np.abs(p.detach().numpy() - w[name]).max()
+            difference = np.abs(p.detach().numpy() - weights[name]).max()
             expect(difference <= 1e-10, f"after step {t + 1}, {name} differs from the reference's by {difference:.1e}")
+
     passes = next(calls)
-    expect(abs(optimizer.passes - passes) < 1e-6, f"{optimizer.passes} passes are counted, the reference has {passes}")
+    expect(
+        abs(optimizer.passes - passes) < 1e-6, f"the optimizer counts {optimizer.passes} passes, the reference {passes}"
+    )
 
 
-@_check("restore")
-def _restores_the_weights(problem: Problem) -> None:
-    """Steps of length 0 leave the weights as they are, bit for bit and in the same storage, in every precision."""
+@_register("restore")
+def _check_restore(problem: Problem) -> None:
+    """Check that steps with a learning rate of 0 change no bit of the weights and no storage, in every precision."""
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         model = problem.network(dtype=dtype)
         changes = {"rho": 0.5} if "rho" in problem.options else {}
         optimizer = problem.optimizer(model, lr=0.0, weight_decay=0.0, **changes)
         before = [(name, p.detach().clone(), p.data_ptr()) for name, p in model.named_parameters()]
+
         problem.train(model, optimizer, range(20))
+
         for (name, value, address), p in zip(before, model.parameters(), strict=True):
-            expect(torch.equal(p, value), f"{name} has changed in steps of length 0 ({dtype})")
-            expect(p.data_ptr() == address, f"{name} has moved to other memory")
+            expect(torch.equal(p, value), f"{name} has changed in steps with a learning rate of 0 ({dtype})")
+            expect(p.data_ptr() == address, f"{name} has moved to other memory in a step")
 
 
-@_check("resume")
-def _resumes_bit_for_bit(problem: Problem) -> None:
-    """What a state_dict restores, in another process too, goes on bit for bit."""
+@_register("resume")
+def _check_resume(problem: Problem) -> None:
+    """Check that training resumed from a saved state_dict equals uninterrupted training, bit for bit."""
     model, optimizer = problem.begun(5)
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
     losses = problem.train(model, optimizer, range(5, 10))
+
+    # Other initial weights, so that whatever the state_dict does not hold shows.
     file.seek(0)
     saved = torch.load(file, weights_only=True)
     other = problem.network(seed=9)
@@ -270,13 +297,14 @@ def _resumes_bit_for_bit(problem: Problem) -> None:
     other.load_state_dict(saved["model"])
     resumed.load_state_dict(saved["optimizer"])
     problem.remember(other, resumed, 4)
+
     expect(problem.train(other, resumed, range(5, 10)) == losses, "losses differ after loading a state_dict")
     assert_same(state(other, resumed), state(model, optimizer), "after loading a state_dict")
 
 
-@_check("deep copy")
-def _copies_go_on_alike_and_apart(problem: Problem) -> None:
-    """A deep copy goes on alike, and shares nothing."""
+@_register("deep copy")
+def _check_deep_copy(problem: Problem) -> None:
+    """Check that a deep copy trains on as the original does, and shares nothing with it."""
     model, optimizer = problem.begun()
     other, copied = copy.deepcopy((model, optimizer))
     losses = problem.train(other, copied, range(3, 6))
@@ -284,30 +312,31 @@ def _copies_go_on_alike_and_apart(problem: Problem) -> None:
     assert_same(state(other, copied), state(model, optimizer), "a deep copy")
 
 
-@_check("statistics")
-def _leaves_running_statistics_to_the_clean_pass(problem: Problem) -> None:
-    """Running statistics change once a step, in the pass at the unperturbed weights."""
+@_register("statistics")
+def _check_statistics(problem: Problem) -> None:
+    """Check that running statistics change once per step, in the pass at the unperturbed weights."""
     if problem.cls.perturbs_first:
         return
+
     model = problem.network()
     once = copy.deepcopy(model)
     once(batch(0)[0])
     problem.train(model, problem.optimizer(model), range(1))
     count = model[1].num_batches_tracked.item()
-    expect(count == 1, f"running statistics have changed {count} times in a step")
+    expect(count == 1, f"running statistics have changed {count} times in a step, instead of once")
     expect(torch.equal(model[1].running_mean, once[1].running_mean), "running statistics are of perturbed weights")
 
 
-def _passes(problem: Problem) -> list[tuple[int, int]]:
-    """Each pass of a step of each kind that is on the step's own batch, and that step."""
-    own = {count: 1 if problem.cls.repeats_batch else count for count in problem.kinds()}
-    return [(number, step) for count, step in problem.kinds().items() for number in range(1, own[count] + 1)]
+def _own_passes(problem: Problem) -> list[tuple[int, int]]:
+    """Return (pass, step) for each kind of step and each of its passes on the step's own batch; passes count from 1."""
+    own_passes = {count: 1 if problem.cls.repeats_batch else count for count in problem.kinds()}
+    return [(number, step) for count, step in problem.kinds().items() for number in range(1, own_passes[count] + 1)]
 
 
-@_check("failed passes")
-def _an_exception_leaves_everything(problem: Problem) -> None:
-    """An exception in any pass leaves everything as it was."""
-    for failing, step in _passes(problem):
+@_register("failed passes")
+def _check_failed_passes(problem: Problem) -> None:
+    """Check that an exception in any pass leaves all state as it was before the step."""
+    for failing, step in _own_passes(problem):
         model, optimizer = problem.begun(step)
         before = state(model, optimizer)
         count = itertools.count(1)
@@ -322,10 +351,10 @@ def _an_exception_leaves_everything(problem: Problem) -> None:
         assert_same(state(model, optimizer), before, f"after an exception in pass {failing}")
 
 
-@_check("skipped steps")
-def _skips_what_is_not_finite(problem: Problem) -> None:
-    """A gradient that is not finite, in any pass, skips the step, and nothing remembers it."""
-    for failing, step in _passes(problem):
+@_register("skipped steps")
+def _check_skipped_steps(problem: Problem) -> None:
+    """Check that a gradient that is not finite, in any pass, skips the step and leaves no trace in later steps."""
+    for failing, step in _own_passes(problem):
         for value in (float("nan"), float("inf")):
             model, optimizer = problem.begun(step)
             other, untouched = problem.begun(step)
@@ -340,78 +369,91 @@ def _skips_what_is_not_finite(problem: Problem) -> None:
             optimizer.step(problem.closure(model, optimizer, step, backward))
             expect(optimizer.skipped.item() == 1, f"a step with {value} in pass {failing} was not skipped")
             assert_same(state(model, optimizer), before, f"after {value} in pass {failing}")
-            untouched.steps += 1  # a skipped step is one too
+
+            # Later steps must be as if the skipped one had never been, except that it counts as a step.
+            untouched.steps += 1
             problem.remember(other, untouched, step)
             problem.train(model, optimizer, range(step + 1, step + 3))
             problem.train(other, untouched, range(step + 1, step + 3))
             assert_same(state(model, optimizer), state(other, untouched), f"two steps after {value} in pass {failing}")
 
 
-@_check("zero gradients")
-def _survives_zero_gradients(problem: Problem) -> None:
-    """A gradient of 0 gives a direction of 0, or of a method's own weight decay: only that moves the weights."""
+@_register("zero gradients")
+def _check_zero_gradients(problem: Problem) -> None:
+    """Check that a step with gradients of 0 is finite, and that only weight decay moves the weights.
+
+    A method whose direction depends on the weights may move them otherwise.
+    """
     model = problem.network()
     optimizer = problem.optimizer(model, momentum=0.9)
     before = [(name, p.detach().clone()) for name, p in model.named_parameters()]
     optimizer.step(problem.closure(model, optimizer, 0, lambda loss: (0 * loss).backward()))
-    expect(optimizer.skipped.item() == 0, "a step without a gradient was skipped: something is not finite")
+    expect(optimizer.skipped.item() == 0, "a step with gradients of 0 was skipped: something in it is not finite")
     for (name, value), p in () if problem.cls.needs_weights else zip(before, model.parameters(), strict=True):
         decayed = value * (1 - BASE["lr"] * BASE["weight_decay"])
-        expect(torch.allclose(p, decayed, rtol=1e-9, atol=1e-12), f"{name} has moved without a gradient")
+        expect(torch.allclose(p, decayed, rtol=1e-9, atol=1e-12), f"{name} has moved with gradients of 0")
 
 
-@_check("by hand")
-def _halves_make_a_whole(problem: Problem) -> None:
-    """`first_step` and `second_step` do what a closure does."""
+@_register("by hand")
+def _check_by_hand(problem: Problem) -> None:
+    """Check that `first_step` and `second_step` do the same as `step(closure)`."""
     if problem.cls.selects_examples or (problem.cls.perturbs_first and problem.cls.two_passes):
         return
-    a, b = problem.network(), problem.network()
-    first, second = problem.optimizer(a), problem.optimizer(b)
+
+    model, stepped = problem.network(), problem.network()
+    optimizer, by_hand = problem.optimizer(model), problem.optimizer(stepped)
     for t in range(6):
-        problem.train(a, first, range(t, t + 1))
-        closure = problem.closure(b, second, t)
-        if not second.perturbs_first:
+        problem.train(model, optimizer, range(t, t + 1))
+
+        closure = problem.closure(stepped, by_hand, t)
+        if not by_hand.perturbs_first:
             closure()
-        if second.first_step(zero_grad=True):
+        if by_hand.first_step(zero_grad=True):
             closure()
-        second.second_step(zero_grad=True)
-        assert_same(state(b, second), state(a, first), f"step {t + 1} by hand")
+        by_hand.second_step(zero_grad=True)
+
+        assert_same(state(stepped, by_hand), state(model, optimizer), f"step {t + 1} by hand")
 
 
-@_check("loss scaling")
-def _scaling_the_loss_changes_nothing(problem: Problem) -> None:
-    """A GradScaler's scale changes nothing."""
-    a, b = problem.network(), problem.network()
-    first, second = problem.optimizer(a), problem.optimizer(b)
+@_register("loss scaling")
+def _check_loss_scaling(problem: Problem) -> None:
+    """Check that training with a GradScaler gives the same weights as without."""
+    plain, scaled = problem.network(), problem.network()
+    optimizer, other = problem.optimizer(plain), problem.optimizer(scaled)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=3)
     for t in range(6):
-        first.step(problem.closure(a, first, t))
-        second.step(problem.closure(b, second, t, lambda loss: scaler.scale(loss).backward()), scaler=scaler)
+        optimizer.step(problem.closure(plain, optimizer, t))
+        other.step(problem.closure(scaled, other, t, lambda loss: scaler.scale(loss).backward()), scaler=scaler)
         scaler.update()
-    for name, value in a.state_dict().items():
-        expect(torch.allclose(b.state_dict()[name], value, rtol=1e-6, atol=1e-7), f"{name} depends on the loss's scale")
+
+    for name, value in plain.state_dict().items():
+        expect(torch.allclose(scaled.state_dict()[name], value, rtol=1e-6, atol=1e-7), f"{name} depends on the scale")
 
 
-@_check("groups")
-def _groups_have_settings_of_their_own(problem: Problem) -> None:
-    """Parameter groups are respected, and parameters that are frozen or have no gradient are left alone."""
-    a, b = problem.network(), problem.network()
-    for model in (a, b):
+@_register("groups")
+def _check_groups(problem: Problem) -> None:
+    """Check that parameter groups are respected, and that frozen or unused parameters are left alone."""
+    one, two = problem.network(), problem.network()
+    for model in (one, two):
         model[1].bias.requires_grad_(False)
         model.unused = nn.Parameter(torch.ones(2, dtype=torch.float64))
-    named = list(b.named_parameters())
-    parts = [{"params": named[0::2]}, {"params": named[1::2]}]
-    first, second = problem.optimizer(a), problem.optimizer(b, parts)
+    named = list(two.named_parameters())
+    groups = [{"params": named[0::2]}, {"params": named[1::2]}]
+    with_one, with_two = problem.optimizer(one), problem.optimizer(two, groups)
     for t in range(5):
-        closures = [_without_unused(problem, model, opt, t) for model, opt in ((a, first), (b, second))]
-        first.step(closures[0])
-        second.step(closures[1])
-    draws = "seed" in inspect.signature(problem.cls).parameters  # for tensor after tensor, in the groups' order
-    for name, value in ({} if draws else a.state_dict()).items():
-        expect(torch.allclose(b.state_dict()[name], value, rtol=0, atol=1e-9), f"{name} differs where groups are two")
+        closures = [_without_unused(problem, model, opt, t) for model, opt in ((one, with_one), (two, with_two))]
+        with_one.step(closures[0])
+        with_two.step(closures[1])
+
+    # A method with draws of its own makes them tensor by tensor, in the order of the groups.
+    draws = "seed" in inspect.signature(problem.cls).parameters
+    for name, value in ({} if draws else one.state_dict()).items():
+        expect(torch.allclose(two.state_dict()[name], value, rtol=0, atol=1e-9), f"{name} differs with two groups")
+
     fresh = problem.network()
-    expect(torch.equal(a[1].bias, fresh[1].bias), "a frozen parameter was changed")
-    expect(torch.equal(a.unused, torch.ones(2).double()), "a parameter without a gradient was changed")
+    expect(torch.equal(one[1].bias, fresh[1].bias), "a frozen parameter was changed")
+    expect(torch.equal(one.unused, torch.ones(2).double()), "a parameter without a gradient was changed")
+
     model = problem.network()
     halves = [{"params": list(model.named_parameters())[:1], "lr": 0.0, "weight_decay": 0.0}]
     halves += [{"params": list(model.named_parameters())[1:]}]
@@ -421,12 +463,13 @@ def _groups_have_settings_of_their_own(problem: Problem) -> None:
 
 
 def _without_unused(problem: Problem, model: nn.Module, optimizer: Any, t: int) -> Callable:
+    """Return the closure of step `t` for the model's layers, without its parameter `unused`."""
     return problem.closure(nn.Sequential(*list(model.children())), optimizer, t)
 
 
-@_check("wrappers")
-def _frameworks_may_wrap_it(problem: Problem) -> None:
-    """Frameworks and schedulers wrap an optimizer in objects that share its attributes: steps through them count."""
+@_register("wrappers")
+def _check_wrappers(problem: Problem) -> None:
+    """Check that steps through an object with a copy of the optimizer's attributes count, as frameworks take them."""
     model, plain = problem.network(), problem.network()
     optimizer, other = problem.optimizer(model), problem.optimizer(plain)
     wrapper = object.__new__(type("Wrapped", (type(optimizer),), {}))
@@ -434,41 +477,47 @@ def _frameworks_may_wrap_it(problem: Problem) -> None:
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
     for t in range(4):
         wrapper.step(problem.closure(model, wrapper, t))
-        with warnings.catch_warnings(action="ignore"):  # the scheduler looks for steps that it has seen
+        with warnings.catch_warnings(action="ignore"):  # the scheduler warns, as it sees no step of the wrapper
             scheduler.step()
         problem.train(plain, other, range(t, t + 1))
         for group in other.param_groups:
             group["lr"] *= 0.5
-    found = copy.deepcopy(optimizer.state_dict())
+
+    through_wrapper = copy.deepcopy(optimizer.state_dict())
     expected = other.state_dict()
-    expect(found["sharpness_aware"]["steps"] == 4, "steps taken through a wrapper were not counted")
-    places = dict(_tensors(expected))
-    for place, value in _tensors(found):
-        expect(torch.equal(value, places[place]), f"through a wrapper {place} differs")
+    expect(through_wrapper["sharpness_aware"]["steps"] == 4, "steps taken through a wrapper were not counted")
+    by_path = dict(_tensors(expected))
+    for path, value in _tensors(through_wrapper):
+        expect(torch.equal(value, by_path[path]), f"after steps through a wrapper, {path} differs")
     equal = all(torch.equal(p, q) for p, q in zip(model.parameters(), plain.parameters(), strict=True))
-    expect(equal, "through a wrapper and a scheduler the weights differ")
+    expect(equal, "after steps through a wrapper, with a scheduler, the weights differ")
 
 
-@_check("parts")
-def _parts_that_are_alike_are_the_whole(problem: Problem) -> None:
-    """A batch given as parts that are all the same is that batch."""
-    each_differs = problem.cls.perturbs_first and problem.cls.two_passes  # the part's number may count
-    if problem.cls.gradient_decides or problem.cls.selects_examples or problem.cls.repeats_batch or each_differs:
+@_register("parts")
+def _check_parts(problem: Problem) -> None:
+    """Check that a step on several closures of the same batch equals a step on one of them."""
+    parts_may_differ = problem.cls.perturbs_first and problem.cls.two_passes
+    if problem.cls.gradient_decides or problem.cls.selects_examples or problem.cls.repeats_batch or parts_may_differ:
         return
-    a, b = problem.network(), problem.network()
-    first, second = problem.optimizer(a), problem.optimizer(b)
+
+    whole, parts = problem.network(), problem.network()
+    optimizer, other = problem.optimizer(whole), problem.optimizer(parts)
     for t in range(4):
-        first.step(problem.closure(a, first, t))
-        second.step([problem.closure(b, second, t) for _ in range(3)])
-    for name, p in a.named_parameters():
-        expect(torch.allclose(dict(b.named_parameters())[name], p, rtol=0, atol=1e-9), f"{name} differs in parts")
+        optimizer.step(problem.closure(whole, optimizer, t))
+        other.step([problem.closure(parts, other, t) for _ in range(3)])
+
+    for name, p in whole.named_parameters():
+        expect(
+            torch.allclose(dict(parts.named_parameters())[name], p, rtol=0, atol=1e-9),
+            f"{name} differs for a batch in parts",
+        )
 
 
-@_check("waiting")
-def _nothing_waits_for_the_device(problem: Problem) -> None:
-    """The host waits for no value on the device, but for a decision by the gradient, once a step.
+@_register("waiting")
+def _check_waiting(problem: Problem) -> None:
+    """Check that the host never waits for the device, except once per step of a method whose gradient decides.
 
-    On the CPU a copy to the host, as `.cpu()` makes one, cannot be seen.
+    On the CPU a copy to the host, such as `.cpu()`, cannot be noticed.
     """
     for step in problem.kinds().values():
         model, optimizer = problem.begun(step)
@@ -480,33 +529,36 @@ def _nothing_waits_for_the_device(problem: Problem) -> None:
 
 
 class Watching(TorchDispatchMode):
-    """Notes the operations for which the host would wait for a device."""
+    """A context that records the operations for which the host would wait for a device."""
 
     def __init__(self) -> None:
         super().__init__()
+        #: Names of the recorded operations.
         self.waits: list[str] = []
 
     def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         name = str(operation.overloadpacket)
-        chosen = arguments[1] if name in INDEXING else ()
-        masked = any(isinstance(index, Tensor) and index.dtype is torch.bool for index in chosen)
+        indices = arguments[1] if name in INDEXING else ()
+        masked = any(isinstance(index, Tensor) and index.dtype is torch.bool for index in indices)
         if name in WAITS or masked:
             self.waits.append(name)
         return operation(*arguments, **(options or {}))
 
 
-@_check("hooks")
-def _hooks_change_none_of_their_arguments(problem: Problem) -> None:
-    """`direction`, `combine` and the other hooks change none of the tensors that they are given."""
+@_register("hooks")
+def _check_hooks(problem: Problem) -> None:
+    """Check that `direction`, `combine` and the other hooks change none of the tensors that they are given."""
     model, optimizer = problem.begun()
 
     def watched(name: str, hook: Callable) -> Callable:
         def call(*arguments: Any, **memory: Any) -> Any:
             lists = [each for each in (*arguments, *memory.values()) if isinstance(each, list | tuple)]
-            given = [x for each in lists for x in each if isinstance(x, Tensor)]
-            before = [x.clone() for x in given]
+            tensors = [x for each in lists for x in each if isinstance(x, Tensor)]
+            before = [x.clone() for x in tensors]
             result = hook(*arguments, **memory)
-            expect(all(torch.equal(x, y) for x, y in zip(given, before, strict=True)), f"{name} changes its arguments")
+            expect(
+                all(torch.equal(x, y) for x, y in zip(tensors, before, strict=True)), f"{name} changes its arguments"
+            )
             return result
 
         return call

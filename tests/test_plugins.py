@@ -134,10 +134,10 @@ BROKEN = {
     "no method": ("x = 1", "has no method"),
     "a name that is taken": (FILE.replace('"half_sam"', '"sam"'), "has a method sam, and so has sam_bench itself"),
     "a name that is none": (FILE.replace('"half_sam"', '"Half SAM"'), "small letters"),
-    "an option that all have": (FILE.replace("share", "m"), "the option m has the name of something that all methods"),
+    "an option that all have": (FILE.replace("share", "m"), "the option m has the name of a setting that all methods"),
     "an option of the engine's": (
         FILE.replace("share", "start"),
-        "the option start has the name of something",
+        "the option start has the name of a setting",
     ),
     "a radius that is not said": (FILE.replace("rho=0.07, *", "*").replace("rho, **", "**"), "must take rho="),
     "nobody's home": (None, "begins with the home folder of a user who does not exist"),

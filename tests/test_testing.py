@@ -232,7 +232,7 @@ def test_a_wrong_method_is_caught_by_the_checks_that_are_for_it(cls):
 
 
 def test_a_method_that_never_shows_its_second_pass_is_told_to():
-    with pytest.raises(AssertionError, match="no step but the first has a second pass: choose options"):
+    with pytest.raises(AssertionError, match="none of steps 1 to 11 has a second pass: choose options"):
         check_method(LookSAM, None, k=50)
 
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written whole or not at all."""
 
 import contextlib
 import errno
@@ -13,11 +13,11 @@ from sam_bench.errors import StateError
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that, whatever happens, `path` holds either its old content or all of the new.
 
-    The content goes to a temporary file beside it, is flushed to the disk, and only then gets the name.
+    The content is written to a temporary file beside it and flushed to disk. Only then the file gets its name.
 
     Raises:
-        StateError: it cannot be written, and nothing has changed: a full disk, a folder that takes no files; or the
-            disk fails.
+        StateError: the file cannot be written, for instance to a full disk, and nothing has changed; or it is written,
+            but its folder cannot be flushed to disk.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,9 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             raise
     except OSError as error:
         reason = error.strerror or error
-        raise StateError(f"{path} cannot be written ({reason}); what was there is as before") from error
+        raise StateError(f"{path} cannot be written ({reason}); an earlier file of this name is unchanged") from error
+
+    # The new name itself outlasts a power failure only once the folder is flushed.
     try:
         sync_folder(path.parent)
     except OSError as error:
@@ -41,10 +43,10 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the folder's names to the disk, where the file system offers that for folders.
+    """Flush a folder's list of names to disk, if the file system can flush folders.
 
     Raises:
-        OSError: the disk fails.
+        OSError: the file system can, but failed to.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -53,19 +55,19 @@ def sync_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno not in _NOT_OFFERED:
+        if error.errno not in _UNSUPPORTED:
             raise
 
 
-#: What file systems answer that cannot open or flush a folder: CIFS, vboxsf, some FUSE and Ceph volumes.
-_NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EISDIR, errno.EACCES)
+#: Errors of file systems that cannot open or flush a folder: CIFS, vboxsf, some FUSE and Ceph volumes.
+_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EISDIR, errno.EACCES)
 
 
 def sweep_temporary(folder: Path, stem: str, seconds: float = 0) -> None:
-    """Remove what writers of files that begin with `stem` left when they were killed.
+    """Delete the temporary files that killed writers left of files whose names begin with `stem`.
 
     Args:
-        seconds: the age from which on; 0 where there can be no writer at work.
+        seconds: the age at which a temporary file is deleted; 0 if no writer can be at work.
     """
     for path in folder.glob(f".{stem}*"):
         with contextlib.suppress(FileNotFoundError):

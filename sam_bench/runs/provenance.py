@@ -1,4 +1,4 @@
-"""What code made a result."""
+"""Provenance of a result: the versions of the code and libraries that made it."""
 
 import os
 import platform
@@ -11,27 +11,30 @@ import torch
 
 
 def code_versions(*packages: str) -> dict[str, Any]:
-    """Versions and commit, as a record has them; of these packages too."""
+    """Return the versions, including those of `packages`, and the Git commit, as a record has them."""
     return {"versions": versions(*packages), "git_commit": git_commit()}
 
 
 def versions(*packages: str) -> dict[str, str | None]:
-    """Return the version of whatever can change a result."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "cuda": torch.version.cuda}
-    found["libc"] = " ".join(platform.libc_ver()) or None  # whose memory allocator it is, unless one was preloaded
-    found["preloaded"] = ", ".join(Path(name).name for name in os.environ.get("LD_PRELOAD", "").split()) or None
+    """Return the version of everything that can change a result, including `packages`; None for what is not there."""
+    result: dict[str, str | None] = {"python": platform.python_version(), "cuda": torch.version.cuda}
+
+    # libc allocates the memory, unless another allocator is preloaded.
+    result["libc"] = " ".join(platform.libc_ver()) or None
+    result["preloaded"] = ", ".join(Path(name).name for name in os.environ.get("LD_PRELOAD", "").split()) or None
+
     for name in ("sam_bench", "torch", "numpy", "hydra-core", *packages):
         try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # a checkout that was never installed
-            found[name] = None
-    return found
+            result[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # for sam_bench, a checkout that was never installed
+            result[name] = None
+    return result
 
 
 def git_commit() -> str | None:
-    """The checkout's commit, with "+changes" where the code differs from it.
+    """Return the checkout's commit, followed by "+changes" if `sam_bench` or `conf` differs from it.
 
-    Outside a checkout it is what the environment variable `SAM_BENCH_COMMIT` says, else None.
+    Outside a checkout, return the environment variable `SAM_BENCH_COMMIT`, or None if it is not set.
     """
     outside = os.environ.get("SAM_BENCH_COMMIT")
     root = Path(__file__).resolve().parents[2]

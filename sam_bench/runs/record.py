@@ -1,4 +1,4 @@
-"""The record of a finished run: one JSON file, written last. A run is finished when its record is there."""
+"""Records of finished runs: one JSON file per run, written last. A run is finished once its record exists."""
 
 import contextlib
 import json
@@ -11,25 +11,27 @@ from typing import Any
 from sam_bench.errors import StateError
 from sam_bench.runs.files import sweep_temporary, write_atomically
 
+#: Version of the record's format, raised by changes after which an older sam_bench cannot read a record.
 SCHEMA_VERSION = 1
 
 Record = dict[str, Any]
 
+#: Entries of records and checkpoints that differ between two runs that are otherwise equal.
 MEASURED = (
     "train_seconds", "eval_seconds", "analysis_seconds", "seconds", "images_per_second", "peak_memory",
     "peak_memory_bytes",
 )  # fmt: skip
-"""Entries of records and checkpoints that differ between two runs that are otherwise equal."""
 
+#: Entries of a record that loggers are given when the run has ended.
 SUMMARY = ("test_error", "best_test_error", "status")
-"""Entries of a record that a logger is told when the run has ended."""
 
 
 class RunFiles:
-    """Where a run keeps what it has.
+    """The paths of a run's files.
 
     Args:
-        runs, results: the experiment's two folders, of what a run needs while it lasts and of what is kept.
+        runs: the experiment's folder of files that a run needs until it is finished, such as checkpoints.
+        results: the experiment's folder of records, which are kept.
     """
 
     def __init__(self, runs: Path, results: Path, run_id: str):
@@ -40,7 +42,7 @@ class RunFiles:
         self.record = results / "records" / f"{run_id}.json"
 
     def finished(self) -> Record | None:
-        """The run's record, if it has one.
+        """Return the run's record; None if the run is not finished.
 
         Raises:
             StateError: the record cannot be read.
@@ -48,70 +50,73 @@ class RunFiles:
         return read_record(self.record) if self.record.exists() else None
 
     def check(self) -> None:
-        """Find out whether the run's files can be made; nothing stays.
+        """Check that the run's files can be created, and leave nothing behind.
 
         Raises:
-            StateError: a folder cannot be written, or a file is in its place.
+            StateError: a folder cannot be created or written to, or a file is in its place.
         """
         for folder in (self.folder, self.record.parent):
-            place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-            if not place.is_dir():
-                raise StateError(f"{place} is where a folder must be: move it away")
+            nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+            if not nearest.is_dir():
+                raise StateError(f"{nearest} must be a folder, and is a file: move it away")
             try:
-                tempfile.TemporaryDirectory(dir=place).cleanup()
+                tempfile.TemporaryDirectory(dir=nearest).cleanup()
             except OSError as error:
-                reason = f"{place} takes no files ({error.strerror})"
+                reason = f"no file can be created in {nearest} ({error.strerror})"
                 raise StateError(
-                    f"{folder} cannot be made: {reason}; choose other paths.runs and paths.results"
+                    f"{folder} cannot be created: {reason}; set paths.runs and paths.results to other folders"
                 ) from error
 
     def finish(self, record: Record) -> Record:
-        """Write the record; where another process was faster, its record stays.
+        """Write the record, unless another process has written it already.
 
         Returns:
-            The record as it stands in its file.
+            The record, read back from its file.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the record cannot be written.
         """
-        sweep_temporary(self.record.parent, self.record.name, seconds=3600)  # of the same run in another folder
+        # Young temporary files stay: the same run, with another paths.runs, may be writing its record just now.
+        sweep_temporary(self.record.parent, self.record.name, seconds=3600)
         if self.finished() is None:
             write_atomically(self.record, as_json(record))
         self.failure.unlink(missing_ok=True)
         return self.finished()
 
     def fail(self, text: str) -> None:
-        """Keep what is to be said of a failure in the run's folder, as far as that can be written to."""
+        """Write a failure's text into the run's folder; do nothing if that fails."""
         with contextlib.suppress(StateError):
             write_atomically(self.failure, text.encode())
 
     def set_aside(self) -> None:
-        """Move the record and the run's folder into folders `superseded` beside them, so that the run starts anew."""
+        """Move the record and the run's folder into folders `superseded` beside them, for a start from scratch."""
         number = 1
         while any(
             (path.parent / "superseded" / f"{number}-{path.name}").exists() for path in (self.record, self.folder)
         ):
             number += 1
-        for path in (self.folder, self.record):  # the record last: while it is there, a rerun sets aside again
+
+        # The record goes last: if this is interrupted, the record makes the next rerun set aside the rest.
+        for path in (self.folder, self.record):
             if path.exists():
                 (path.parent / "superseded").mkdir(exist_ok=True)
                 path.rename(path.parent / "superseded" / f"{number}-{path.name}")
 
 
 def as_json(record: Record) -> bytes:
-    """Return the content of a record's file."""
+    """Return a record as the content of its JSON file; NaN and infinity become null."""
     return (json.dumps(without_nan(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def summary_of(record: Record) -> Record:
-    """Return what a logger is told of a run that has ended."""
+    """Return the entries of a record that loggers are given when the run has ended."""
     return {name: record[name] for name in SUMMARY}
 
 
 def objective_of(record: Record) -> float:
-    """Return what a search for settings minimises: the last epoch's error in percent, infinite if the run diverged.
+    """Return the value that a search for settings minimises: the last epoch's error in percent; inf if it diverged.
 
-    Where the run has one average of the weights, as WASAM's, it is the average's error.
+    If the run has exactly one average of the weights, as with WASAM, return the average's error.
     """
     averages = list(record["averaged"].values())
     error = (averages[0] if len(averages) == 1 else record)["test_error"]
@@ -119,10 +124,10 @@ def objective_of(record: Record) -> float:
 
 
 def read_record(path: Path) -> Record:
-    """A record from its file.
+    """Read a record from its file.
 
     Raises:
-        StateError: it is not a record, or one of a newer version of sam_bench.
+        StateError: the file is not a record, or was written by a newer sam_bench.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -136,15 +141,15 @@ def read_record(path: Path) -> Record:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config with its keys as the command line has them."""
-    found = {}
+    """Return a nested config as one level, its keys dotted as on the command line."""
+    result = {}
     for key, item in config.items():
-        found |= flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {prefix + key: item}
-    return found
+        result |= flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {prefix + key: item}
+    return result
 
 
 def without_nan(value: Any) -> Any:
-    """The same with None for what is not a finite number: JSON has no other word for it."""
+    """Return a nested value with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

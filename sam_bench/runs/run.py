@@ -1,4 +1,4 @@
-"""One run, from its spec to a finished record."""
+"""A run, from its spec to its finished record."""
 
 import contextlib
 import logging
@@ -30,23 +30,24 @@ from sam_bench.training.build import build_network, build_optimizer, load_data, 
 from sam_bench.training.loop import Training
 
 MESSAGES = logging.getLogger("sam_bench")
-MESSAGES.addHandler(logging.NullHandler())  # without a console, or handlers of a user's own, nothing is shown
+MESSAGES.addHandler(logging.NullHandler())  # silent unless a console, or a handler of the user's own, is added
 
+#: The reason given by a process that ends because another process of the run does.
 ELSEWHERE = "Another process of the run was asked to end"
 
 
 def check(configs: list[Config], here: bool = True) -> dict[Config, RunSpec]:
-    """Find out, before anything is created or trained, whether these runs can be done; obtains their data.
+    """Check, before anything is created or trained, that these runs can be done, and obtain their data.
 
     Args:
-        here: whether they will be done on this machine, by this process or others.
+        here: True if they will be done on this machine, by this process or others.
 
     Returns:
-        What has been worked out of each; nothing where they will be done elsewhere.
+        The spec of each run; empty if they will be done on another machine.
 
     Raises:
-        UserError: the device, the network or the data are not to be had, batches cannot be shared by the processes, or
-            the record of an earlier run is damaged.
+        UserError: the device, the network or the data are not available, batches do not divide across processes, a
+            folder cannot be written to, or the record of an earlier run is damaged.
     """
     specs = {}
     networks = {}
@@ -58,86 +59,91 @@ def check(configs: list[Config], here: bool = True) -> dict[Config, RunSpec]:
                 continue
             spec.files.check()
         check_shares(config)
+
+        # On the meta device weights take neither time nor memory; the runs of a sweep often share a network.
         with torch.device("meta"):
             network = config.model, config.data.name
             if network not in networks:
                 networks[network] = build_network(config)
             build_optimizer(config, networks[network])
+
         data = config.data.name, config.data.folder, config.data.labels
         if data not in verified:
-            verify_data(config.data)  # which keeps it for the run
+            verify_data(config.data)  # the images stay in memory for the run
             verified.add(data)
     return specs
 
 
 def has_gpu() -> bool:
-    """Whether torch finds a CUDA device here."""
+    """Return True if torch finds a CUDA device on this machine."""
     return torch.cuda.is_available()
 
 
 def run(
     spec: RunSpec, asked_to_end: Callable[[], bool] = lambda: False, loggers: Iterable[Logger] = ()
 ) -> tuple[Record, bool]:
-    """Do what the spec describes, as far as it is not done: skip a finished run, go on with a broken one.
+    """Do a run: start it, resume it from its checkpoint, or return its record if it is finished.
 
-    Where torchrun has started several processes, all of them call this, and the main one writes and speaks. SIGTERM,
-    SIGINT, SIGUSR1 and SIGUSR2, while it trains, make it save a checkpoint after the present step and end; a function
-    that handled the signal before is then called.
+    If torchrun has started several processes, all of them call this; only the main one writes files and messages.
+    SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 during training make the run save a checkpoint after the current step and end.
+    The signal's earlier handler is then called.
 
     Args:
-        asked_to_end: looked at after each step, as if a signal had come.
-        loggers: besides those that the configuration asks for.
+        asked_to_end: called after each step; True ends the run as a signal does.
+        loggers: loggers besides those in the configuration.
 
     Returns:
-        The run's record, as it stands in its file, and whether anything was left to do.
+        The run's record, read from its file, and True if anything was left to do.
 
     Raises:
         UserError: the data, the device or a file of an earlier run is not as it should be, another process works on the
-            run, a file cannot be written, or there is not enough memory. What was saved before is as it was.
-        Interrupted: the run was asked to end, or `trainer.max_minutes` are over.
+            run, a file cannot be written, or there is not enough memory. What was saved before is unchanged.
+        Interrupted: the run was asked to end, or `trainer.max_minutes` have passed.
     """
     with lossy_output():
         return _run(spec, asked_to_end, loggers)
 
 
 def _run(spec: RunSpec, asked_to_end: Callable[[], bool], loggers: Iterable[Logger]) -> tuple[Record, bool]:
+    """Do a run, with the arguments, results and errors of `run`."""
     config = spec.config
     files = spec.files
     interruption = Interruption(config.trainer.max_minutes, asked_to_end)
     spec.hardware.configure(config.trainer.deterministic)
     check_shares(config)
     processes = Processes(spec.hardware.device.type)
-    held = contextlib.ExitStack()
+    locks = contextlib.ExitStack()
 
-    def earlier() -> Record | None:
+    def earlier_record() -> Record | None:
         return processes.on_main_process(lambda: None if config.trainer.rerun else files.finished())
 
     def lock() -> None:
-        held.callback(RunLock(files.lock).release)
+        locks.callback(RunLock(files.lock).release)
 
-    if (record := earlier()) is not None:
+    if (record := earlier_record()) is not None:
         if not config.analysis.is_off and "analysis" not in record:
             MESSAGES.warning(
                 f"{spec.run_id} was finished without an analysis: trainer.rerun=true trains it again, with one; "
                 f"scripts/analyse.py run={spec.run_id} measures its last weights"
             )
         return record, False
+
     processes.on_main_process(lambda: obtain_data(config.data))
     dataset = load_data(config.data)
-    with held:
+    with locks:
         processes.on_main_process(lock)
-        if (record := earlier()) is not None:  # another process has just finished it
+        if (record := earlier_record()) is not None:  # finished by another process before the lock was taken
             return record, False
         try:
-            return _Work(spec, dataset, processes, interruption).train(loggers), True
+            return _RunInProgress(spec, dataset, processes, interruption).train(loggers), True
         except Exception as error:
             if processes.is_main_process and not isinstance(error, Interrupted):
                 files.fail(traceback.format_exc())
             raise
 
 
-class _Work:
-    """What is to be done of a run that is not finished."""
+class _RunInProgress:
+    """A run that is not finished, from its newest checkpoint, or from scratch, to its record."""
 
     def __init__(self, spec: RunSpec, dataset: Dataset, processes: Processes, interruption: Interruption):
         self.spec = spec
@@ -145,20 +151,21 @@ class _Work:
         self.processes = processes
         self.interruption = interruption
         self.loggers: list[Logger] = []
+        #: Warnings from before the loggers start, to be shown then.
         self.warnings: list[str] = []
-        """To be told when there is somebody to tell."""
+
         spec.hardware.forget_peak_memory()
         self.training = prepare(spec.config, dataset, spec.hardware, spec.engine, processes)
         self.checkpoints = Checkpoints(spec.files.folder, spec.run_id, self.warnings.append)
+        #: Data, code and threads that the result comes from, part of every checkpoint.
         self.origin = {
             "dataset_sha256": dataset.sha256,
             "code": [code_versions(*BASES[spec.config.optimizer.base.name].packages)],
             "threads": torch.get_num_threads(),
         }
-        """Where the result comes from: part of every checkpoint."""
 
     def train(self, loggers: Iterable[Logger]) -> Record:
-        """Go on from where the run stands, to its record."""
+        """Resume or start the run, train it to its end, and return its record."""
         self.resume()
         summary = None
         try:
@@ -169,23 +176,25 @@ class _Work:
                 record = self.processes.on_main_process(lambda: self.spec.files.finish(record))
                 self.report()
                 summary = summary_of(record)
-                (late,) = self.processes.any(self.interruption.signal is not None)
-                if late:  # nothing was left to train, but the program is to end
+
+                # A signal after the last step leaves nothing to resume, but must still end the program.
+                (was_signalled,) = self.processes.any(self.interruption.signal is not None)
+                if was_signalled:
                     reason = self.interruption.reason or ELSEWHERE
                     raise Interrupted(f"{reason}: {self.spec.run_id} is finished", finished=True)
         except Interrupted:
             self.interruption.hand_on()
             raise
         finally:
-            self.loggers.reverse()  # the console last: it shows what the others have to say
-            self.tell(lambda logger: logger.finish(summary))
+            self.loggers.reverse()  # the console ends last, to show the messages of the others
+            self.notify(lambda logger: logger.finish(summary))
         return record
 
     def resume(self) -> None:
-        """Continue from the newest checkpoint, if there is one.
+        """Load the newest checkpoint, if there is one; with `trainer.rerun` set a finished run aside first.
 
         Raises:
-            StateError: it was made with other data, or none of those that are there can be used.
+            StateError: the checkpoint was made with other data, or there are checkpoints and none can be used.
         """
 
         def newest() -> dict[str, Any] | None:
@@ -197,34 +206,39 @@ class _Work:
         origin = self.origin
         if state is None:
             return
+
         if state["dataset_sha256"] != origin["dataset_sha256"]:
             raise StateError(f"the checkpoints of {state['run_id']} were made with other data; move them away")
         self.training.load_state_dict(state["training"])
+
         code = state["code"]
         if code[-1] != origin["code"][0]:
-            self.warnings.append("the code or its libraries have changed since the checkpoint: the record names both")
+            self.warnings.append("the code or its libraries have changed since the checkpoint: the record lists both")
             code = code + origin["code"]
         origin["code"] = code
+
         if state["threads"] != origin["threads"] and self.spec.hardware.device.type == "cpu":
             self.warnings.append(
-                f"{origin['threads']} threads, and {state['threads']} until the checkpoint: rounding errors will not "
-                f"be those of an uninterrupted run; OMP_NUM_THREADS={state['threads']} keeps them"
+                f"the run uses {origin['threads']} threads now, and used {state['threads']} before the checkpoint: its "
+                "rounding errors will differ from those of an uninterrupted run. "
+                f"OMP_NUM_THREADS={state['threads']} keeps them the same"
             )
 
     def start(self, loggers: Iterable[Logger]) -> None:
-        """Tell all loggers that the run begins; only the main process has any."""
+        """Create the loggers and announce the run to them; only the main process has loggers."""
         MESSAGES.disabled = not self.processes.is_main_process
         if MESSAGES.disabled:
             return
+
         spec = self.spec
         training = self.training
         console = Console(spec.config.trainer.progress)
         training.on_step = console.step
-        whence = f", on from epoch {training.epoch}, step {training.position}" if training.done else ""
+        resumed_from = f", on from epoch {training.epoch}, step {training.position}" if training.done else ""
         about = Run(
             spec.run_id,
             spec.config.experiment,
-            spec.describe() + self.wrong_labels() + whence,
+            spec.describe() + self.describe_wrong_labels() + resumed_from,
             spec.identity,
             spec.files.folder,
             spec.config.trainer.epochs,
@@ -232,23 +246,24 @@ class _Work:
             training.done,
         )
         self.loggers = [console, *make_loggers(spec.config.logger), *loggers]
-        self.tell(lambda logger: logger.start(about))
+        self.notify(lambda logger: logger.start(about))
+
         if spec.engine_reason:
             MESSAGES.info(spec.engine_reason)
         for warning in self.warnings:
             MESSAGES.warning(warning)
 
-    def wrong_labels(self) -> str:
-        """What is to be said of label noise, if there is any."""
+    def describe_wrong_labels(self) -> str:
+        """Return the share of wrong training labels, for the run's description; empty without label noise."""
         train = self.dataset.train
         noisy = train.true_labels is not None
         return f", {100 * train.wrong_labels / len(train):.1f} % of the training labels wrong" if noisy else ""
 
-    def tell(self, what: Callable[[Logger], None]) -> None:
-        """Tell all loggers something; one that fails is left out from then on, and the run goes on."""
+    def notify(self, call: Callable[[Logger], None]) -> None:
+        """Call something of every logger; a logger that fails is left out from then on, and the run continues."""
         for logger in list(self.loggers):
             try:
-                what(logger)
+                call(logger)
             except Exception as error:
                 self.loggers.remove(logger)
                 name = f"{type(logger).__module__}.{type(logger).__name__}"
@@ -259,25 +274,27 @@ class _Work:
 
         Raises:
             Interrupted: the run was asked to end; a checkpoint was saved.
-            ResourceError: there is no memory for a step.
+            ResourceError: there is not enough memory for a step or an evaluation.
         """
         training = self.training
         trainer = self.spec.config.trainer
-        saved = time.monotonic()
+        saved_at = time.monotonic()
         try:
             for epoch_done in training.run():
                 if epoch_done:
                     latest = {name: values[-1] for name, values in training.history.items()}
-                    self.tell(lambda logger, latest=latest: logger.log(training.epoch, latest))
+                    self.notify(lambda logger, latest=latest: logger.log(training.epoch, latest))
+
+                # Clocks and signals differ between processes, so all of them agree before any saves or ends.
                 every = trainer.checkpoint_every
                 minutes = trainer.checkpoint_minutes
-                due = epoch_done and every is not None and training.epoch % every == 0
-                late = minutes is not None and time.monotonic() - saved >= 60 * minutes
-                late, stop = self.processes.any(late, self.interruption.reason is not None)
-                if due or late or stop or training.ended:
+                is_due = epoch_done and every is not None and training.epoch % every == 0
+                is_overdue = minutes is not None and time.monotonic() - saved_at >= 60 * minutes
+                is_overdue, must_stop = self.processes.any(is_overdue, self.interruption.reason is not None)
+                if is_due or is_overdue or must_stop or training.ended:
                     self.save()
-                    saved = time.monotonic()
-                if stop and not training.ended:
+                    saved_at = time.monotonic()
+                if must_stop and not training.ended:
                     raise Interrupted(
                         f"{self.interruption.reason or ELSEWHERE}: {self.spec.run_id} is saved after "
                         f"{training.done} of {training.steps} steps; the same command goes on from there",
@@ -286,18 +303,19 @@ class _Work:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise ResourceError(_no_memory(self.spec, training)) from error
+            raise ResourceError(_out_of_memory_message(self.spec, training)) from error
 
     def save(self) -> None:
-        """Write a checkpoint of the present moment."""
+        """Write a checkpoint of the current state."""
         state = self.origin | {"training": self.training.state_dict()}
         training = self.training
         self.processes.on_main_process(lambda: self.checkpoints.save(training.epoch, training.position, state))
 
     def report(self) -> None:
-        """Say what came out, beside what was said of the last epoch."""
+        """Log the results that the last epoch's line does not have, and where the record is."""
         if not self.processes.is_main_process:
             return
+
         if self.training.test_error_tta is not None:
             MESSAGES.info(f"with test-time augmentation  test_error {self.training.test_error_tta:.4g}")
         for name, measured in self.training.averaged.items():
@@ -305,42 +323,47 @@ class _Work:
             MESSAGES.info(f"averaged ({name})  {values}")
         if self.training.diverged_epoch is not None:
             epoch = self.training.diverged_epoch
-            MESSAGES.warning(f"diverged in epoch {epoch}: it is counted in tables, and left out of their means")
+            MESSAGES.warning(f"diverged in epoch {epoch}: tables count this run, and leave it out of their means")
         MESSAGES.info(f"written: {self.spec.files.record}")
 
 
-def _no_memory(spec: RunSpec, training: Training) -> str:
+def _out_of_memory_message(spec: RunSpec, training: Training) -> str:
+    """Return the message for a step or an evaluation that needs too much memory, with the settings that need less."""
     trainer = spec.config.trainer
     m = spec.config.optimizer.m
     device = spec.hardware.name
-    own = trainer.batch_size // spec.world_size
-    if training.position == len(training.train):  # the epoch is trained
+    batch_per_process = trainer.batch_size // spec.world_size
+
+    if training.position == len(training.train):  # all steps of the epoch are done, so it was evaluating
         return (
             f"{device} has not enough memory to evaluate trainer.eval_batch_size={trainer.eval_batch_size} images at "
             f"once{'' if training.probe is None else ', or analysis.batch_size'}: lower it"
         )
-    size = min(trainer.micro_batch_size or own, m or own)
-    ways = [f"trainer.micro_batch_size={max(size // 2, 1)} (the perturbation stays that of the whole batch)"]
-    ways = ways if m is None and size > 1 else []
-    ways += ["a smaller trainer.batch_size, which is another protocol", "a smaller model"]
+
+    size = min(trainer.micro_batch_size or batch_per_process, m or batch_per_process)
+    fixes = [f"trainer.micro_batch_size={max(size // 2, 1)} (the whole batch still shares one perturbation)"]
+    fixes = fixes if m is None and size > 1 else []  # with m, micro-batches are not allowed
+    fixes += ["a smaller trainer.batch_size, which changes the protocol", "a smaller model"]
     return (
         f"{device} has not enough memory for trainer.batch_size={trainer.batch_size}, {size} examples at once; the "
-        f"weights are as before the step. Choose {', or '.join(ways)}"
+        f"weights are as before the step. Choose {', or '.join(fixes)}"
     )
 
 
 def make_record(spec: RunSpec, dataset: Dataset, training: Training, code: list[dict[str, Any]]) -> Record:
-    """What is kept of a run. Errors in percent, the last epoch's first; seconds without evaluation.
+    """Return the record of a run.
 
-    The seconds of the first epoch have compiling and capturing in them; images per second are the median epoch's.
+    Errors are in percent, and training seconds exclude evaluation. The first epoch's seconds include compiling and
+    capturing, so images per second are the median epoch's.
 
     Args:
-        code: versions and commits that the run was trained with, the last ones last; several, where they changed.
+        code: versions and commits that the run was trained with, the latest last; several if they changed on the way.
     """
     config = spec.config
     history = training.history
     optimizer = training.optimizer
     seconds = sum(history["train_seconds"])
+
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": spec.run_id,
@@ -358,7 +381,7 @@ def make_record(spec: RunSpec, dataset: Dataset, training: Training, code: list[
         "train_loss": history["train_loss"][-1],
         "epochs": training.epoch,
         "steps": training.done,
-        "passes": _number(optimizer.passes),
+        "passes": _rounded(optimizer.passes),
         "m": spec.m,
         "processes": spec.world_size,
         "skipped_steps": int(optimizer.skipped),
@@ -381,18 +404,18 @@ def make_record(spec: RunSpec, dataset: Dataset, training: Training, code: list[
         "wrong_test_labels": dataset.test.wrong_labels,
         "config": spec.identity_of(training.step.compiled),
         "history": history,
-        **({"analysis": _analysis(config, training)} if training.probe is not None else {}),
+        **({"analysis": _analysis_settings(config, training)} if training.probe is not None else {}),
         **code[-1],
         "earlier_code": code[:-1],
     }
 
 
-def _analysis(config: Config, training: Training) -> dict[str, Any]:
-    """With what settings, and on which images, the sharpness in the history was measured."""
+def _analysis_settings(config: Config, training: Training) -> dict[str, Any]:
+    """Return the settings and the images' digest with which the sharpness in the history was measured."""
     settings = config.analysis.model_dump(mode="json", exclude={"name"})
     return {**settings, "images_sha256": training.probe.images.sha256}
 
 
-def _number(passes: float) -> int | float:
-    """Without the rounding errors of the parts that it was summed from."""
+def _rounded(passes: float) -> int | float:
+    """Return the number of passes, rounded to remove the errors of summing fractions of a pass."""
     return round(passes) if abs(passes - round(passes)) < 1e-6 else round(passes, 6)

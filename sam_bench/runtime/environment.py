@@ -1,4 +1,4 @@
-"""The place of this process among those that torchrun starts, from its environment variables. Imports no torch."""
+"""The rank of this process, and the number of processes, from torchrun's environment variables. Imports no torch."""
 
 import os
 
@@ -9,34 +9,34 @@ def world_size() -> int:
     """Return the number of processes that torchrun has started, 1 without torchrun.
 
     Raises:
-        ConfigError: `WORLD_SIZE` is no number above 0.
+        ConfigError: `WORLD_SIZE` is not a whole number of at least 0.
     """
     return max(_number("WORLD_SIZE", 1), 1)
 
 
 def rank() -> int:
-    """Return the number of this process, from 0; 0 if it is the only one, whatever else a scheduler has set.
+    """Return this process's rank, from 0; 0 if it is the only process, even if a scheduler has set `RANK`.
 
     Raises:
-        ConfigError: there are several processes, and `RANK` is not the number of one of them.
+        ConfigError: there are several processes, and `RANK` is missing or not below their number.
     """
-    return _place("RANK")
+    return _rank_in("RANK")
 
 
 def local_rank() -> int:
-    """Return the number of this process among those on its machine, from 0; 0 if it is the only one.
+    """Return this process's rank among those on its machine, from 0; 0 if it is the only process of the run.
 
     Raises:
-        ConfigError: there are several processes, and `LOCAL_RANK` is not the number of one of them.
+        ConfigError: there are several processes, and `LOCAL_RANK` is missing or not below their number.
     """
-    return _place("LOCAL_RANK")
+    return _rank_in("LOCAL_RANK")
 
 
 def check_processes() -> None:
-    """Check that what is known of several processes is complete.
+    """Check that all variables that several processes need are set.
 
     Raises:
-        ConfigError: a variable is missing, or its value is impossible.
+        ConfigError: there are several processes and a variable is missing, or a variable's value is impossible.
     """
     rank()
     local_rank()
@@ -48,7 +48,7 @@ def check_processes() -> None:
 def is_main_process() -> bool:
     """Return True on rank 0, the only process that writes files and prints.
 
-    True also where the variables make no sense, so that every process says so.
+    If the variables make no sense, return True in every process, so that each prints the error.
     """
     try:
         return rank() == 0
@@ -56,22 +56,24 @@ def is_main_process() -> bool:
         return True
 
 
-def _place(name: str) -> int:
+def _rank_in(name: str) -> int:
+    """Return the rank in a variable; 0 if there is only one process."""
     count = world_size()
     if count == 1:
         return 0
-    place = _number(name, None)
-    if place is None or place >= count:
-        value = "is not set" if place is None else f"is {place}"
+
+    number = _number(name, None)
+    if number is None or number >= count:
+        value = "is not set" if number is None else f"is {number}"
         raise ConfigError(
             f"WORLD_SIZE={count}, but {name} {value}: it must be from 0 to {count - 1}. Start the processes with "
             "torchrun, which sets it"
         )
-    return place
+    return number
 
 
 def _number(name: str, default: int | None) -> int | None:
-    """Return a variable's value as a number; the default if it is not set, or empty."""
+    """Return a variable's value as a number; the default if the variable is empty or not set."""
     text = os.environ.get(name, "").strip()
     if text and not text.isdecimal():
         raise ConfigError(f"{name}={text} must be a whole number of at least 0; torchrun sets it, or leave it out")

@@ -1,4 +1,4 @@
-"""Output streams that may fail without ending the program: a run is worth more than what is said of it."""
+"""Output streams whose failure does not end the program: a run is worth more than its messages."""
 
 import contextlib
 import os
@@ -11,36 +11,37 @@ from typing import Any, TextIO
 class LossyStream:
     """A text stream that drops what can no longer be written.
 
-    A terminal may close, the reader of a pipe may end, the disk under a log may be full. After the first failure the
+    Writing fails when a terminal closes, the reader of a pipe ends, or the disk is full. After the first failure the
     stream's file descriptor is `/dev/null`, so that child processes and the interpreter's last flush do not fail
     either. Characters that the stream's encoding does not have are escaped.
 
     Args:
-        stream: as `sys.stdout`; None, as of a program without standard streams, drops everything.
+        stream: such as `sys.stdout`; None, as in a program without standard streams, drops everything.
     """
 
     def __init__(self, stream: TextIO | None):
         self._stream = stream or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # not every stream can be told
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # not every stream can be reconfigured
             self._stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
-        """Write text, or drop it; return its length."""
+        """Write text, or drop it if that fails; return its length."""
         try:
             self._stream.write(text)
         except (OSError, ValueError):  # ValueError: the stream is closed
-            self._give_up()
+            self._redirect_to_null()
         return len(text)
 
     def flush(self) -> None:
-        """Flush the stream, or drop what is in its buffer."""
+        """Flush the stream, or drop its buffer if that fails."""
         try:
             self._stream.flush()
         except (OSError, ValueError):
-            self._give_up()
+            self._redirect_to_null()
 
-    def _give_up(self) -> None:
-        with contextlib.suppress(OSError, ValueError):  # it has no file descriptor
+    def _redirect_to_null(self) -> None:
+        """Point the stream's file descriptor at `/dev/null`."""
+        with contextlib.suppress(OSError, ValueError):  # not every stream has a file descriptor
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
             os.close(null)

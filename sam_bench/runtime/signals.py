@@ -1,4 +1,4 @@
-"""When a run is asked to end: by a signal, or because its time is over."""
+"""Requests to end a run: by a signal, by a time limit, or by a sweep."""
 
 import os
 import signal
@@ -7,21 +7,21 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+#: Signals that ask a run to end, sent by a user, or by a scheduler that needs the machine or is near its time limit.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-"""What asks a run to end: a user, a scheduler that wants the machine, one whose time limit is near."""
 
+#: Seconds within which another signal counts as the same request: Ctrl-C under torchrun, and schedulers, send it twice.
 ECHO_SECONDS = 1.0
-"""A signal that follows another so soon is the same request: Ctrl-C and torchrun, or a scheduler, send it twice."""
 
 
 class Interruption:
-    """While it is entered, signals are noted instead of ending the program; a second one ends it at once.
+    """A context in which a signal is recorded instead of ending the program; a second one ends it at once.
 
-    Signals can only be noted in the main thread; elsewhere, only the rest counts.
+    Python handles signals in the main thread only. In another thread only the time limit and `elsewhere` count.
 
     Args:
-        max_minutes: from now on; None for no limit.
-        elsewhere: whether somebody else wants an end.
+        max_minutes: time limit, from now on; None for no limit.
+        elsewhere: returns True if the run is asked to end by other means, such as its sweep.
         tell: called when the first signal comes.
     """
 
@@ -35,13 +35,15 @@ class Interruption:
         self.began = time.monotonic()
         self.elsewhere = elsewhere
         self.tell = tell
+        #: The first signal, and when it came.
         self.signal: int | None = None
         self.at = 0.0
+        #: The handlers that were set before.
         self.earlier: dict[int, object] = {}
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
-            self.earlier = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self.earlier = {number: signal.signal(number, self._record) for number in SIGNALS}
         return self
 
     def __exit__(self, *_) -> None:
@@ -50,7 +52,7 @@ class Interruption:
 
     @property
     def reason(self) -> str | None:
-        """Why the run is to end at its next step; None while it may go on."""
+        """Return why the run must end after its current step; None while it need not."""
         if self.signal is not None:
             return signal.Signals(self.signal).name
         if self.max_minutes is not None and time.monotonic() - self.began >= 60 * self.max_minutes:
@@ -58,15 +60,16 @@ class Interruption:
         return "The sweep was asked to end" if self.elsewhere() else None
 
     def hand_on(self) -> None:
-        """Call the function that handled the signal before, such as a scheduler's, which queues the job again.
+        """Call the signal's earlier handler, such as a scheduler's that queues the job again.
 
-        Not Python's own handler of Ctrl-C.
+        Python's own handler of Ctrl-C is not called.
         """
         handler = self.earlier.get(self.signal)
         if callable(handler) and handler is not signal.default_int_handler:
             handler(self.signal, None)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        """Record the first signal; end the program if another one follows that is no echo of it."""
         now = time.monotonic()
         if self.signal is None:
             self.signal = number

@@ -1,4 +1,4 @@
-"""The weight averages of a run: taken while it trains, evaluated at its end."""
+"""The weight averages of a run, updated while it trains and evaluated at its end."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,20 +16,22 @@ from sam_bench.training.evaluate import estimate_on_training_images
 
 
 class Averages:
-    """All averages that a configuration asks for, by name, such as "swa 0.75" or "ema 0.999".
+    """All weight averages that a configuration asks for, by name, such as "swa 0.75" or "ema 0.999".
 
-    Lookahead is another kind: no mean beside the weights, but one that the weights are set to.
+    Lookahead differs: its mean is not kept beside the weights, but the weights are set to it.
 
     Args:
-        epochs: of the whole run; a start is a fraction of them.
-        steps: of the whole run, for lookahead.
+        epochs: epochs of the whole run; an average's start is a fraction of them.
+        steps: steps of the whole run, for lookahead.
     """
 
     def __init__(self, config: AveragingConfig, model: nn.Module, epochs: int, steps: int = 1):
         self.model = model
         parameters = list(model.parameters())
         starts = config.starts or ()
-        self.first_epoch = {f"swa {start:.12g}": round(start * epochs, 9) for start in starts}  # 0.7 × 180 is 126
+
+        #: Epochs after which each average over epochs begins; rounded, because 0.7 · 180 must be 126.
+        self.first_epoch = {f"swa {start:.12g}": round(start * epochs, 9) for start in starts}
         self.by_name = {name: WeightAverage(parameters) for name in self.first_epoch}
         self.lookahead: Lookahead | None = None
         if config.name == "lookahead":
@@ -38,7 +40,7 @@ class Averages:
             self.by_name[f"ema {config.decay:.12g}"] = WeightAverage(parameters, config.decay)
 
     def after_step(self) -> None:
-        """Take the weights into the means over steps; with lookahead they may be set to the mean."""
+        """Update the averages over steps; lookahead may set the weights to its mean."""
         if self.lookahead is not None:
             self.lookahead.update()
         for name, average in self.by_name.items():
@@ -46,7 +48,7 @@ class Averages:
                 average.update()
 
     def after_epoch(self, done: int) -> None:
-        """Take the weights into the means over epochs that have begun: those after more epochs than their start."""
+        """Update the averages over epochs whose start is before `done` epochs."""
         for name, first in self.first_epoch.items():
             if done > first:
                 self.by_name[name].update()
@@ -59,21 +61,22 @@ class Averages:
         processes: Processes,
         measure: Callable[[], dict[str, float]],
     ) -> dict[str, dict[str, float]]:
-        """Return what is measured of each average that has begun, its statistics re-estimated over the training images.
+        """Return the measures of each average that has begun, by its name.
 
-        Weights and statistics of the raw model are afterwards as before, bit for bit.
+        Running statistics are re-estimated over the training images for each. Afterwards the model has its own weights
+        and statistics again, bit for bit.
 
         Args:
-            epoch: whose order and augmentation the re-estimation takes.
-            measure: measures the model as it is.
+            epoch: epoch whose order and augmentation of the images the re-estimation uses.
+            measure: returns the measures of the model with the weights that it has.
         """
-        found = {}
+        measures = {}
         begun = {name: average for name, average in self.by_name.items() if average.count}
         for name, average in begun.items():
             with average.swapped(), frozen_statistics(self.model):
                 estimate_on_training_images(self.model, train, epoch, hardware, processes)
-                found[name] = measure()
-        return found
+                measures[name] = measure()
+        return measures
 
     def state_dict(self) -> dict[str, Any]:
         own = {} if self.lookahead is None else {"lookahead": self.lookahead.state_dict()}

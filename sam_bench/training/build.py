@@ -1,4 +1,4 @@
-"""What a run is made of: data, network, optimizer, and the training that joins them."""
+"""Construction of a run's parts: data, network, optimizer, and the training that joins them."""
 
 import functools
 from pathlib import Path
@@ -25,41 +25,45 @@ from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes, in_parallel
 from sam_bench.training.loop import Training
 
+#: Normalisation layers, to whose biases `optimizer.base.norm_bias_lr_factor` applies.
 NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-"""Layers whose biases `optimizer.base.norm_bias_lr_factor` is for."""
 
 
 def load_data(config: DataConfig) -> Dataset:
-    """Return the images of a run, obtained if need be, and verified.
+    """Return the images of a run, verified, after obtaining them if they are missing.
 
     Raises:
-        DataError: they cannot be had, or are not what they should be.
+        DataError: the data cannot be obtained, or are not what they should be.
     """
     folder = obtain_data(config)
-    wanted = config.spec, config.split, config.train_subset, config.subset_seed, _noise(config)
-    return _divided(folder, Path.cwd(), *wanted) if folder is not None else _divide(None, *wanted)
+    arguments = config.spec, config.split, config.train_subset, config.subset_seed, _noise(config)
+    return _divide_cached(folder, Path.cwd(), *arguments) if folder is not None else _divide(None, *arguments)
 
 
 def verify_data(config: DataConfig) -> None:
-    """Find out whether the files of a data set can be had and are what they should be; a generated one has none.
+    """Check that the files of a data set can be obtained and are what they should be; a generated one has no files.
 
     Raises:
-        DataError: they cannot be had, or are not what they should be.
+        DataError: the files cannot be obtained, or are not what they should be.
     """
     if config.spec.files is not None:
         load_data(config)
 
 
 def obtain_data(config: DataConfig) -> Path | None:
-    """Return the folder of a data set's files, obtained if need be; None for a generated one, which has none.
+    """Return the folder of a data set's files, after obtaining them if they are missing.
+
+    Returns:
+        The folder; None for a generated data set, which has no files.
 
     Raises:
-        DataError: they cannot be had, or the file of people's labels is missing.
+        DataError: the files cannot be obtained, or the file of people's labels is missing.
     """
     if config.spec.files is None:
         return None
+
     if (labels := human_labels(config)) is not None:
-        labels.check_presence()  # before the images are downloaded for nothing
+        labels.check_presence()  # before the images are downloaded in vain
     files = load(config.spec.files)
 
     def tell(text: str, ready: int) -> None:
@@ -69,13 +73,13 @@ def obtain_data(config: DataConfig) -> Path | None:
 
 
 @functools.lru_cache(maxsize=1)
-def _divided(folder: Path, base: Path, *wanted: Any) -> Dataset:
-    """Return the images of a run; those of the latest one stay in memory, and so need be hashed but once.
+def _divide_cached(folder: Path, base: Path, *arguments: Any) -> Dataset:
+    """Return the images of a run, and keep the latest ones in memory, so that they are read and hashed only once.
 
     Args:
-        base: what the folder is relative to.
+        base: the folder that `folder` is relative to, which makes it part of the cache's key.
     """
-    return _divide(folder, *wanted)
+    return _divide(folder, *arguments)
 
 
 def _divide(
@@ -86,6 +90,7 @@ def _divide(
     subset_seed: int | None,
     noise: LabelNoise | HumanLabels | None,
 ) -> Dataset:
+    """Return the images of a run: load the data set, change labels, and take the split and the subset."""
     train, test = load(spec.loader)(folder)
     if noise is not None:
         train = noise.apply(train, spec.classes)
@@ -93,24 +98,27 @@ def _divide(
 
 
 def human_labels(config: DataConfig) -> HumanLabels | None:
-    """Return the labels that people gave, if a run asks for them."""
+    """Return the labels that people gave; None if the run uses the data set's own."""
     return None if config.labels == "clean" else HumanLabels(config.labels, config.folder)
 
 
 def _noise(config: DataConfig) -> LabelNoise | HumanLabels | None:
+    """Return the run's change of labels: wrong labels drawn at random, labels that people gave, or None."""
     if config.label_noise:
         return LabelNoise(config.label_noise, config.noise_over, config.noise_seed)
     return human_labels(config)
 
 
 def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, processes: Processes) -> Training:
-    """Network, optimizer and batches on the device, as they are before the first step.
+    """Return the training of a run before its first step: network, optimizer and batches, on the device.
 
     Args:
         engine: how steps are taken: "eager", "compile" or "graph".
     """
     data = config.data
     trainer = config.trainer
+
+    # All processes draw the same initial weights, and then each draws its own dropout masks.
     torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
     model = build_network(config)
     _set_from_images(model, data, dataset.train)
@@ -120,6 +128,7 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, p
         parallel = in_parallel(model)
         torch.manual_seed(generator_for(config.seed, "dropout", processes.rank).initial_seed())
     optimizer = build_optimizer(config, parallel)
+
     augment = _augment(data, hardware.device)
     train, test = (
         Batches(
@@ -133,6 +142,7 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, p
         )
         for images in (dataset.train, dataset.test)
     )
+
     probe = None
     if not config.analysis.is_off:
         probe = Probe(config.analysis, fixed_images(data, dataset.train, config.analysis.images, hardware))
@@ -140,10 +150,10 @@ def prepare(config: Config, dataset: Dataset, hardware: Hardware, engine: str, p
 
 
 def fixed_images(data: DataConfig, train: Images, count: int, hardware: Hardware) -> FixedImages:
-    """Return the images on which the loss around weights is measured: of all runs on these data the same.
+    """Return the training images on which the loss around weights is measured, the same for all runs on these data.
 
     Args:
-        count: how many of the training images, equally many of each class.
+        count: number of images, equally many of each class.
     """
     chosen, _ = balanced(train, count, data.spec.classes)
     batches = Batches(chosen.to(hardware.device), _augment(data, hardware.device), count, seed=0)
@@ -152,6 +162,7 @@ def fixed_images(data: DataConfig, train: Images, count: int, hardware: Hardware
 
 
 def _augment(data: DataConfig, device: torch.device) -> Augment:
+    """Return the normalisation and augmentation of a run's images, on a device."""
     normalise = (data.spec.mean, data.spec.std) if data.normalise else None
     return Augment(
         data.crop,
@@ -167,43 +178,44 @@ def _augment(data: DataConfig, device: torch.device) -> Augment:
 
 
 def _set_from_images(model: torch.nn.Module, data: DataConfig, train: Images) -> None:
-    """Let a network compute what it takes from training images; most networks take nothing."""
+    """Set the weights that a network derives from training images; only Airbench has any."""
     if isinstance(model, Airbench):
         augment = _augment(data, torch.device("cpu"))
         model.set_from_images(augment.evaluate(augment.prepare(train.pixels[:WHITENING_IMAGES])))
 
 
 def build_network(config: Config) -> torch.nn.Module:
-    """The configured network, its initial weights drawn from torch's global generator.
+    """Return the configured network, its initial weights drawn from torch's global generator.
 
     Raises:
-        ConfigError: it cannot be built.
+        ConfigError: the network cannot be built, or `trainer.freeze` names something that it does not train.
     """
     model = build_model(config.model.family, config.data.spec.classes, **config.model.options())
-    known = [name for name, p in model.named_parameters() if p.requires_grad]
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
     for name in config.trainer.freeze or ():
-        if name not in known:
+        if name not in trained:
             raise ConfigError(
                 f"trainer.freeze has {name}, which is no trained parameter of {config.model.title}"
-                f"{suggestion(name, known)}"
+                f"{suggestion(name, trained)}"
             )
     return model
 
 
 def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
-    """The configured method on the configured base optimizer, over all parameters.
+    """Return the configured method on the configured base optimizer, over all parameters.
 
     Raises:
-        ConfigError: the method does not go with this network.
+        ConfigError: the base optimizer's package is not installed, or the base or the method cannot train this network
+            with these settings.
     """
     options = config.optimizer
     entry = BASES[config.optimizer.base.name]
-    device = next(model.parameters()).device.type  # meta, while it is only checked
-    form = {"fused": True} if device in entry.fused else {}
-    form |= {"capturable": True} if entry.capturable and device == "cuda" else {}
+    device = next(model.parameters()).device.type  # "meta" while a run is only checked
+    implementation = {"fused": True} if device in entry.fused else {}
+    implementation |= {"capturable": True} if entry.capturable and device == "cuda" else {}
     parameters = parameter_groups(model, options.base)
     try:
-        base = load(entry.implementation)(parameters, **form, **options.base.options())
+        base = load(entry.implementation)(parameters, **implementation, **options.base.options())
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"optimizer/base={options.base.name} needs the package {error.name}, which is not installed: "
@@ -211,30 +223,34 @@ def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
         ) from error
     except ValueError as error:
         raise ConfigError(f"optimizer/base={options.base.name} with model={config.model.title}: {error}") from error
-    own = {"model": model, "batchnorm": options.batchnorm, "clip_norm": options.clip_norm, **options.options()}
-    if METHODS[options.name].counts_examples and own["examples"] is None:
-        own["examples"] = config.data.train_images
+
+    # What the method's constructor takes beside its own settings follows from its entry in the registry.
+    arguments = {"model": model, "batchnorm": options.batchnorm, "clip_norm": options.clip_norm, **options.options()}
+    if METHODS[options.name].counts_examples and arguments["examples"] is None:
+        arguments["examples"] = config.data.train_images
     if METHODS[options.name].perturbs:
-        own["rho"] = options.rho
+        arguments["rho"] = options.rho
     if METHODS[options.name].draws:
-        own["seed"] = config.seed
+        arguments["seed"] = config.seed
     if METHODS[options.name].has_second_pass:
-        own["sync_perturbation"] = options.sync_perturbation
-        own["start"] = min(round(options.start_at * config.steps), config.steps - 1)  # of a short run not all steps
+        arguments["sync_perturbation"] = options.sync_perturbation
+        # Rounding must not leave a short run without any step with a second pass.
+        arguments["start"] = min(round(options.start_at * config.steps), config.steps - 1)
     if METHODS[options.name].needs_total_steps:
-        own["total_steps"] = config.steps
+        arguments["total_steps"] = config.steps
+
     try:
-        return method(options.name)(model.parameters(), base, **own)
+        return method(options.name)(model.parameters(), base, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer={options.name} with model={config.model.title}: {error}") from error
 
 
 def parameter_groups(model: torch.nn.Module, base: BaseConfig) -> list[Any]:
-    """Return what the base optimizer is made of: named parameters, or two groups of them.
+    """Return the parameters for the base optimizer: named ones, or two groups of them.
 
-    With `norm_bias_lr_factor` the biases of normalisation layers are a group of their own. Its learning rate is so many
-    times the others', its weight decay is divided by as much, and it keeps the factor as `lr_factor` for the schedule.
-    A method's radius is that of all groups.
+    If `norm_bias_lr_factor` is not 1, the biases of normalisation layers are a group of their own. Its learning rate is
+    multiplied by the factor and its weight decay divided by it; `lr_factor` keeps the factor for the schedule. The
+    method's radius is the same for both groups.
 
     Raises:
         ConfigError: the factor is not 1, and the network has no normalisation layer with a bias.
@@ -253,8 +269,8 @@ def parameter_groups(model: torch.nn.Module, base: BaseConfig) -> list[Any]:
             "none: set it to 1"
         )
 
-    own = {"lr": factor * base.lr, "weight_decay": base.weight_decay / factor, "lr_factor": factor}
+    of_biases = {"lr": factor * base.lr, "weight_decay": base.weight_decay / factor, "lr_factor": factor}
     return [
         {"params": [(name, p) for name, p in named if p not in biases]},
-        {"params": [(name, p) for name, p in named if p in biases], **own},
+        {"params": [(name, p) for name, p in named if p in biases], **of_biases},
     ]

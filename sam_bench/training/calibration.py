@@ -1,4 +1,4 @@
-"""How far a network's confidence is from its accuracy."""
+"""Calibration error: the distance of a network's confidence from its accuracy."""
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ class CalibrationError:
     def __init__(self, device: torch.device):
         self.bounds = torch.linspace(0, 1, BINS + 1, device=device)[1:-1]
         self.bins = torch.arange(BINS, device=device)
+        #: For each bin, the number of correct predictions minus the summed confidence of all predictions.
         self.excess = torch.zeros(BINS, dtype=torch.float64, device=device)
-        """For each bin, the number of right predictions less the sum of their confidences."""
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits B × K, labels B."""

@@ -1,4 +1,4 @@
-"""Work on a GPU that is recorded once and then done again with a single launch."""
+"""Capture of GPU work in CUDA graphs, each of which a single launch then repeats."""
 
 import contextlib
 import gc
@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+#: Part of CUDA's message for every launch after the one that broke a capture, and for the capture's end.
 CONSEQUENCE = "previous error during capture"
-"""What CUDA says of every launch after the one that a capture could not hold, and of the capture's end."""
 
 
 class CudaGraphs:
-    """Captures work in CUDA graphs.
+    """A stream and a memory pool in which work is captured as CUDA graphs.
 
-    A replay launches the very kernels that were captured, on the same addresses: it sees what tensors hold by then, and
-    nothing that the host computes. All graphs share their memory, so what one of them allocates is lost in the next
-    replay of another: work leaves its results in tensors that were there before.
+    A replay launches exactly the captured kernels, on the same addresses. It reads the tensors' current values, and
+    nothing that the host computes. All graphs share one memory pool, so a replay overwrites what another graph
+    allocated. Work must therefore leave its results in tensors that existed before the capture.
     """
 
     def __init__(self, device: torch.device):
@@ -25,39 +25,43 @@ class CudaGraphs:
 
     @contextlib.contextmanager
     def warmup(self) -> Iterator[None]:
-        """Where work is done that will be captured later: on the same stream, between what comes before and after."""
+        """Return a context for work that will be captured later: on the same stream, in order with other work."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             yield
         torch.cuda.current_stream().wait_stream(self.stream)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Do the work, and return what does it again.
+        """Capture some work and do it once; return a function that does it again.
 
         Raises:
-            Exception: something in it cannot be captured. Nothing was done on the device, but what the host noted of
-                it is as if it had been done: tensors that the work allocated must not be used.
+            Exception: something in the work cannot be captured. Then nothing was done on the device, but the host's
+                state is as if it had been done, and tensors that the work allocated must not be used.
         """
         graph = torch.cuda.CUDAGraph()
-        present = torch.cuda.current_stream(self.device)
+        current = torch.cuda.current_stream(self.device)
         try:
             with _no_garbage_collection(), torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
                 work()
         except BaseException as error:
-            torch.cuda.set_stream(present)  # before torch 2.15 a failed capture leaves its stream and pool behind
+            # Before torch 2.15 a failed capture leaves its stream and its memory pool in use.
+            torch.cuda.set_stream(current)
             with contextlib.suppress(RuntimeError, AttributeError):
-                torch._C._cuda_endAllocateToPool(present.device_index, self.pool)
-            # and its random numbers too: a state that is in a capture draws none outside of it, but its copy does
-            generator = torch.cuda.default_generators[present.device_index]
+                torch._C._cuda_endAllocateToPool(current.device_index, self.pool)
+
+            # It also leaves the generator's state in the capture, where it draws no numbers; a copy of the state does.
+            generator = torch.cuda.default_generators[current.device_index]
             generator.graphsafe_set_state(generator.clone_state())
-            raise _first_of_chain(error) from None
+            raise _root_cause(error) from None
+
+        # Capturing only records the work, so the first replay is what does it.
         graph.replay()
         return graph.replay
 
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Collect garbage now and not before the end: freeing memory, or another graph, would break a capture."""
+    """Collect garbage now, and not in this context: freeing memory, or another graph, would break a capture."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -68,8 +72,8 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _first_of_chain(error: BaseException) -> BaseException:
-    """What broke a capture, rather than an error that followed from it."""
+def _root_cause(error: BaseException) -> BaseException:
+    """Return the error that broke a capture, instead of an error that followed from it."""
     while CONSEQUENCE in str(error) and error.__context__ is not None:
         error = error.__context__
     return error

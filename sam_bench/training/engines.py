@@ -1,4 +1,4 @@
-"""Which way of taking steps a device and a method allow."""
+"""Choice of the engine: whether steps run eagerly, compiled, or captured in CUDA graphs."""
 
 import importlib.util
 import os
@@ -12,36 +12,38 @@ from sam_bench.runtime.distributed import world_size
 
 
 def choose_engine(config: Config, hardware: Hardware) -> tuple[str, str]:
-    """The engine that `trainer.engine` stands for, and why "auto" is not "graph" on CUDA.
+    """Return the engine that `trainer.engine` resolves to, and why "auto" is not "graph" on CUDA; else "".
 
-    On CUDA "auto" is "graph", else "compile", else "eager". On the CPU it is "eager": there compiling takes half a
-    minute and gains nothing.
+    On CUDA "auto" is the first that is possible of "graph", "compile" and "eager". On the CPU it is "eager", because
+    compiling takes half a minute there and gains nothing.
 
     Raises:
-        ConfigError: the device, or the method, does not allow the engine that is asked for.
+        ConfigError: the device, the method or the base optimizer does not allow the requested engine.
     """
-    asked = config.trainer.engine
+    request = config.trainer.engine
     if hardware.device.type != "cuda":
-        if asked == "graph":
+        if request == "graph":
             raise ConfigError(
-                "trainer.engine=graph captures CUDA graphs, and the device is the CPU: use trainer.engine=eager or auto"
+                "trainer.engine=graph needs CUDA, and the device is the CPU: use trainer.engine=eager or auto"
             )
-        return ("eager", "") if asked == "auto" else (asked, "")
-    without_graph = _against_graph(config)
-    without_compiler = _against_compiling(config)
-    if asked == "graph" and without_graph:
-        raise ConfigError(f"trainer.engine=graph: {without_graph}; use trainer.engine=compile or auto")
-    if asked in ("graph", "compile") and without_compiler:
-        raise ConfigError(f"trainer.engine={asked}: {without_compiler}; use trainer.engine=eager or auto")
-    if asked != "auto":
-        return asked, ""
-    if without_compiler:
-        return "eager", without_compiler
-    return ("compile", without_graph) if without_graph else ("graph", "")
+        return ("eager", "") if request == "auto" else (request, "")
+
+    why_no_graph = _why_not_captured(config)
+    why_no_compiler = _why_not_compiled(config)
+    if request == "graph" and why_no_graph:
+        raise ConfigError(f"trainer.engine=graph: {why_no_graph}; use trainer.engine=compile or auto")
+    if request in ("graph", "compile") and why_no_compiler:
+        raise ConfigError(f"trainer.engine={request}: {why_no_compiler}; use trainer.engine=eager or auto")
+    if request != "auto":
+        return request, ""
+
+    if why_no_compiler:
+        return "eager", why_no_compiler
+    return ("compile", why_no_graph) if why_no_graph else ("graph", "")
 
 
-def _against_graph(config: Config) -> str:
-    """Why a step cannot be captured in a CUDA graph, if it cannot."""
+def _why_not_captured(config: Config) -> str:
+    """Return why a step cannot be captured in a CUDA graph; empty if it can."""
     method = METHODS[config.optimizer.name]
     base = config.optimizer.base.name
     if method.not_capturable:
@@ -51,8 +53,8 @@ def _against_graph(config: Config) -> str:
     return "steps of several processes are not captured" if world_size() > 1 else ""
 
 
-def _against_compiling(config: Config) -> str:
-    """Why nothing is compiled for CUDA, if it is not."""
+def _why_not_compiled(config: Config) -> str:
+    """Return why a run on CUDA cannot be compiled; empty if it can."""
     if config.trainer.deterministic:
         return "trainer.deterministic=true: compiled kernels are chosen by timing them, and each rounds in its own way"
     if not importlib.util.find_spec("triton"):

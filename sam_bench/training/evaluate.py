@@ -1,4 +1,4 @@
-"""How well a network does on a set of images."""
+"""Evaluation of a network on a set of images."""
 
 import torch
 from torch import nn
@@ -10,22 +10,23 @@ from sam_bench.runtime.distributed import Processes
 from sam_bench.training.calibration import CalibrationError
 from sam_bench.training.loss import cross_entropy
 
+#: Mean cross-entropy in nats, without label smoothing; error and expected calibration error, both in percent.
 MEASURES = ("test_loss", "test_error", "test_ece")
-"""Negative log-likelihood (mean cross-entropy in nats, without smoothing); error and calibration error in percent."""
 
 
 @torch.inference_mode()
 def evaluate(
     model: nn.Module, batches: Batches, batch_size: int, hardware: Hardware, processes: Processes
 ) -> dict[str, float]:
-    """Return what `MEASURES` names, with the model in evaluation mode.
+    """Return the model's `MEASURES`, and leave the model in evaluation mode.
 
-    Every process takes its share of the batches, and all learn the result.
+    Each process evaluates its share of the batches, and all return the same result.
     """
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=hardware.device)
     wrong = torch.zeros((), dtype=torch.int64, device=hardware.device)
     calibration = CalibrationError(hardware.device)
+
     for number, (images, labels) in enumerate(batches.plain(batch_size)):
         if number % processes.world_size == processes.rank:
             with hardware.autocast():
@@ -33,6 +34,7 @@ def evaluate(
             loss += cross_entropy(logits, labels) * len(labels)
             wrong += (logits.argmax(1) != labels).sum()
             calibration.update(logits, labels)
+
     processes.add(loss, wrong, calibration.excess)
     count = len(batches.labels)
     return {
@@ -46,12 +48,12 @@ def evaluate(
 def estimate_on_training_images(
     model: nn.Module, train: Batches, epoch: int, hardware: Hardware, processes: Processes
 ) -> None:
-    """Re-estimate the model's running statistics in a pass over the training images, forward only.
+    """Re-estimate the model's running statistics in a forward pass over the training images.
 
-    Every process estimates them on its share of the images, and all take the means.
+    Each process estimates them on its share of the images, and all of them take the mean.
 
     Args:
-        epoch: whose order and augmentation the pass takes.
+        epoch: epoch whose order and augmentation of the images the pass uses.
     """
     with hardware.autocast():
         reestimate_statistics(model, (batch.images for batch in train.epoch(epoch)))

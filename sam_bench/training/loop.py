@@ -1,4 +1,4 @@
-"""The one training loop: the same for every method, network and device."""
+"""The training loop, the same for every method, network and device."""
 
 import contextlib
 import math
@@ -28,21 +28,22 @@ from sam_bench.training.step import CapturedStep, Step, compile_for
 from sam_bench.training.stopwatch import Stopwatch
 from sam_bench.training.test_time import AveragedViews
 
+#: The least limit on skipped steps, if `trainer.max_skipped` is not set.
 MAX_SKIPPED = 200
-"""What `trainer.max_skipped` is at least, where it is not set."""
 
+#: In long runs one step of this many may be skipped. The scaled loss of float16 overflows in about one of 2,000.
 SKIPPED_OF = 500
-"""Of so many steps one may be skipped: a loss that is scaled for float16 overflows about once in 2,000."""
 
+#: An epoch's mean loss, in nats, above which a run has diverged. Guessing among ten classes has a loss of 2.3.
 EXPLODED = 100.0
-"""Nats: an epoch's mean loss above this is that of a run that has come to nothing; guessing costs 2.3."""
 
+#: One value per epoch under each name.
 History = dict[str, list[float | None]]
 
 
 @dataclass
 class Training:
-    """A run in progress: what changes while it trains, and the steps that change it.
+    """A run in progress: its state, and the loop that trains and evaluates it.
 
     Args:
         train, test: batches on the hardware's device.
@@ -54,37 +55,41 @@ class Training:
     train: Batches
     test: Batches
     hardware: Hardware
+    #: How steps are taken: "eager", "compile" or "graph".
     engine: str
-    """How steps are taken: "eager", "compile" or "graph"."""
     processes: Processes
+    #: The module that steps train: the model, or with several processes its `DistributedDataParallel`.
     parallel: nn.Module
-    """What is trained: the model, or its `DistributedDataParallel` where there are several processes."""
+
+    #: Epochs done.
     epoch: int = 0
-    """Epochs done."""
+    #: Steps done of the epoch after these.
     position: int = 0
-    """Steps done of the epoch after these."""
+    #: Measured values: one per epoch under each name.
     history: History = field(default_factory=dict)
-    """One value an epoch under each name."""
+    #: Peak memory in bytes, the most of all processes that worked on the run.
     peak_memory: int = 0
-    """Bytes, the most of all processes that worked on the run."""
+    #: The measures of each weight average, taken at the end of the run.
     averaged: dict[str, dict[str, float]] = field(default_factory=dict)
-    """At the run's end, what is measured of each weight average."""
-    #: The last epoch's test error with test-time augmentation, in percent, where the run measures it.
+    #: The last epoch's test error with test-time augmentation, in percent; None if the run does not measure it.
     test_error_tta: float | None = None
+    #: The epoch, from 1, in which the run diverged and ended; None if it did not.
     diverged_epoch: int | None = None
-    """The epoch in which the run came to nothing, and ended."""
+
+    #: The measurement of the loss around the weights; None if the run does not make it.
     probe: Probe | None = None
-    """What is measured of the loss around the weights, beside the errors."""
+    #: Seconds of the epoch's training, without evaluation.
     watch: Stopwatch = field(default_factory=Stopwatch)
-    """Seconds of the training of an epoch."""
     pace: Pace = field(default_factory=Pace)
+    #: Called after each step, with the images per second of the epoch's training so far.
     on_step: Callable[[float], None] = lambda images_per_second: None
-    """Called after each step, with the speed of the epoch's training so far."""
 
     def __post_init__(self) -> None:
+        """Create the schedules, the step and the weight averages."""
         trainer = self.config.trainer
         base = self.config.optimizer.base
         schedule = self.config.schedule
+
         self.eta = schedules.learning_rate(
             schedule.name,
             lr=base.lr,
@@ -98,7 +103,8 @@ class Training:
             every=schedule.every,
             **({} if schedule.peak is None else {name: getattr(schedule, name) for name in ("start", "peak", "end")}),
         )
-        self.rho = self._radius()
+        self.rho = self._radius_schedule()
+
         smoothing = smoothing_for_torch(trainer.label_smoothing, trainer.smoothing_over, self.config.data.spec.classes)
         self.scaler = self.hardware.scaler()
         arguments = (
@@ -115,33 +121,35 @@ class Training:
         if self.engine == "graph":
             self.step = CapturedStep(*arguments, compiled=True, sums_loss=sums_loss)
         else:
-            on_device = self.hardware.device.type == "cuda" and BASES[base.name].captured  # as in a captured step
+            # As in a captured step, so that both give the same bits.
+            on_device = self.hardware.device.type == "cuda" and BASES[base.name].captured
             compiled = self.engine == "compile"
             self.step = Step(*arguments, compiled=compiled, rates_on_device=on_device, sums_loss=sums_loss)
+
+        #: The model for evaluation, compiled if steps are.
         self.eval_model = compile_for(self.model) if self.step.compiled else self.model
-        """For evaluation."""
         self.averages = Averages(self.config.averaging, self.model, trainer.epochs, self.steps)
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
+        """Return the number of steps of the whole run."""
         return self.config.steps
 
     @property
     def done(self) -> int:
-        """Steps done of the whole run."""
+        """Return the number of steps done so far."""
         return self.epoch * len(self.train) + self.position
 
     @property
     def ended(self) -> bool:
-        """Whether there is nothing left to train."""
+        """Return True if all epochs are done, or the run has diverged."""
         return self.epoch == self.config.trainer.epochs or self.diverged_epoch is not None
 
     def run(self) -> Iterator[bool]:
-        """Train from the present step to the last one.
+        """Train from the current step to the last one.
 
-        Pauses after each step, and after each epoch, of which it tells by True: the moments when the state is that of
-        no step, and can be saved. The time of a pause is not counted in which `state_dict()` was called.
+        Yields False after each step, and True after each epoch. Only then no step is half done and the state can be
+        saved. The time until the next step is not counted if `state_dict()` was called in it.
         """
         first = self.done
         while not self.ended:
@@ -154,11 +162,13 @@ class Training:
                 self.step(batch)
                 self.averages.after_step()
                 self.position += 1
+
                 self.on_step(self.processes.world_size * self.step.images / self.watch.seconds)
                 if self.hardware.device.type == "cpu":
-                    self._tell_pace(estimate=first == 0)
+                    self._update_pace(estimate=first == 0)
                 yield False
-                self.watch.run()
+                self.watch.run()  # state_dict() pauses the watch
+
             self._end_epoch()
             self._evaluate()
             self.epoch += 1
@@ -167,10 +177,11 @@ class Training:
             yield True
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a later process needs to go on: tensors and plain values. All processes call this."""
+        """Return everything that a later process needs to resume: tensors and plain values. All processes call this."""
         self.hardware.synchronize()
         self.watch.pause()
         cuda = self.hardware.device.type == "cuda"
+
         return {
             "epoch": self.epoch,
             "position": self.position,
@@ -190,6 +201,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned. All processes call this."""
         self.epoch = state["epoch"]
         self.history = state["history"]
         self.peak_memory = state["peak_memory"]
@@ -199,21 +211,24 @@ class Training:
         self.test_error_tta = state.get("test_error_tta")
         self.step.load_state_dict(state["totals"])
         self.watch.reset(state["seconds"])
+
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.optimizer.repeats_batch and self.done:
+            # The previous step's batch is not saved: the seed gives it again.
             self.step.remember(next(self.train.epoch(*divmod(self.done - 1, len(self.train)))))
         self.averages.load_state_dict(state["averages"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+
         torch.set_rng_state(state["generators"][self.processes.rank])
         if self.hardware.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_generators"][self.processes.rank], self.hardware.device)
 
     def _freeze(self) -> None:
-        """Train the parameters of `trainer.freeze` in the first epochs only.
+        """Freeze the parameters of `trainer.freeze` after their last epoch of training.
 
-        It follows from the epoch alone, so that a resumed run needs no state of it.
+        This depends on the epoch alone, so a resumed run needs no state of it.
         """
         trainer = self.config.trainer
         if trainer.freeze is None:
@@ -224,21 +239,31 @@ class Training:
         if any(p.requires_grad != trained for p in parameters):
             for p in parameters:
                 p.requires_grad_(trained)
-            self.step.recapture()  # a captured step has the gradients of before
+            self.step.recapture()  # a captured step would still train them
 
-    def _tell_pace(self, estimate: bool) -> None:
-        """Warn of a run that takes hours, or has become slow; steps of one pass and of two have a pace each."""
+    def _update_pace(self, estimate: bool) -> None:
+        """Record the last step's pace, to warn of a run that takes hours or has become slow.
+
+        Args:
+            estimate: True to estimate the run's time.
+        """
+        # Steps before `start` have one pass, and later ones two, so each kind has a pace of its own. In an estimate
+        # from the first kind, the later steps count twice.
         start = self.optimizer.start
         if self.done == start:
             self.pace = Pace()
-        twice = self.steps - start if self.done < start else 0
-        self.pace.after_step(self.watch.seconds, self.position, self.steps - self.done + twice if estimate else None)
+        second_passes = self.steps - start if self.done < start else 0
+        self.pace.after_step(
+            self.watch.seconds, self.position, self.steps - self.done + second_passes if estimate else None
+        )
 
-    def _radius(self) -> schedules.Schedule | None:
+    def _radius_schedule(self) -> schedules.Schedule | None:
+        """Return the radius's schedule; None for a method without a radius."""
         optimizer = self.config.optimizer
         schedule = self.config.schedule
         if optimizer.rho is None:
             return None
+
         return schedules.radius(
             optimizer.rho_schedule,
             rho=optimizer.rho,
@@ -250,26 +275,33 @@ class Training:
         )
 
     def _end_epoch(self) -> None:
-        """Note what was measured in an epoch of training, and whether it came to nothing."""
+        """Append an epoch's training measures to the history, and check whether the run has diverged."""
         errors = self.step.read()
         t = self.done - 1
         skipped = int(self.optimizer.skipped)
-        self._note("lr", self.eta(t))
-        self._note("rho", self.rho(t) if self.rho is not None else None)
+
+        self._append("lr", self.eta(t))
+        self._append("rho", self.rho(t) if self.rho is not None else None)
         for name, error in errors.items():
-            self._note(name, error)
-        self._note("loss_scale", self.scaler.get_scale() if self.scaler else None)
-        self._note("skipped_steps", skipped - sum(self.history.get("skipped_steps", [])))
-        self._note("train_seconds", self.watch.seconds)
+            self._append(name, error)
+        self._append("loss_scale", self.scaler.get_scale() if self.scaler else None)
+        self._append("skipped_steps", skipped - sum(self.history.get("skipped_steps", [])))
+        self._append("train_seconds", self.watch.seconds)
         self.watch.reset()
+
         limit = self.config.trainer.max_skipped
         if limit is None:
             limit = max(MAX_SKIPPED, self.steps // SKIPPED_OF)
-        if skipped > limit or not errors["train_loss"] <= EXPLODED:
+        if skipped > limit or not errors["train_loss"] <= EXPLODED:  # also true of NaN
             self.diverged_epoch = self.epoch + 1
+
         self.averages.after_epoch(self.epoch + 1)
 
     def _evaluate(self) -> None:
+        """Evaluate the model if that is due after this epoch, and append the measures to the history.
+
+        The last epoch's evaluation also evaluates the weight averages, and checks whether the run has diverged.
+        """
         trainer = self.config.trainer
         started = time.perf_counter()
         last = self.epoch + 1 == trainer.epochs or self.diverged_epoch is not None
@@ -287,38 +319,45 @@ class Training:
         def estimate() -> None:
             estimate_on_training_images(self.model, self.train, trainer.epochs, self.hardware, self.processes)
 
+        # Such a method has no unperturbed passes, so its running statistics are of perturbed weights.
         if last and self.optimizer.perturbs_first:
             estimate()
+
         measured = {}
-        evaluated = last or (self.epoch + 1) % trainer.eval_every == 0
-        probed = self.probe is not None and (last or self.probe.is_due(self.epoch + 1))
+        evaluates = last or (self.epoch + 1) % trainer.eval_every == 0
+        probes = self.probe is not None and (last or self.probe.is_due(self.epoch + 1))
         probe_seconds = 0.0
-        if evaluated or probed:
+        if evaluates or probes:
             with contextlib.ExitStack() as evaluation:
+                # A base that evaluates an average of the weights needs statistics of that average, but only here.
                 if evaluation.enter_context(evaluated_weights(self.optimizer.base_optimizer)):
                     evaluation.enter_context(frozen_statistics(self.model))
                     estimate()
-                measured = measure() if evaluated else {}
+                measured = measure() if evaluates else {}
                 if last and trainer.test_time_augmentation:
                     self.test_error_tta = measure(AveragedViews)["test_error"]
-                if probed:
+                if probes:
                     probe_started = time.perf_counter()
                     measured |= self.processes.on_main_process(lambda: self.probe(self.model))
                     probe_seconds = measured[Probe.SECONDS] = time.perf_counter() - probe_started
         for name in MEASURES:
-            self._note(name, measured.get(name))
+            self._append(name, measured.get(name))
+
         if last:
             self.averaged = self.averages.evaluate(self.train, trainer.epochs, self.hardware, self.processes, measure)
             mostly_skipped = self.history["skipped_steps"][-1] > len(self.train) / 2
             if self.diverged_epoch is None and (mostly_skipped or not math.isfinite(measured["test_loss"])):
                 self.diverged_epoch = self.epoch + 1
-        self._note("eval_seconds", time.perf_counter() - started - probe_seconds)
-        before = [name for name in self.history if name.startswith(Probe.PREFIX)]  # by a process before this one
-        for name in dict.fromkeys([*before, *(self.probe.names if self.probe is not None else [])]):
-            self._note(name, measured.get(name))
 
-    def _note(self, name: str, value: float | None) -> None:
-        """Add a value of this epoch; what earlier code has not measured is None in the epochs before."""
+        self._append("eval_seconds", time.perf_counter() - started - probe_seconds)
+
+        # Measures that only an earlier process of this run made stay in the history, as None from here on.
+        probed_before = [name for name in self.history if name.startswith(Probe.PREFIX)]
+        for name in dict.fromkeys([*probed_before, *(self.probe.names if self.probe is not None else [])]):
+            self._append(name, measured.get(name))
+
+    def _append(self, name: str, value: float | None) -> None:
+        """Append this epoch's value to the history; earlier epochs in which it was not measured are None."""
         values = self.history.setdefault(name, [])
         values += [None] * (self.epoch - len(values))
         values.append(value)

@@ -1,4 +1,4 @@
-"""Cross-entropy, with label smoothing in the two forms that are in use, and with mixup."""
+"""Cross-entropy, with mixup and with both common forms of label smoothing."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,18 +7,19 @@ from sam_bench.data.batches import Batch
 
 
 def smoothing_for_torch(smoothing: float, over: str, classes: int) -> float:
-    """The `label_smoothing` of torch's cross-entropy that stands for ours.
+    """Return the `label_smoothing` of torch's cross-entropy that is equivalent to ours.
 
     Args:
         smoothing: the probability s taken from the true class.
-        over: "all": spread over all K classes, torch's own form. "others": over the K − 1 others, as in the SAM
-            example; the target is then 1 − s, and s / (K − 1) elsewhere, which is torch's form with s K / (K − 1).
+        over: the classes that s is spread over. "all": all K classes, as in torch. "others": the K − 1 other classes,
+            as in the SAM example. The target is then 1 − s for the true class and s / (K − 1) for each other one, which
+            is torch's form with s K / (K − 1).
     """
     return smoothing * classes / (classes - 1) if over == "others" else smoothing
 
 
 def batch_loss(logits: Tensor, batch: Batch, label_smoothing: float = 0.0, reduction: str = "mean") -> Tensor:
-    """The `cross_entropy` of a batch; with mixup `λ CE(y) + (1 − λ) CE(y[π])`."""
+    """Return the `cross_entropy` of a batch; with mixup `λ CE(y) + (1 − λ) CE(y[π])`."""
     if batch.share is None:
         return cross_entropy(logits, batch.labels, label_smoothing, reduction)
     own, other = (
@@ -29,7 +30,7 @@ def batch_loss(logits: Tensor, batch: Batch, label_smoothing: float = 0.0, reduc
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, reduction: str = "mean") -> Tensor:
-    """The mean over the batch, or with reduction "none" each example's, in nats, computed in at least float32."""
+    """Return the mean cross-entropy in nats, or with reduction "none" each example's, computed in at least float32."""
     if logits.element_size() < 4:
         logits = logits.float()
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction=reduction)

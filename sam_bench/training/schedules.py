@@ -1,7 +1,7 @@
-"""Learning rate and radius as pure functions of the step, which counts from 0.
+"""Schedules of learning rate and radius, as pure functions of the step, which counts from 0.
 
-A value holds from the very step on at which it is due. The examples of SAM and GSAM set theirs after a step, for the
-next one: SAM's learning rate changes a batch late there, GSAM's learning rate and radius a step late.
+A step uses the value of that very step. The example codes of SAM and GSAM set values after a step, for the next one:
+SAM's learning rate is a batch late there, and GSAM's learning rate and radius are a step late.
 """
 
 import math
@@ -9,18 +9,19 @@ from collections.abc import Callable
 
 from sam_bench.optim.methods.gsam import proportional_radius
 
+#: The value at each step.
 Schedule = Callable[[int], float]
 
 
 def _decay(shape: str, progress: float) -> float:
-    """From 1 at progress 0 to 0 at progress 1."""
+    """Return a factor that falls from 1 at progress 0 to 0 at progress 1, or stays 1 if the shape is "constant"."""
     if shape == "constant":
         return 1.0
     if shape == "linear":
         return 1 - progress
     if shape == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
-    raise ValueError(f"there is no schedule {shape!r}")
+    raise ValueError(f"unknown schedule {shape!r}: choose constant, linear or cosine")
 
 
 def learning_rate(
@@ -39,20 +40,20 @@ def learning_rate(
     peak: float = 0.5,
     end: float = 0.0,
 ) -> Schedule:
-    """η(t) for t = 0 … epochs · steps_per_epoch − 1; the first step is already at the first value.
+    """Return the learning rate's schedule η(t), for t = 0 … epochs · steps_per_epoch − 1.
 
     Args:
-        name: "constant"; "linear" or "cosine", from `lr` after the warm-up towards `lr_min` at the end; "step", `lr`
-            times `gamma` for every milestone that is reached; "triangular", linearly from `start` times `lr` to `lr`
-            and then towards `end` times `lr`.
+        name: the shape. "constant": `lr`. "linear" or "cosine": from `lr` after the warm-up towards `lr_min` at the
+            end. "step": `lr`, multiplied by `gamma` at every milestone. "triangular": linearly from `start` times `lr`
+            to `lr`, and then towards `end` times `lr`.
         milestones: for "step", fractions of the whole run.
         peak: for "triangular", the fraction of the steps after which the rate is `lr`, rounded down to a whole step.
-        warmup_epochs: for so long the rate first rises linearly to `lr`.
-        warmup_start: the fraction of `lr` at which the first step is; `lr` is reached with the first step after the
-            warm-up. A rate of 0 would train nothing: from 0 the rise is a step ahead, the first step at `lr` over the
-            number of warm-up steps, the last of them at `lr`.
-        every: "step", or "epoch" to hold the rate of an epoch's first step throughout; the warm-up, too, then rises
-            from epoch to epoch as it otherwise does from step to step.
+        warmup_epochs: number of epochs in which the rate first rises linearly to `lr`.
+        warmup_start: the first step's rate as a fraction of `lr`; the first step after the warm-up is at `lr`. A rate
+            of 0 would train nothing, so with 0 the rise is one step ahead: the first step is at `lr` over the number
+            of warm-up steps, and the last warm-up step at `lr`.
+        every: "step", or "epoch" to keep the rate of an epoch's first step for the whole epoch; the warm-up then rises
+            epoch by epoch in the same way.
     """
     steps = epochs * steps_per_epoch
     warmup = round(warmup_epochs * steps_per_epoch)
@@ -64,8 +65,8 @@ def learning_rate(
     def eta(t: int) -> float:
         t -= t % unit
         if t < warmup:
-            risen = t // unit + (warmup_start == 0)
-            return first + (lr - first) * min(risen, warmup / unit) / (warmup / unit)
+            units_done = t // unit + (warmup_start == 0)
+            return first + (lr - first) * min(units_done, warmup / unit) / (warmup / unit)
         if name == "step":
             return lr * gamma ** sum(t >= round(milestone * steps, 9) for milestone in milestones)
         return lr_min + (lr - lr_min) * _decay(name, (t - warmup) / (steps - warmup))
@@ -74,7 +75,7 @@ def learning_rate(
 
 
 def _triangle(lr: float, steps: int, top: int, start: float, end: float) -> Schedule:
-    """Return the triangular schedule, whose greatest value is at step `top`."""
+    """Return the triangular schedule, whose peak is at step `top`."""
 
     def eta(t: int) -> float:
         if t < top:
@@ -85,12 +86,12 @@ def _triangle(lr: float, steps: int, top: int, start: float, end: float) -> Sche
 
 
 def radius(name: str, *, rho: float, rho_min: float, steps: int, eta: Schedule, lr: float, lr_min: float) -> Schedule:
-    """ρ(t), from `rho` towards `rho_min`.
+    """Return the radius's schedule ρ(t), from `rho` towards `rho_min`.
 
     Args:
-        name: "constant" (always `rho`); "linear" or "cosine" over the whole run; "proportional" to the learning rate,
-            as GSAM has it (see `proportional_radius`).
-        eta: the learning rate's schedule, whose greatest value is `lr` and least `lr_min`.
+        name: the shape. "constant": `rho`. "linear" or "cosine": over the whole run. "proportional": with the learning
+            rate, as in GSAM (see `proportional_radius`).
+        eta: the learning rate's schedule, whose greatest value is `lr` and whose least is `lr_min`.
     """
 
     def rho_at(t: int) -> float:

@@ -147,7 +147,7 @@ def test_what_has_no_solution_is_left_out_or_refused(tiny_run, folder, capsys):
     assert lost["status"] == "diverged"
     average = tiny_run(*RUN, "optimizer=sam", "optimizer/base=schedule_free")
     kept = tiny_run(*RUN, "optimizer=sam")
-    for record, words in ((lost, "diverged: there is no solution"), (average, "evaluates an average of the weights")):
+    for record, words in ((lost, "diverged: it has no solution"), (average, "evaluates an average of the weights")):
         with pytest.raises(SystemExit, match=words):
             analyse.main([f"run={record['run_id']}", *LITTLE])
     analyse.main(["experiment=smoke", *LITTLE])

@@ -45,7 +45,7 @@ def test_a_checkpoint_of_another_run_of_the_same_name_is_refused(tiny_run, folde
     record = tiny_run(*RUN)
     (path,) = (folder / "results" / "smoke" / "records").glob("*.json")
     path.write_text(path.read_text().replace(str(record["test_error"]), "12.5"))
-    with pytest.raises(SystemExit, match="not of the end of the run that its record is of"):
+    with pytest.raises(SystemExit, match="not from the end of the recorded run"):
         keep_weights.main(["--experiment", "smoke"])
     assert not (folder / "results" / "smoke" / "weights").exists()
 

@@ -187,7 +187,7 @@ def test_where_compiling_fails_the_run_goes_on_without_it_and_says_so(monkeypatc
     monkeypatch.setattr(Watching, "handled", [])
     after, step, said = trained(Step, name, compiled=True, network=Watching)
     assert step.engine == "eager"
-    assert said == ["torch.compile failed, so the run goes on without it, slower: RuntimeError: no compiler"]
+    assert said == ["torch.compile failed, so the run continues without it, slower: RuntimeError: no compiler"]
     assert differences(after, eager) == []
     assert set(Watching.handled) == {None}  # nothing of the failed step is kept in memory while it is taken again
 
@@ -205,7 +205,7 @@ def test_a_run_whose_network_cannot_be_compiled_is_finished_and_recorded_so(tiny
     assert (plain["engine"], record["engine"], record["compiled"]) == ("eager", "eager", False)
     assert record["config"] == plain["config"]  # a table has both in one row
     assert record["test_loss"] == plain["test_loss"]
-    assert "goes on without it" in capsys.readouterr().err
+    assert "continues without it" in capsys.readouterr().err
 
 
 def test_errors_of_its_own_are_not_taken_for_the_compilers(monkeypatch):
