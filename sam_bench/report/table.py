@@ -285,6 +285,13 @@ def _about(study: Study, rows: Sequence[Row]) -> tuple[str, ...]:
     return (*lines, *([study.note] if study.note else []))
 
 
+def _setting(key: str, value: Any) -> str:
+    """Return a setting in words; a switch is named, or denied."""
+    if isinstance(value, bool):
+        return key if value else f"no {key}"
+    return f"{key} {value}"
+
+
 def _protocol_parts(config: Mapping[str, Any]) -> dict[str, str]:
     """Return a config's protocol in words, by what each part is about; the order is that of the sentence."""
     model = config["model"]
@@ -298,7 +305,9 @@ def _protocol_parts(config: Mapping[str, Any]) -> dict[str, str]:
         images += " drawn by the run's seed" if is_tied else f" drawn by seed {data['subset_seed']}"
 
     crop = f"crop ({data['padding']} padding)" if "padding" in data else "crop"
-    names = {"crop": crop, "flip": "flip", "cutout": "cutout"}
+    crop += f" by up to {data['padding_pixels']} pixels" if "padding_pixels" in data else ""
+    flip = "alternating flip" if "alternate_flips" in data else "flip"
+    names = {"crop": crop, "flip": flip, "cutout": "cutout"}
     augmentation = [name for key, name in names.items() if data[key]]
     augmentation += [f"mixup {data['mixup']:g}"] if "mixup" in data else []
 
@@ -322,7 +331,8 @@ def _protocol_parts(config: Mapping[str, Any]) -> dict[str, str]:
         + (f" from {warmup_start:g} of the rate" if warmup_start else ""),
         **({"start": f"the method from {start_at:g} of the run on"} if start_at else {}),
         "base": f"base optimizer {base['name']}",
-        **{f"base.{key}": f"{key} {value}" for key, value in base.items() if key != "name"},
+        **{f"base.{key}": _setting(key, value) for key, value in base.items() if key != "name"},
+        **({"loss": "loss summed over the batch"} if trainer.get("loss_reduction") == "sum" else {}),
         "smoothing": f"label smoothing {trainer['label_smoothing']:g} over {trainer['smoothing_over']}",
         "batchnorm": f"BatchNorm {config['optimizer']['batchnorm']}",
     }

@@ -341,8 +341,9 @@ def _out_of_memory_message(spec: RunSpec, training: Training) -> str:
         )
 
     size = min(trainer.micro_batch_size or batch_per_process, m or batch_per_process)
-    fixes = [f"trainer.micro_batch_size={max(size // 2, 1)} (the whole batch still shares one perturbation)"]
-    fixes = fixes if m is None and size > 1 else []  # with m, micro-batches are not allowed
+    fixes = []
+    if m is None and not training.optimizer.selects_examples and size > 1:  # else micro-batches are not allowed
+        fixes.append(f"trainer.micro_batch_size={size // 2} (the whole batch still shares one perturbation)")
     fixes += ["a smaller trainer.batch_size, which changes the protocol", "a smaller model"]
     return (
         f"{device} has not enough memory for trainer.batch_size={trainer.batch_size}, {size} examples at once; the "

@@ -419,6 +419,17 @@ def test_no_memory_in_the_second_pass_restores_the_weights_and_says_what_to_chan
     assert all(seen)
 
 
+def test_no_memory_with_esam_offers_no_micro_batches(command, folder, small_synthetic, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(step, "batch_loss", fail)
+    code, _, said = command(*COMMAND, "optimizer=esam")
+    assert code == main.EXIT_RUN
+    assert "not enough memory for trainer.batch_size=6" in said
+    assert "micro_batch_size" not in said
+
+
 def test_no_memory_to_evaluate_names_what_can_be_changed_there(command, folder, small_synthetic, monkeypatch):
     def hungry(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
