@@ -107,7 +107,7 @@ def test_what_is_said_first_is_what_the_studies_find():
     shared, tuned = gains("noisy40_shared"), gains("noisy40")
     assert (shared[1], tuned[1]) == ("better", "not separated")
     assert f"Wrong labels, only the radius ρ tuned: SAM is better than SGD by {shared[0]} points." in text
-    assert f"everything tuned: SAM's error is lower by {tuned[0]} points, but five seeds show no difference." in text
+    assert f"tuned: SAM's error is lower by {tuned[0]} points, but five seeds do not show a difference." in text
     assert found_of("noisy40", "SAM", equal).verdict == "better"
     assert found_of("noisy40", equal, "SGD").verdict == "worse"
     clean = gains("clean5k")
