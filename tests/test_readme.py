@@ -106,16 +106,16 @@ def test_what_is_said_first_is_what_the_studies_find():
     equal = "SGD, 60 epochs"
     shared, tuned = gains("noisy40_shared"), gains("noisy40")
     assert (shared[1], tuned[1]) == ("better", "not separated")
-    assert f"only the radius tuned SAM gains {shared[0]} points on SGD." in text
-    assert f"everything tuned it gains {tuned[0]}, which five seeds do not separate from none" in text
+    assert f"Wrong labels, only the radius ρ tuned: SAM is better than SGD by {shared[0]} points." in text
+    assert f"tuned: SAM's error is lower by {tuned[0]} points, but five seeds do not show a difference." in text
     assert found_of("noisy40", "SAM", equal).verdict == "better"
     assert found_of("noisy40", equal, "SGD").verdict == "worse"
     clean = gains("clean5k")
     assert clean == gains("clean5k", equal) == (clean[0], "better")
-    assert f"right labels and only the radius tuned SAM gains {clean[0]} points, at equal epochs and at equal" in text
+    assert f"Correct labels, only the radius tuned: SAM is better by {clean[0]} points, at equal epochs and at" in text
     epochs, passes = gains("clean5k_tuned"), gains("clean5k_tuned", equal)
     assert epochs[1] == passes[1] == "better"
-    assert f"everything tuned it gains {epochs[0]}, and {passes[0]} at equal passes." in text
+    assert f"everything tuned: SAM is better by {epochs[0]} points, and by {passes[0]} at equal passes." in text
     assert {gains(name)[1] for name in ("noisy40_aug", "clean5k_aug")} == {"not separated"}
     passes = [gains(name, equal) for name in ("noisy40_aug", "clean5k_aug")]
     assert {verdict for _, verdict in passes} == {"worse"}
@@ -137,18 +137,19 @@ def test_what_is_told_of_the_papers_radius_for_wrong_labels_is_that_of_the_commi
     assert len(row.errors) == 5
     sgd, sam = (row_of("noisy40_shared", title).mean for title in ("SGD", "SAM"))
     assert f"SAM has {row.mean:.1f} % and memorises {row.means['memorised']:.0f} % of them" in RESULTS
-    assert f"{sgd - row.mean:.1f} points better than SGD, {row.mean - sam:.1f} worse than with 0.216." in RESULTS
+    assert f"{sgd - row.mean:.1f} points better than SGD, and {row.mean - sam:.1f} worse than with 0.216." in RESULTS
 
 
 def test_what_is_told_of_everything_tuned_with_right_labels_is_that_of_the_committed_records():
     sgd, longer, sam = (row_of("clean5k_tuned", title) for title in ("SGD", "SGD, 60 epochs", "SAM"))
     assert f"SGD comes to {sgd.mean:.1f} % and SAM to {sam.mean:.1f} %" in RESULTS
     gains = [f"{base.mean - sam.mean:.1f}" for base in (sgd, longer)]
-    assert f"gains {gains[0]} points at equal epochs and {gains[1]} at equal passes. Two fifths" in RESULTS
+    assert f"so SAM gains {gains[0]} points at equal epochs and {gains[1]} at equal passes." in RESULTS
+    assert "Two fifths of that gain were an untuned SGD's." in RESULTS
     untuned = row_of("clean5k", "SGD").mean - row_of("clean5k", "SAM").mean
     assert 0.35 < 1 - (sgd.mean - sam.mean) / untuned < 0.45
     errors = [f"{row.means['test_ece']:.0f} %" for row in (sgd, sam)]
-    assert f"are then {errors[0]} (SGD) and {errors[1]} (SAM)." in RESULTS
+    assert f"Calibration errors are {errors[0]} (SGD) and {errors[1]} (SAM)." in RESULTS
 
 
 def test_the_sharpness_that_is_told_is_that_of_the_committed_measures():
@@ -169,20 +170,20 @@ def test_the_sharpness_that_is_told_is_that_of_the_committed_measures():
     small = [f"{median('clean5k', title, 'ascent_0.05'):.2f}" for title in ("SAM", "SGD")]
     large = [f"{median('clean5k', title, 'ascent_0.2'):.1f}" for title in ("SAM", "SGD")]
     fitted = [f"{median('clean5k', title, 'loss'):.2f}" for title in ("SGD", "SAM")]
-    assert f"λ₁, is {', '.join(noisy[:3])} and {noisy[3]}, each" in RESULTS
+    assert f"In `noisy40` λ₁ is {', '.join(noisy[:3])} and {noisy[3]}, and each" in RESULTS
     assert f"losses are from {min(losses[:3])} to {max(losses[:3])}, SGD's is {losses[3]}." in RESULTS
     assert f"greater λ₁, {clean[0]} and {clean[1]} against {clean[2]}." in RESULTS
-    assert f"was found is {small[0]} nats for SAM and {small[1]} for SGD, within 0.2" in RESULTS
-    assert f"tuned to, {large[0]} against {large[1]}." in RESULTS
+    assert f"within ρ = 0.05 is {small[0]} nats for SAM and {small[1]} for SGD. Within 0.2" in RESULTS
+    assert f"tuned to, it is {large[0]} against {large[1]}." in RESULTS
     assert f"(a loss of {fitted[0]}, SAM's is {fitted[1]})" in RESULTS
     in_batches = [f"{median('noisy40', title, 'batch_eigenvalue_1'):.1f}" for title in (*three, "SGD")]
-    assert f"λ₁ is {', '.join(in_batches[:3])} and {in_batches[3]} for SAM, GSAM, ASAM and SGD" in RESULTS
+    assert f"λ₁ is then {', '.join(in_batches[:3])} and {in_batches[3]} for SAM, GSAM, ASAM and SGD" in RESULTS
     in_batches = [f"{median('clean5k', title, 'batch_eigenvalue_1'):.1f}" for title in (*three, "SGD")]
-    assert f"but {', '.join(in_batches[:3])} and {in_batches[3]} in `clean5k`" in RESULTS
+    assert f"In `clean5k` it is {', '.join(in_batches[:3])} and {in_batches[3]}, and SAM's" in RESULTS
     small = [f"{median('clean5k', title, 'batch_m_sharpness_0.05'):.3f}" for title in ("SAM", "SGD")]
     large = [f"{median('clean5k', title, 'batch_m_sharpness_0.2'):.2f}" for title in ("SAM", "SGD")]
-    assert f"within ρ = 0.05, {small[0]} against {small[1]} nats, and less within 0.2, {large[0]} against" in RESULTS
-    assert f"against {large[1]}: SAM has found" in RESULTS
+    assert f"within ρ = 0.05 ({small[0]} against {small[1]} nats), and less within 0.2 ({large[0]} against" in RESULTS
+    assert f"against {large[1]}). So SAM has found" in RESULTS
     of_sgd = values("noisy40", "SGD", "eigenvalue_1")
     assert of_sgd[0] == max(of_sgd)  # the seed that is drawn
     assert min(of_sgd) > max(value for title in three for value in values("noisy40", title, "eigenvalue_1"))
@@ -213,7 +214,7 @@ def test_the_correlations_that_are_told_are_those_of_the_committed_measures():
     assert (
         f"error of {means[0]} ({without:.1f} % without LookSAM, which did not learn), the next {means[1]}," in RESULTS
     )
-    assert f"the third with the greatest {means[2]};" in RESULTS
+    assert f"the sharpest {means[2]}." in RESULTS
     thirds = [{each.title for each in part} for part in (flattest, between, sharpest)]
     for name in ("batch_eigenvalue_1", "batch_m_sharpness_0.2"):
         rows.sort(key=lambda each: each.measures[name])
@@ -323,7 +324,7 @@ def test_every_preset_is_named(preset):
 def test_what_the_published_figures_are_not_is_said():
     section = " ".join(README.partition("## What the published figures are, and are not")[2].split())
     assert "the best of four radii on the test set (2.75, 2.69, 2.55, 2.90)" in section
-    assert "which settings made GSAM's 2.45 is unknown" in section
+    assert "unknown which settings made GSAM's 2.45" in section
 
 
 def test_there_are_commands_to_check():
