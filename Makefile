@@ -9,8 +9,9 @@ OPTIONS ?=
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
+DEV := $(VENV)/.dev
 # PYTHON= on the command line is an environment of your own, which is taken as it is, and need not have sam_bench in it.
-ENVIRONMENT = $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(READY))
+ENVIRONMENT = $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(DEV))
 OLDEST = $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
@@ -20,7 +21,7 @@ export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY) ## A virtual environment in .venv with everything in it
+setup: $(DEV) ## A virtual environment in .venv with everything in it
 
 # Rebuilt when pyproject.toml changes, by the first Python that can carry it. An environment of somebody else stays.
 $(READY): pyproject.toml
@@ -35,10 +36,15 @@ $(READY): pyproject.toml
 	  fi; \
 	done; \
 	echo "No Python from 3.11 to 3.13 with venv was found; install one (Debian: python3 and python3-venv)" >&2; exit 1
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[report]'
+	@touch $@
+
+# What tests, lint and the benchmark need besides.
+$(DEV): $(READY)
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-test: $(READY) ## Run the tests: offline, on the CPU; those that need a GPU skip without one
+test: $(DEV) ## Run the tests: offline, on the CPU; those that need a GPU skip without one
 	$(PYTHON) -m pytest -n auto
 
 test-oldest: ## Run the tests with the oldest PyTorch that pyproject.toml allows, in .venv-oldest
@@ -46,7 +52,7 @@ test-oldest: ## Run the tests with the oldest PyTorch that pyproject.toml allows
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' 'torch==$(OLDEST).*'
 	.venv-oldest/bin/python -m pytest -n auto
 
-lint: $(READY) ## Check style, formatting and the types of what can be imported
+lint: $(DEV) ## Check style, formatting and the types of what can be imported
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
