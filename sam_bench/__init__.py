@@ -13,7 +13,6 @@ from sam_bench.optim.registry import METHODS
 if TYPE_CHECKING:
     from sam_bench.optim.averaging import WeightAverage as WeightAverage
     from sam_bench.optim.base import evaluated_weights as evaluated_weights
-    from sam_bench.optim.engine import SharpnessAware as SharpnessAware
     from sam_bench.optim.methods.ae_sam import AESAM as AESAM
     from sam_bench.optim.methods.asam import ASAM as ASAM
     from sam_bench.optim.methods.asam import OfficialASAM as OfficialASAM
@@ -39,11 +38,12 @@ if TYPE_CHECKING:
     from sam_bench.optim.muon import Muon as Muon
     from sam_bench.optim.running_stats import frozen_statistics as frozen_statistics
     from sam_bench.optim.running_stats import reestimate_statistics as reestimate_statistics
+    from sam_bench.optim.sharpness_aware import SharpnessAware as SharpnessAware
 
 #: The public names of the package, each with its location "module:name".
 _PUBLIC = {entry.class_name: entry.location for entry in METHODS.values() if entry.perturbs} | {
     "Muon": "sam_bench.optim.muon:Muon",
-    "SharpnessAware": "sam_bench.optim.engine:SharpnessAware",
+    "SharpnessAware": "sam_bench.optim.sharpness_aware:SharpnessAware",
     "WeightAverage": "sam_bench.optim.averaging:WeightAverage",
     "evaluated_weights": "sam_bench.optim.base:evaluated_weights",
     "frozen_statistics": "sam_bench.optim.running_stats:frozen_statistics",

@@ -69,7 +69,7 @@ def plugin(
     """
     # Imported only here, because the second imports torch. Whoever has a class to describe has imported that already.
     from sam_bench.config.schema import OptimizerConfig
-    from sam_bench.optim.engine import SharpnessAware
+    from sam_bench.optim.sharpness_aware import SharpnessAware
 
     if not (isinstance(cls, type) and issubclass(cls, SharpnessAware)):
         raise TypeError(f"{cls!r} must be a subclass of sam_bench.SharpnessAware")

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam_bench.optim.engine import SharpnessAware
+from sam_bench.optim.sharpness_aware import SharpnessAware
 
 #: Weights, or gradients, by the parameter's name, in float64.
 Weights = dict[str, np.ndarray]

@@ -2,7 +2,7 @@
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from sam_bench.optim.flat import FlatCopy
 from sam_bench.optim.gradients import Tensors, is_sharded
@@ -84,6 +84,15 @@ class Shards:
         for group in self.groups:
             dist.all_reduce(total, group=group)
         return total
+
+
+def reshard(model: nn.Module) -> None:
+    """Drop the whole weights that the FSDP2 modules of a model have gathered."""
+    from torch.distributed.fsdp import FSDPModule  # takes a second to import, and only FSDP2 needs it
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def rank(group: dist.ProcessGroup) -> int:

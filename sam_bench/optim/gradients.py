@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.amp import GradScaler
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -26,9 +25,9 @@ def add(total: Gradients, part: Gradients, weight: float) -> Gradients:
     return part | total
 
 
-def loss_scale(scaler: GradScaler, device: torch.device) -> Tensor:
-    """Return the scaler's current scale, on the device, without waiting for it."""
-    return scaler.scale(torch.ones((), device=device))
+def fill_missing(parameters: list[Tensor], gradients: Gradients) -> list[Tensor]:
+    """Return a gradient for each parameter, 0 for those that have none."""
+    return [gradients[p] if p in gradients else torch.zeros_like(real(p)) for p in parameters]
 
 
 def real(x: Tensor) -> Tensor:

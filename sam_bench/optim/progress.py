@@ -6,8 +6,9 @@ from typing import Any, Generic, TypeVar, overload
 from torch import Tensor
 from torch.amp import GradScaler
 
+from sam_bench.optim.accumulation import Leftovers
 from sam_bench.optim.flat import FlatCopy
-from sam_bench.optim.gradients import Gradients, local
+from sam_bench.optim.gradients import Gradients
 
 T = TypeVar("T")
 
@@ -21,29 +22,6 @@ class HalfStep:
     finite: Tensor  #: True if `g` is finite: a boolean scalar on its device.
     clean_statistics: FlatCopy  #: Running statistics after the unperturbed pass.
     scaler: GradScaler | None
-
-
-class LeftoverGradient:
-    """A parameter's gradient as the previous step left it in `.grad`."""
-
-    def __init__(self, parameter: Tensor, gradient: Tensor):
-        self.parameter = parameter
-        self.gradient = local(gradient)
-        self.version = self.gradient._version
-
-    def unchanged(self) -> bool:
-        """Return True if nothing was added to the gradient, and no other put in its place."""
-        present = self.parameter.grad
-        return present is not None and local(present) is self.gradient and self.gradient._version == self.version
-
-
-@dataclass
-class AccumulatedGradient:
-    """A gradient that was computed before a step, outside its closure."""
-
-    parameter: Tensor
-    gradient: Tensor
-    nonzero: Tensor  #: True if any element is not 0: a boolean scalar on the gradient's device.
 
 
 @dataclass
@@ -67,13 +45,11 @@ class Progress:
     #: Parameters that are perturbed at the moment.
     perturbed_now: list[Tensor] = field(default_factory=list)
     half_step: HalfStep | None = None
-    #: True during a step whose gradient decided against a second pass.
-    declined_second_pass: bool = False
 
     #: Running statistics after the previous step, if there was one.
     statistics_after_step: FlatCopy | None = None
     #: Gradients of small parameters after the previous step.
-    leftover_gradients: dict[Tensor, LeftoverGradient] = field(default_factory=dict)
+    leftovers: Leftovers = field(default_factory=dict)
     #: True once a closure without gradients was warned of.
     warned_without_gradients: bool = False
     #: True once a step was taken; torch's learning-rate schedulers look for it.
@@ -87,6 +63,12 @@ class Progress:
             unperturbed=dict(self.unperturbed),
             perturbed_now=list(self.perturbed_now),
         )
+
+    def forget_step(self) -> None:
+        """Forget a step that is half done, and what is known of the steps before; counters and memory stay."""
+        self.half_step = None
+        self.perturbed_now = []
+        self.statistics_after_step = None
 
     def become(self, other: "Progress") -> None:
         """Take over all values of another progress, in place."""

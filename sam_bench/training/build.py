@@ -19,8 +19,8 @@ from sam_bench.errors import ConfigError
 from sam_bench.lookup import load, suggestion
 from sam_bench.models.airbench import WHITENING_IMAGES, Airbench
 from sam_bench.models.registry import model as build_model
-from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.registry import BASES, METHODS, method
+from sam_bench.optim.sharpness_aware import SharpnessAware
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes, in_parallel
 from sam_bench.training.loop import Training

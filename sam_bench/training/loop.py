@@ -14,9 +14,9 @@ from sam_bench.analysis.measure import Probe
 from sam_bench.config.schema import Config
 from sam_bench.data.batches import Batches
 from sam_bench.optim.base import evaluated_weights
-from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.registry import BASES
 from sam_bench.optim.running_stats import frozen_statistics
+from sam_bench.optim.sharpness_aware import SharpnessAware
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes
 from sam_bench.training import schedules

@@ -14,8 +14,8 @@ from torch.amp import GradScaler
 
 from sam_bench.data.batches import Batch
 from sam_bench.errors import first_line
-from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.progress import Progress
+from sam_bench.optim.sharpness_aware import SharpnessAware
 from sam_bench.runtime.device import Hardware, is_out_of_memory
 from sam_bench.runtime.distributed import Processes
 from sam_bench.training.cuda_graph import CudaGraphs

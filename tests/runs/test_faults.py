@@ -24,7 +24,7 @@ from sam_bench.data import synthetic
 from sam_bench.data.batches import Batches
 from sam_bench.errors import Interrupted, StateError
 from sam_bench.loggers import wandb as wandb_logger
-from sam_bench.optim.engine import SharpnessAware
+from sam_bench.optim.sharpness_aware import SharpnessAware
 from sam_bench.report.table import Findings
 from sam_bench.runs import checkpoint, files, run
 from sam_bench.runs.checkpoint import Checkpoints

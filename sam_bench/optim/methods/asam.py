@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.gradients import Tensors
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import Direction, scaled_unit
 from sam_bench.optim.registry import METHODS
+from sam_bench.optim.sharpness_aware import SharpnessAware
 
 
 class ASAM(SAM):

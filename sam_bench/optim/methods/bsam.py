@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sam_bench.optim.draws import SEED, generator_of_part
-from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.gradients import Gradients, Tensors, real
 from sam_bench.optim.registry import METHODS
+from sam_bench.optim.sharpness_aware import SharpnessAware
 
 
 class BSAM(SharpnessAware):

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.gradients import Gradients, real
 from sam_bench.optim.norms import unit
+from sam_bench.optim.sharpness_aware import SharpnessAware
 
 #: Names under which torch's optimizers keep their momentum.
 _MOMENTUM_KEYS = ("momentum_buffer", "exp_avg")

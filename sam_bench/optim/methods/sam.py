@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.gradients import Tensors
 from sam_bench.optim.norms import Direction, scaled_unit, unit
 from sam_bench.optim.registry import ADAPTIVE
+from sam_bench.optim.sharpness_aware import SharpnessAware
 
 
 class SAM(SharpnessAware):

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.gradients import Gradients, Tensors, real
 from sam_bench.optim.method import Closure
 from sam_bench.optim.norms import Direction, unit
 from sam_bench.optim.registry import METHODS
+from sam_bench.optim.sharpness_aware import SharpnessAware
 
 
 class SAMPa(SharpnessAware):

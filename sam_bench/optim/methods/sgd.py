@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from sam_bench.optim.engine import SharpnessAware
+from sam_bench.optim.sharpness_aware import SharpnessAware
 
 
 class SGD(SharpnessAware):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sam_bench.optim.engine import SharpnessAware
 from sam_bench.optim.gradients import Tensors
 from sam_bench.optim.norms import global_norm
 from sam_bench.optim.registry import METHODS
+from sam_bench.optim.sharpness_aware import SharpnessAware
 
 
 class ZSharp(SharpnessAware):

@@ -5,10 +5,10 @@ Letters are those of the papers: `w` are the weights, `g = ∇L(w)` the gradient
 radius of the perturbation.
 """
 
-import contextlib
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, cast, overload
 
 import torch
@@ -18,29 +18,46 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.torch_version import TorchVersion
 
-from sam_bench.optim.base import base_of, exchanges_weights, is_training, load_in_place
-from sam_bench.optim.distributed import Shards, average, everywhere, mean, rank
+from sam_bench.optim.accumulation import find_accumulated, find_leftovers
+from sam_bench.optim.base import base_of, exchanges_weights, is_training
+from sam_bench.optim.checkpoint import apply_state, collect_state
+from sam_bench.optim.distributed import Shards, reshard
 from sam_bench.optim.flat import FlatCopy
-from sam_bench.optim.gradients import Gradients, Tensors, add, is_sharded, like, local, loss_scale, real, sharded_like
+from sam_bench.optim.gradients import Gradients, Tensors, add, fill_missing, is_sharded, like, real
 from sam_bench.optim.guard import guarded_step
 from sam_bench.optim.method import Closure, Method
 from sam_bench.optim.norms import Direction, global_norm, over, scale_to_norm
 from sam_bench.optim.options import Option
-from sam_bench.optim.progress import AccumulatedGradient, HalfStep, LeftoverGradient, Progress, SharedAttribute
+from sam_bench.optim.perturbation import perturb, restore, scale_by_group
+from sam_bench.optim.progress import HalfStep, Progress, SharedAttribute
+from sam_bench.optim.replicas import Replicas
 from sam_bench.optim.running_stats import RunningStatistics
+from sam_bench.optim.scaling import refuse_scalers_step, scale_again, unscale, unscale_with_scaler
 
 _RHO = Option("rho", float, "the radius", ge=0)
 _CLIP_NORM = Option("clip_norm", float, "greatest norm of the direction", gt=0, optional=True)
 _START = Option("start", int, "the first step that perturbs", ge=0)
-#: Most elements that a parameter may have for its gradient to be compared from step to step.
-_SMALL_NUMEL = 4096
+_SYNC_PERTURBATION = Option("sync_perturbation", bool, "whether processes perturb along the averaged gradient")
 
 # Before torch 2.12, torch.compile fails on a loop that sets an attribute of an optimizer: steps then run uncompiled.
 _uncompiled_before_torch_2_12: Callable[[Callable[..., Any]], Any] = (
     torch.compiler.disable if TorchVersion(torch.__version__) < "2.12" else lambda step: step
 )
 
-_SYNC_PERTURBATION = Option("sync_perturbation", bool, "whether processes perturb along the averaged gradient")
+
+@dataclass
+class Passes:
+    """What the passes of one part of a batch computed."""
+
+    #: The first pass's mean loss; what the closure returned, if it computed no gradient.
+    loss: Any
+    #: Gradients at `w`, or what the method keeps of them during the second pass.
+    g: Gradients
+    #: Gradients at `w + e`, or at `w` if there was one pass; empty if the closure computed none.
+    h: Gradients
+    #: True if `g` is finite: a boolean scalar on the device.
+    finite: Any
+    had_second_pass: bool
 
 
 class SharpnessAware(Method):
@@ -97,12 +114,6 @@ class SharpnessAware(Method):
     settled = SharedAttribute[bool]()
     #: Tensors that the method keeps from step to step, by parameter and name.
     memory = SharedAttribute[dict[Tensor, dict[str, Tensor]]]()
-    _unperturbed = SharedAttribute[dict[Tensor, Tensor]]("unperturbed")
-    _perturbed_now = SharedAttribute[list[Tensor]]("perturbed_now")
-    _half_step = SharedAttribute[HalfStep | None]("half_step")
-    _declined_second_pass = SharedAttribute[bool]("declined_second_pass")
-    _statistics_after_step = SharedAttribute[FlatCopy | None]("statistics_after_step")
-    _leftover_gradients = SharedAttribute[dict[Tensor, LeftoverGradient]]("leftover_gradients")
     _opt_called = SharedAttribute[bool]("stepped")  # torch's schedulers set this name and look for it
 
     def __init__(
@@ -144,10 +155,9 @@ class SharpnessAware(Method):
         self.param_groups = base.param_groups
         self.perturbed: set[Tensor] | None = None
 
-        uncompiled = getattr(model, "_orig_mod", model)
-        self.parallel = uncompiled if isinstance(uncompiled, DistributedDataParallel) else None
+        self.replicas = Replicas(model)
         if self.two_passes and not sync_perturbation:
-            self._refuse_static_graph()
+            self.replicas.refuse_static_graph()
         if model is not None and not set(model.parameters()) & set(self._parameters()):
             raise ValueError("model= has none of the optimizer's parameters: give the module that is trained")
         self.model = model
@@ -198,29 +208,23 @@ class SharpnessAware(Method):
     def drop_gathered(self) -> None:
         """Drop the whole weights that FSDP2 modules have gathered, if the parameters are sharded."""
         if self.model is not None and is_sharded(self._parameters()[0]):
-            from torch.distributed.fsdp import FSDPModule  # takes a second to import, and only FSDP2 needs it
-
-            for module in self.model.modules():
-                if isinstance(module, FSDPModule):
-                    module.reshard()
+            reshard(self.model)
 
     def over_processes(self, value: Tensor) -> Tensor:
         """Return the mean of a scalar over all processes, the same in each of them."""
-        return value if self.parallel is None else mean(value, self.parallel.process_group)
+        return self.replicas.mean(value)
+
+    @property
+    def parallel(self) -> DistributedDataParallel | None:
+        """Return the model if it is a `DistributedDataParallel`, else None."""
+        return self.replicas.parallel
 
     # Stepping.
 
     @property
     def next_has_second_pass(self) -> bool:
-        """Return True if the next step has a second pass, or may have one because its gradient decides.
-
-        During a step the answer is about that step; once its gradient has decided, it is final.
-        """
-        return (
-            not self._declined_second_pass
-            and self.steps >= self.start
-            and self.has_second_pass(self.steps - self.start)
-        )
+        """Return True if the next step has a second pass, or may have one because its gradient decides."""
+        return self.steps >= self.start and self.has_second_pass(self.steps - self.start)
 
     @overload  # type: ignore[override]
     def step(
@@ -265,46 +269,41 @@ class SharpnessAware(Method):
             RuntimeError: `first_step` was called and `second_step` was not, or a GradScaler's `step` called this.
             Exception: whatever the closure raises; weights and running statistics are then as before the step.
         """
-        self._refuse_scalers_step()
-        if closure is None and self._half_step is not None:
-            self._finish_half_step(self._half_step.scaler if scaler is None else scaler)
+        refuse_scalers_step(self)
+        half_step = self.progress.half_step
+        if closure is None and half_step is not None:
+            self._finish_half_step(half_step.scaler if scaler is None else scaler)
             return None
         self._refuse_during_step("step()")
 
         parts = _pair_with_weights(closure, weights)
         is_one_closure = callable(closure)
-        if not is_one_closure and self.sync_perturbation:
-            raise ValueError(
-                "sync_perturbation=True makes one perturbation for the whole batch: give one closure, not several"
-            )
-        if not is_one_closure and (self.gradient_decides or self.repeats_batch):
-            does = "decides for" if self.gradient_decides else "repeats"
-            raise ValueError(f"{self.method_name} {does} a whole batch: give one closure, not several")
+        if not is_one_closure:
+            self._refuse_several_closures()
 
         statistics_before = self.statistics.read()
+        loss: Any = 0.0
         g: Gradients = {}
         h: Gradients = {}
-        loss: Any = 0.0
         finite: Any = None
         try:
             with over(self._find_shards()):
                 for number, (part, weight) in enumerate(parts, start=self._first_part_number(len(parts))):
                     passes = self._run_passes(number, part, weight, scaler, is_one_closure)
-                    if not isinstance(passes, tuple):
-                        return passes  # without gradients there is no step, as with torch's optimizers
+                    if not passes.h:
+                        return cast(Tensor | None, passes.loss)  # there is no step, as with torch's optimizers
 
-                    part_loss, g_part, h_part, part_finite = passes
-                    loss = loss + weight * part_loss
-                    finite = part_finite if finite is None else finite & part_finite
-                    g = add(g, g_part, weight)
-                    h = add(h, h_part, weight) if self.next_has_second_pass else g
-                    del g_part, h_part
+                    loss = loss + weight * passes.loss
+                    finite = passes.finite if finite is None else finite & passes.finite
+                    g = add(g, passes.g, weight)
+                    h = add(h, passes.h, weight) if passes.had_second_pass else g
+                    passes.g, passes.h = {}, {}  # not to be held in memory during the next part
 
                 # The passes of several closures leave out DDP's averaging, so it is done here, once.
                 if not is_one_closure:
-                    h = self._average_over_processes(h)
-                    g = g if self.next_has_second_pass else h
-                self._update(g, h, finite, statistics_before, scaler)
+                    h = self.replicas.average(h, self._parameters())
+                    g = g if passes.had_second_pass else h
+                self._update(g, h, finite, passes.had_second_pass, statistics_before, scaler)
         except BaseException:
             self._undo_step(statistics_before)
             self._clear_gradients()  # they belong to an unfinished step
@@ -347,24 +346,24 @@ class SharpnessAware(Method):
                     if zero_grad:
                         self._clear_gradients()
                     self._perturb(self._compute_perturbation_ahead(0))
-                    self._half_step = HalfStep(
+                    self.progress.half_step = HalfStep(
                         self.next_has_second_pass, {}, self._true_on_device(), clean_statistics, scaler
                     )
                     return True
 
                 g = self._take_gradients(keep=not zero_grad)
-                finite = self._unscale(g, scaler)
-                has_second_pass = self.next_has_second_pass and self._takes_second_pass(g)
+                finite = unscale(g, scaler)
+                has_second_pass = self._takes_second_pass(g)
                 if has_second_pass:
                     self._perturb(self._compute_perturbation(g, finite))
                 else:
-                    self._scale_again(g, scaler)
+                    scale_again(g, scaler)
         except BaseException:
             self._undo_step(clean_statistics)
             raise
 
         self.passes += 1
-        self._half_step = HalfStep(
+        self.progress.half_step = HalfStep(
             has_second_pass,
             g if self.keeps_gradient or not has_second_pass else {},
             finite,
@@ -405,10 +404,10 @@ class SharpnessAware(Method):
             RuntimeError: `first_step` was not called.
             ValueError: no parameter has a gradient, or `first_step` was given another scaler.
         """
-        if self._half_step is None:
+        half_step = self.progress.half_step
+        if half_step is None:
             raise RuntimeError("second_step() came first: call first_step() before it")
-        half_step = self._half_step
-        needs_gradients = self._half_step.has_second_pass or self.perturbs_first
+        needs_gradients = half_step.has_second_pass or self.perturbs_first
         if scaler is not half_step.scaler:
             self.restore()
             raise ValueError("first_step() and second_step() must be given the same scaler; the step was undone")
@@ -422,18 +421,17 @@ class SharpnessAware(Method):
         self._restore_weights()
         if self.batchnorm == "clean" and not self.perturbs_first:
             self.statistics.write(half_step.clean_statistics)
-        self._half_step = None
+        self.progress.half_step = None
 
         # The caller could not average these: in the first pass it was not known that there is no second one.
         if not needs_gradients:
-            h = self._average_over_processes(h)
+            h = self.replicas.average(h, self._parameters())
+        g = half_step.g if half_step.has_second_pass else h
 
         statistics_before = self._statistics_before(half_step)
         try:
             with over(self._find_shards()):
-                self._update(
-                    half_step.g if half_step.has_second_pass else h, h, half_step.finite, statistics_before, scaler
-                )
+                self._update(g, h, half_step.finite, half_step.has_second_pass, statistics_before, scaler)
         except BaseException:
             self._undo_step(statistics_before)
             raise
@@ -446,11 +444,12 @@ class SharpnessAware(Method):
         Both are then as before the step. In the first step after construction or loading, the running statistics are as
         after the first pass.
         """
-        if self._half_step is None:
+        half_step = self.progress.half_step
+        if half_step is None:
             self._restore_weights()
         else:
-            self._undo_step(self._statistics_before(self._half_step))
-            self._half_step = None
+            self._undo_step(self._statistics_before(half_step))
+            self.progress.half_step = None
 
     def count_replay(self, passes: float) -> None:
         """Count a replay of the CUDA graph in which an earlier step was captured.
@@ -515,33 +514,7 @@ class SharpnessAware(Method):
 
     def _collect_state(self) -> dict[str, Any]:
         """Return the content of `state_dict`, without its hooks; methods add entries of their own."""
-        memory = {
-            i: {name: self._shard_for_saving(p, value) for name, value in self.memory[p].items()}
-            for i, p in enumerate(self._parameters())
-            if p in self.memory
-        }
-        own = {"steps": self.steps, "passes": self.passes, "skipped": self.skipped.clone(), "memory": memory}
-        own["method"] = self.method_name
-        state_dict = self.base_optimizer.state_dict()
-        if other_dtypes := self._state_of_other_dtypes(state_dict["state"]):
-            own["other_dtypes"] = other_dtypes
-        return state_dict | {"sharpness_aware": own}
-
-    def _state_of_other_dtypes(self, state: dict[int, dict[str, Any]]) -> dict[int, list[str]]:
-        """Return the names of a base's tensors that have another dtype than their parameter, by its number.
-
-        torch's `load_state_dict` would cast them to the parameter's dtype.
-        """
-        parameters = self._parameters()
-        names = {
-            i: [name for name, x in own.items() if isinstance(x, Tensor) and x.dim() and x.dtype != parameters[i].dtype]
-            for i, own in state.items()
-        }
-        return {i: of_one for i, of_one in names.items() if of_one}
-
-    def _shard_for_saving(self, p: Tensor, value: Tensor) -> Tensor:
-        """Return a tensor of a sharded parameter's memory as a sharded tensor, if it has the shard's shape."""
-        return sharded_like(p, value) if is_sharded(p) and value.shape == real(p).shape else value
+        return collect_state(self.base_optimizer, self._parameters(), self.progress, self.method_name)
 
     def _apply_state(self, state_dict: dict[str, Any]) -> None:
         """Continue from a `state_dict()`, without its hooks; methods load their own entries.
@@ -549,35 +522,7 @@ class SharpnessAware(Method):
         Raises:
             ValueError: the groups do not match, or another class saved the state.
         """
-        if "sharpness_aware" not in state_dict:
-            raise ValueError("this is another optimizer's state: it has no entry 'sharpness_aware'")
-        if (owner := state_dict["sharpness_aware"]["method"]) != self.method_name:
-            raise ValueError(f"this is the state of {owner}, not of {self.method_name}")
-
-        load_in_place(self.base_optimizer, {key: state_dict[key] for key in ("state", "param_groups")})
-        self._half_step = None
-        self._declined_second_pass = False
-        self._perturbed_now = []
-        self._statistics_after_step = None
-        self.settled = False
-        own = state_dict["sharpness_aware"]
-        parameters = self._parameters()
-
-        # torch casts to the parameter's dtype: counters, and moments of another dtype, are taken as they were saved.
-        other_dtypes = own.get("other_dtypes", {})
-        for i, saved in state_dict["state"].items():
-            present = self.base_optimizer.state[parameters[i]]
-            for name, value in saved.items():
-                if isinstance(value, Tensor) and (value.dim() == 0 or name in other_dtypes.get(i, ())):
-                    present[name] = value.to(present[name].device, copy=True)
-
-        self.steps = own["steps"]
-        self.passes = own["passes"]
-        self.skipped.copy_(own["skipped"])
-        self.memory = {
-            parameters[i]: {name: local(value).to(parameters[i].device, copy=True) for name, value in of_one.items()}
-            for i, of_one in own["memory"].items()
-        }
+        apply_state(state_dict, self.base_optimizer, self._parameters(), self.progress, self.method_name)
 
     @torch.no_grad()
     def create_state(self) -> None:
@@ -620,75 +565,80 @@ class SharpnessAware(Method):
 
     def _first_part_number(self, count: int) -> int:
         """Return the number of this process's first part of a batch, if each process has `count` parts."""
-        if self.parallel is None or self.sync_perturbation:
-            return 0
-        return rank(self.parallel.process_group) * count
+        return 0 if self.sync_perturbation else self.replicas.rank * count
 
     def _run_passes(
         self, number: int, closure: Closure, weight: float, scaler: GradScaler | None, is_one_closure: bool
-    ) -> tuple[Tensor, Gradients, Gradients, Tensor] | Tensor | None:
-        """Run the passes of one part of a batch, restore `w`, and return loss, g, h, and a flag.
+    ) -> Passes:
+        """Run the passes of one part of a batch, and restore `w`.
 
-        The flag is a boolean scalar on the device, true if g is finite. If a batch's only closure computes no gradient,
-        return just what the closure returned.
+        If a batch's only closure computes no gradient, the result has none.
 
         Raises:
             TypeError: the closure computes gradients, but returns no tensor.
             ValueError: the closure computes no gradient, or adds to gradients that were there before the step.
         """
+        # 1. The gradient at w, or at the weights where a method takes its first one.
         may_have_second_pass = self.next_has_second_pass
-        try:
-            if self.perturbs_first and self.steps >= self.start:
-                self._perturb(self._compute_perturbation_ahead(number))
-
-            # One gradient from before the step stays in place, to see whether the closure clears it or adds to it.
-            accumulated = self._find_accumulated()
-            self._clear_gradients()
-            if accumulated is not None:
-                accumulated.parameter.grad = accumulated.gradient
-
-            with (
-                self._sync_if(is_one_closure and (not may_have_second_pass or self.sync_perturbation)),
-                torch.enable_grad(),
-            ):
-                losses = closure()
-            self._refuse_accumulated(accumulated)
-        finally:
-            self._restore_weights()
-
+        losses = self._call_closure(number, closure, is_one_closure and not may_have_second_pass)
         if is_one_closure and not any(p.grad is not None for p in self._parameters()):
             self._warn_without_gradients()
-            return losses
+            return Passes(losses, {}, {}, None, had_second_pass=False)
         if not isinstance(losses, Tensor):
             raise TypeError(f"the closure returned {losses!r}: it must return the loss, a tensor")
         losses = losses.detach()
         self.passes += weight
         g = self._take_gradients()
         if not may_have_second_pass:
-            return losses.mean(), g, g, self._true_on_device()  # `_update` checks the direction itself
+            # `_update` checks the direction itself.
+            return Passes(losses.mean(), g, g, self._true_on_device(), had_second_pass=False)
 
-        finite = self._unscale(g, scaler)
+        finite = unscale(g, scaler)
         if not self._takes_second_pass(g):
-            self._scale_again(g, scaler)
-            g = g if self.sync_perturbation else self._average_over_processes(g)
-            return losses.mean(), g, g, finite
+            scale_again(g, scaler)
+            g = g if self.sync_perturbation else self.replicas.average(g, self._parameters())
+            return Passes(losses.mean(), g, g, finite, had_second_pass=False)
 
-        # What is not kept of g is dropped before the second pass, which needs the memory.
+        # 2. The gradient at w + e. What is not kept of g is dropped before, because the second pass needs the memory.
         e = self._compute_perturbation(g, finite)
         kept = self.of_part(list(g.values())) if self.keeps_gradient else []
-        g = dict(zip(g, kept, strict=False))
-
+        kept_g = dict(zip(g, kept, strict=False))
+        del g
         clean_statistics = self.statistics.read()
         try:
             self._perturb(e)
             del e
-            with self._sync_if(is_one_closure), torch.enable_grad():
+            with self.replicas.sync_if(is_one_closure), torch.enable_grad():
                 self.passes += weight * self.second_pass(closure, losses)
         finally:
             self._restore_weights()
         if self.batchnorm == "clean":
             self.statistics.write(clean_statistics)
-        return losses.mean(), g, self._take_gradients(), finite
+        return Passes(losses.mean(), kept_g, self._take_gradients(), finite, had_second_pass=True)
+
+    def _call_closure(self, number: int, closure: Closure, is_only_pass: bool) -> Any:
+        """Call the closure for the first pass of one part of a batch, and return what it returns.
+
+        Raises:
+            ValueError: the closure adds to gradients that were there before the step.
+        """
+        try:
+            if self.perturbs_first and self.steps >= self.start:
+                self._perturb(self._compute_perturbation_ahead(number))
+
+            # One gradient from before the step stays in place, to see whether the closure clears it or adds to it.
+            accumulated = find_accumulated(self._parameters(), self.progress.leftovers)
+            self._clear_gradients()
+            if accumulated is not None:
+                accumulated.put_back()
+
+            with self.replicas.sync_if(is_only_pass or self.sync_perturbation), torch.enable_grad():
+                losses = closure()
+            if accumulated is not None:
+                accumulated.refuse_if_added_to()
+        finally:
+            self._restore_weights()
+        return losses
 
     def _warn_without_gradients(self) -> None:
         """Warn, once, that a closure computed no gradient: on purpose, or because `backward()` was forgotten."""
@@ -698,30 +648,6 @@ class SharpnessAware(Method):
                 "The closure left no parameter with a gradient, so step() did nothing. If it should have computed one, "
                 "call backward() on the loss in it.",
                 stacklevel=4,
-            )
-
-    def _sync_if(self, wanted: bool) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which backward passes average gradients over processes only if wanted.
-
-        Raises:
-            ValueError: averaging is not wanted, and the model averages the gradients of every pass.
-        """
-        if wanted or self.parallel is None:
-            return contextlib.nullcontext()
-        self._refuse_static_graph()
-        return self.parallel.no_sync()
-
-    def _refuse_static_graph(self) -> None:
-        """Raise an error if the model's processes average every gradient, because its graph was declared static.
-
-        Raises:
-            ValueError: the model is such a `DistributedDataParallel`.
-        """
-        if self.parallel is not None and self.parallel.static_graph:
-            raise ValueError(
-                "DistributedDataParallel(static_graph=True) averages the gradients of every pass, and each process "
-                "needs its own for its perturbation. Give sync_perturbation=True for one perturbation along the "
-                "averaged gradient, or leave static_graph out"
             )
 
     def _take_gradients(self, keep: bool = False) -> Gradients:
@@ -743,37 +669,16 @@ class SharpnessAware(Method):
             raise ValueError("no parameter has a gradient: backward() must have been called on the loss")
         return gradients
 
-    def _unscale(self, g: Gradients, scaler: GradScaler | None) -> Tensor:
-        """Take the loss scaling out of `g`, in place; return a boolean scalar, true if all of `g` is finite."""
-        values = list(g.values())
-        if scaler is not None:
-            torch._foreach_mul_(values, 1 / loss_scale(scaler, values[0].device))
-        return torch.isfinite(global_norm(values))
-
     def _clear_gradients(self) -> None:
         """Set every `.grad` to None, as `zero_grad` does, which torch.compile cannot trace."""
         for p in self._parameters():
             p.grad = None
 
-    def _scale_again(self, g: Gradients, scaler: GradScaler | None) -> None:
-        """Put the loss scaling back into `g`, because `_unscale_with_scaler` expects it there."""
-        if scaler is not None:
-            values = list(g.values())
-            torch._foreach_mul_(values, loss_scale(scaler, values[0].device))
-
     def _takes_second_pass(self, g: Gradients) -> bool:
-        """Return True if a step that may have a second pass takes it; wait for the device if its gradient decides."""
-        self._declined_second_pass = self.gradient_decides and not self.wants_second_pass(list(g.values()))
-        return not self._declined_second_pass
-
-    def _average_over_processes(self, gradients: Gradients) -> Gradients:
-        """Return the means over all processes, for every parameter that can have a gradient."""
-        if self.parallel is None:
-            return gradients
-        trainable = [p for p in self._parameters() if p.requires_grad]
-        means = _fill_missing(trainable, gradients)
-        average(means, [real(p) for p in trainable], self.parallel.process_group)
-        return dict(zip(trainable, means, strict=True))
+        """Return True if this step takes a second pass; wait for the device if its gradient decides."""
+        if not self.next_has_second_pass:
+            return False
+        return not self.gradient_decides or bool(self.wants_second_pass(list(g.values())))
 
     def _compute_perturbation(self, g: Gradients, finite: Tensor) -> Gradients:
         """Return `e`, or 0 if g is not finite: a second pass at weights that are not finite may fail in any way."""
@@ -787,63 +692,44 @@ class SharpnessAware(Method):
             memory["names"] = [names[p] for p in chosen]
         direction = self.direction([real(p) for p in chosen], list(chosen.values()), **memory)
         d, factor = direction if isinstance(direction, Direction) else (direction, 1.0)
-        e = self._scale_by_group(list(chosen), d, lambda group: factor * self.radius(group), finite)
-        return dict(zip(chosen, e, strict=True))
+        return scale_by_group(self.param_groups, list(chosen), d, lambda group: factor * self.radius(group), finite)
 
     def _compute_perturbation_ahead(self, part: int) -> Gradients:
         """Return the perturbation before the first gradient, for a part of the batch."""
         d, factor = self.ahead(part)
-        e = self._scale_by_group(list(d), list(d.values()), factor, self._true_on_device())
-        return dict(zip(d, e, strict=True))
-
-    def _scale_by_group(
-        self, parameters: list[Tensor], x: Tensors, factor: Callable[[dict[str, Any]], Any], finite: Tensor
-    ) -> list[Tensor]:
-        """Return copies of `x`, one tensor per parameter, times the group's factor; 0 if `finite` is false."""
-        copies = FlatCopy(x, like=[real(p) for p in parameters])
-        copy_of = dict(zip(parameters, copies.views, strict=True))
-        for group in self.param_groups:
-            if own := [copy_of[p] for p in group["params"] if p in copy_of]:
-                torch._foreach_mul_(own, factor(group))
-        copies.zero_unless(finite)
-        return copies.views
+        return scale_by_group(self.param_groups, list(d), list(d.values()), factor, self._true_on_device())
 
     def _perturb(self, e: Gradients) -> None:
         """Keep a copy of `w`, and set the weights to `w + e`."""
-        if not e:
-            return
-
-        w = [real(p) for p in e]
-        for p, x in zip(e, w, strict=True):
-            backup = self._unperturbed.get(p)
-            if backup is None or (backup.dtype, backup.device) != (x.dtype, x.device):  # a model may be moved or cast
-                self._unperturbed[p] = torch.empty_like(x)
-        torch._foreach_copy_([self._unperturbed[p] for p in e], w)
-
-        # Set before the weights change: after an interrupt in between, restoring is still right.
-        self._perturbed_now = list(e)
-        torch._foreach_add_(w, list(e.values()))
-        self.drop_gathered()
-        torch.clear_autocast_cache()  # an autocast around the step must not use the old weights
+        if e:
+            perturb(e, self.progress)
+            self._forget_old_weights()
 
     def _restore_weights(self) -> None:
         """Set the weights back to `w` by copy, if they are perturbed."""
-        if self._perturbed_now:
-            torch._foreach_copy_(
-                [real(p) for p in self._perturbed_now], [self._unperturbed[p] for p in self._perturbed_now]
-            )
-            self.drop_gathered()
-            torch.clear_autocast_cache()
-            self._perturbed_now = []
+        if self.progress.perturbed_now:
+            restore(self.progress)
+            self._forget_old_weights()
+            self.progress.perturbed_now = []
+
+    def _forget_old_weights(self) -> None:
+        """Drop copies of the weights that frameworks keep: FSDP2's whole ones, and autocast's in half precision."""
+        self.drop_gathered()
+        torch.clear_autocast_cache()
 
     def _undo_step(self, statistics_before: FlatCopy) -> None:
         """Put weights and running statistics back to what they were before the step."""
         self._restore_weights()
-        self._declined_second_pass = False
         self.statistics.write(statistics_before)
 
     def _update(
-        self, g: Gradients, h: Gradients, finite: Tensor, statistics_before: FlatCopy, scaler: GradScaler | None
+        self,
+        g: Gradients,
+        h: Gradients,
+        finite: Tensor,
+        had_second_pass: bool,
+        statistics_before: FlatCopy,
+        scaler: GradScaler | None,
     ) -> None:
         """Step the base optimizer with the direction made of the whole batch's gradients.
 
@@ -851,15 +737,15 @@ class SharpnessAware(Method):
         """
         g, finite = self._agree_over_processes(g, h, finite)
         if scaler is not None:
-            self._unscale_with_scaler(h, finite, scaler)
+            unscale_with_scaler(h, finite, scaler, self)
 
         # The hooks take lists of tensors in one order: g and h of the same parameters.
         parameters = [p for p in self._parameters() if p in h or p in g]
         w = [real(p) for p in parameters]
-        all_h = _fill_missing(parameters, h)
-        all_g = all_h if g is h or not self.keeps_gradient else _fill_missing(parameters, g)
+        all_h = fill_missing(parameters, h)
+        all_g = all_h if g is h or not self.keeps_gradient else fill_missing(parameters, g)
         memory = self._recall(parameters) | ({"weights": w} if self.needs_weights else {})
-        if self.next_has_second_pass:
+        if had_second_pass:
             v = self.combine(all_g, all_h, **memory)
             correction = self.correction(all_g, all_h)
             new_memory = self.update_state(all_g, all_h, **memory)
@@ -881,49 +767,27 @@ class SharpnessAware(Method):
                 p.grad = like(p, x)
         self.settled = not guarded_step(self.base_optimizer, finite)
         self.drop_gathered()
-        self._leftover_gradients = {
-            p: LeftoverGradient(p, p.grad) for p in self._small_parameters() if p.grad is not None
-        }
+        self.progress.leftovers = find_leftovers(self._parameters())
         if correction is not None:
-            torch._foreach_add_(w, self._scale_by_group(parameters, correction, lambda group: group["lr"], finite))
+            step = scale_by_group(self.param_groups, parameters, correction, lambda group: group["lr"], finite)
+            torch._foreach_add_(w, list(step.values()))
 
         self._store_method_state(parameters, new_memory, finite)
-        if self.gradient_decides and (self._declined_second_pass or self.next_has_second_pass):
+        if self.gradient_decides and self.next_has_second_pass:
             self.keep_decision(finite)
-        self._statistics_after_step = self.statistics.keep_if(finite, otherwise=statistics_before)
+        self.progress.statistics_after_step = self.statistics.keep_if(finite, otherwise=statistics_before)
         self.skipped = self.skipped.to(finite.device)
         self.skipped += ~finite
         self.steps += 1
-        self._declined_second_pass = False
         torch.clear_autocast_cache()
 
     def _agree_over_processes(self, g: Gradients, h: Gradients, finite: Tensor) -> tuple[Gradients, Tensor]:
         """Return `g` averaged over processes as `h` is, and a boolean scalar, true if `finite` is true in all."""
-        if self.parallel is None:
+        if self.replicas.parallel is None:
             return g, finite
         if g is not h and self.keeps_gradient and not self.sync_perturbation:
-            g = {p: x for p, x in self._average_over_processes(g).items() if p in h}
-        return g, everywhere(finite, self.parallel.process_group)
-
-    def _unscale_with_scaler(self, h: Gradients, finite: Tensor, scaler: GradScaler) -> None:
-        """Let the scaler take the loss scaling out of the last pass's gradients, and see if both passes are finite.
-
-        Raises:
-            RuntimeError: the scaler has unscaled them already.
-        """
-        for p, x in h.items():
-            p.grad = like(p, x)
-
-        # The scaler sees the last pass only: a NaN in it says that the first pass was not finite.
-        carrier = next(x for x in h.values() if x.numel())
-        carrier.add_(torch.where(finite, 0.0, math.nan))
-        try:
-            scaler.unscale_(self)
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"{error} Call scaler.update() after every step, and leave scaler.unscale_(optimizer) out: the "
-                "optimizer does that itself, and clips with clip_norm="
-            ) from error
+            g = {p: x for p, x in self.replicas.average(g, self._parameters()).items() if p in h}
+        return g, self.replicas.everywhere(finite)
 
     def _store_method_state(self, parameters: list[Tensor], new_memory: dict[str, Tensors], finite: Tensor) -> None:
         """Write the method's new memory, in place, unless `finite` is false."""
@@ -938,7 +802,8 @@ class SharpnessAware(Method):
 
         They are those after the previous step; without one, those after the first pass.
         """
-        return half_step.clean_statistics if self._statistics_after_step is None else self._statistics_after_step
+        after_last_step = self.progress.statistics_after_step
+        return half_step.clean_statistics if after_last_step is None else after_last_step
 
     def _true_on_device(self) -> Tensor:
         """Return a boolean scalar, true, on the parameters' device."""
@@ -958,49 +823,19 @@ class SharpnessAware(Method):
         """Return the parameters of all groups, in order."""
         return [p for group in self.param_groups for p in group["params"]]
 
-    def _refuse_scalers_step(self) -> None:
-        """Raise an error if this step was called by a GradScaler's own `step`.
+    def _refuse_several_closures(self) -> None:
+        """Check that the parts of a batch may have a perturbation each.
 
         Raises:
-            RuntimeError: a GradScaler called this step.
+            ValueError: the method, or sync_perturbation, has one for the whole batch.
         """
-        if hasattr(self, "grad_scale"):  # a GradScaler sets it around the steps that it calls
-            for name in ("grad_scale", "found_inf"):
-                delattr(self, name)
-            raise RuntimeError(
-                "scaler.step(optimizer) cannot take a step of several passes: call optimizer.step(closure, "
-                "scaler=scaler), or first_step(scaler=scaler) and second_step(scaler=scaler), then scaler.update()"
-            )
-
-    def _small_parameters(self) -> list[Tensor]:
-        """Return parameters whose gradients are cheap to compare: the small ones, or else the smallest."""
-        parameters = self._parameters()
-        return [p for p in parameters if p.numel() <= _SMALL_NUMEL] or [min(parameters, key=Tensor.numel)]
-
-    def _find_accumulated(self) -> AccumulatedGradient | None:
-        """Return a gradient computed since the previous step; None if there is none, and in compiled code."""
-        if torch.compiler.is_compiling():
-            return None
-        for p in self._small_parameters():
-            if p.grad is not None and not (p in self._leftover_gradients and self._leftover_gradients[p].unchanged()):
-                return AccumulatedGradient(p, p.grad, real(p.grad).any())
-        return None
-
-    def _refuse_accumulated(self, accumulated: AccumulatedGradient | None) -> None:
-        """Check that a closure cleared the gradient that was there before it; a gradient of 0 may stay.
-
-        Raises:
-            ValueError: the closure added to the gradient, as in an accumulation outside the closure.
-        """
-        if accumulated is None or accumulated.parameter.grad is not accumulated.gradient:
-            return
-        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()  # values cannot be read then
-        if not capturing and accumulated.nonzero:
+        if self.sync_perturbation:
             raise ValueError(
-                "the closure adds to gradients that were there before step(closure), and the second pass starts "
-                "without them: begin the closure with zero_grad(), and accumulate inside it (not by a framework's "
-                "accumulate_grad_batches), or step by hand, with first_step() and second_step()"
+                "sync_perturbation=True makes one perturbation for the whole batch: give one closure, not several"
             )
+        if self.gradient_decides or self.repeats_batch:
+            does = "decides for" if self.gradient_decides else "repeats"
+            raise ValueError(f"{self.method_name} {does} a whole batch: give one closure, not several")
 
     def _refuse_during_step(self, caller: str) -> None:
         """Raise an error if a step is half done.
@@ -1008,16 +843,11 @@ class SharpnessAware(Method):
         Raises:
             RuntimeError: `first_step` was called and `second_step` was not.
         """
-        if self._half_step is not None:
+        if self.progress.half_step is not None:
             raise RuntimeError(
                 f"{caller} came between first_step() and second_step(), where the weights are perturbed: "
                 "call second_step() to finish the step, or restore() to undo it"
             )
-
-
-def _fill_missing(parameters: list[Tensor], gradients: Gradients) -> list[Tensor]:
-    """Return a gradient for each parameter, 0 for those that have none."""
-    return [gradients[p] if p in gradients else torch.zeros_like(real(p)) for p in parameters]
 
 
 def _pair_with_weights(

@@ -1,0 +1,72 @@
+"""The processes that train copies of one model, each on its share of a batch, and what they agree on in a step."""
+
+import contextlib
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sam_bench.optim.distributed import average, everywhere, mean, rank
+from sam_bench.optim.gradients import Gradients, fill_missing, real
+
+
+class Replicas:
+    """The processes of a `DistributedDataParallel` model; for any other model, this process alone.
+
+    Args:
+        model: the model that is trained, or None.
+    """
+
+    def __init__(self, model: nn.Module | None):
+        inner = getattr(model, "_orig_mod", model)  # a compiled model holds the original
+        #: The model, if it is a `DistributedDataParallel`.
+        self.parallel = inner if isinstance(inner, DistributedDataParallel) else None
+
+    @property
+    def rank(self) -> int:
+        """Return the rank of this process."""
+        return 0 if self.parallel is None else rank(self.parallel.process_group)
+
+    def sync_if(self, wanted: bool) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which backward passes average gradients over processes only if wanted.
+
+        Raises:
+            ValueError: averaging is not wanted, and the model averages the gradients of every pass.
+        """
+        if wanted or self.parallel is None:
+            return contextlib.nullcontext()
+        self.refuse_static_graph()
+        return self.parallel.no_sync()
+
+    def refuse_static_graph(self) -> None:
+        """Check that gradients can be computed without being averaged, which a static graph does not allow.
+
+        Raises:
+            ValueError: the model's graph was declared static.
+        """
+        if self.parallel is not None and self.parallel.static_graph:
+            raise ValueError(
+                "DistributedDataParallel(static_graph=True) averages the gradients of every pass, and each process "
+                "needs its own for its perturbation. Give sync_perturbation=True for one perturbation along the "
+                "averaged gradient, or leave static_graph out"
+            )
+
+    def average(self, gradients: Gradients, parameters: list[Tensor]) -> Gradients:
+        """Return the means over all processes, for every parameter that can have a gradient.
+
+        Args:
+            parameters: all of them; one without a gradient counts as one whose gradient is 0.
+        """
+        if self.parallel is None:
+            return gradients
+        trainable = [p for p in parameters if p.requires_grad]
+        means = fill_missing(trainable, gradients)
+        average(means, [real(p) for p in trainable], self.parallel.process_group)
+        return dict(zip(trainable, means, strict=True))
+
+    def everywhere(self, condition: Tensor) -> Tensor:
+        """Return a boolean scalar, true if the condition is true in every process."""
+        return condition if self.parallel is None else everywhere(condition, self.parallel.process_group)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean of a scalar over all processes, the same in each of them."""
+        return value if self.parallel is None else mean(value, self.parallel.process_group)
