@@ -168,9 +168,10 @@ def opening(by_experiment: Mapping[str, Findings]) -> str:
     first_findings = by_experiment[first.experiment]
     folder = f"results/measured/{first.experiment}"
 
+    comparisons = {study.experiment: by_experiment[study.experiment].comparison for study in shown_studies}
     parts = [
         "\n".join(runs_of(study, by_experiment[study.experiment]) for study in shown_studies),
-        compared_across({study.experiment: by_experiment[study.experiment].comparison for study in shown_studies}),
+        compared_across({name: comparison for name, comparison in comparisons.items() if comparison.found}),
         f"**{first.title}** (`{first.experiment}`):",
         f"![Differences to SGD and to SAM with their intervals]({folder}/figures/differences.png)",
         markdown(*first_findings.for_reading()),

@@ -116,6 +116,11 @@ def _columns(findings: Findings) -> list[dict[str, Any]]:
         {"key": "rho", "title": "ρ", "help": "The radius of the perturbation.", "digits": None},
         {"key": "error", "title": "test error %", "help": "Mean over the seeds ± half its interval.", "digits": 2},
         *(
+            [{"key": "tta", "title": "with TTA %", "help": "The same, with test-time augmentation.", "digits": 2}]
+            if any(row.tta_errors for row in findings.rows)
+            else []
+        ),
+        *(
             {"key": kind, "title": comparison.heading(kind), "help": text, "digits": 2}
             for kind, text in kinds.items()
             if kind in comparison.kinds
@@ -137,6 +142,7 @@ def _row(study: Study, findings: Findings, row: Row) -> dict[str, Any]:
     cells = {
         "rho": _cell(row.rho, "g"),
         "error": _cell(row.mean, ".2f") | {"text": row.error_in_words},
+        "tta": _cell(row.tta_mean, ".2f") | {"text": row.tta_error_in_words},
         **{kind: _difference(findings.comparison, kind, row) for kind in findings.comparison.kinds},
         "memorised": _cell(means["memorised"], ".1f"),
         "test_ece": _cell(means["test_ece"], ".2f"),

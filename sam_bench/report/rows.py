@@ -129,10 +129,23 @@ class Row:
     @property
     def error_in_words(self) -> str:
         """Return the mean error ± half the width of its interval; "–" without a finished run."""
-        if not self.errors:
-            return "–"
-        low, high = self.interval
-        return f"{self.mean:.2f}" + ("" if math.isnan(low) else f" ± {(high - low) / 2:.2f}")
+        return _mean_in_words(list(self.errors.values()))
+
+    @cached_property
+    def tta_errors(self) -> list[float]:
+        """Return the errors with test-time augmentation in percent, of the finished runs that measured them."""
+        runs = [] if self.is_average else self.finished
+        return [run["test_error_tta"] for run in runs if "test_error_tta" in run]
+
+    @property
+    def tta_mean(self) -> float:
+        """Return the mean error with test-time augmentation; NaN if it was not measured."""
+        return pd.Series(self.tta_errors, dtype=float).mean()
+
+    @property
+    def tta_error_in_words(self) -> str:
+        """Return the mean error with test-time augmentation ± half its interval; "–" if it was not measured."""
+        return _mean_in_words(self.tta_errors)
 
     @property
     def diverged_in_words(self) -> str:
@@ -152,6 +165,14 @@ class Row:
     @property
     def _errors(self) -> pd.Series:
         return pd.Series(list(self.errors.values()), dtype=float)
+
+
+def _mean_in_words(errors: list[float]) -> str:
+    """Return a mean ± half the width of its 95 % interval, if there are two errors or more; "–" if there are none."""
+    if not errors:
+        return "–"
+    low, high = t_interval(errors)
+    return f"{sum(errors) / len(errors):.2f}" + ("" if math.isnan(low) else f" ± {(high - low) / 2:.2f}")
 
 
 def rows_of(records: Iterable[Record]) -> list[Row]:

@@ -126,6 +126,8 @@ class Findings:
         line |= {"cost": self.relative_cost(row), "cost_measured": self.cost.is_measured(row)}
         line |= {key: means[key] for key in ("train_seconds", "images_per_second")}
         line["peak_memory_mib"] = means["peak_memory_bytes"] / MIB
+        if row.tta_errors:
+            line["test_error_tta_mean"] = row.tta_mean
 
         for kind in self.comparison.kinds if row in self.rows else ():
             paired = self.comparison.at(kind, row)
@@ -149,6 +151,8 @@ class Findings:
             "seeds": [f"{len(row.errors)}{row.diverged_in_words}" for row in self.rows],
             f"{self._error} %": [row.error_in_words for row in self.rows],
         }
+        if any(row.tta_errors for row in self.rows):
+            columns["with test-time augmentation %"] = [row.tta_error_in_words for row in self.rows]
         for kind in kinds:
             differences = [in_short(self.comparison.at(kind, row)) for row in self.rows]
             columns[self.comparison.heading(kind)] = differences

@@ -13,7 +13,7 @@ from scipy import stats
 from sam_bench.cli import compose
 from sam_bench.config.schema import Config
 from sam_bench.errors import StateError
-from sam_bench.report.published import LEFT_OUT, PUBLISHED, differences, is_of_protocol, published
+from sam_bench.report.published import LEFT_OUT, PUBLISHED, differences, is_of_protocol, published, published_table
 from sam_bench.report.stats import t_interval
 from sam_bench.report.table import Findings, protocol, read_records, write_table
 from tests.conftest import ROOT
@@ -58,7 +58,7 @@ GOLDEN = """\
 
 The sam_example protocol: wrn22_8, cifar10, all training images, test split, augmentation crop + flip + cutout, \
 normalised, 200 epochs, batch 128, step schedule by the step, warm-up 0, base optimizer sgd, lr 0.1, weight_decay \
-0.0005, momentum 0.9, nesterov False, label smoothing 0.1 over others, BatchNorm clean.
+0.0005, momentum 0.9, no nesterov, label smoothing 0.1 over others, BatchNorm clean.
 
 | method | ρ    | seeds | test error % | Δ to SGD at equal epochs | ECE % | passes  | cost |
 | ------ | ---- | ----- | ------------ | ------------------------ | ----- | ------- | ---- |
@@ -263,7 +263,8 @@ def test_what_a_record_leaves_out_is_as_it_was_before_there_was_the_setting():
             if field.exclude_if is not None and field.exclude_if(value):
                 left_out[f"{group}.{name}"] = value
                 assert name not in default.identity()[group]
-    assert left_out | {"trainer.drop_last": False} == LEFT_OUT
+    elsewhere = {"trainer.drop_last": False, "optimizer.base.norm_bias_lr_factor": 1.0}
+    assert left_out | elsewhere == LEFT_OUT
     config = compose.compose(["experiment=closure_example"]).identity()
     for key in left_out:
         group, _, name = key.partition(".")
@@ -412,3 +413,22 @@ def test_columns_of_what_nobody_measured_are_left_out(tmp_path):
     old = [{key: value for key, value in each.items() if key != "test_ece"} for each in records()]
     text = write_all(old, tmp_path)
     assert "ECE" not in text and "memorised" not in text and "passes" in text
+
+
+def test_tta_error_has_a_column_if_measured():
+    measured = [record("sgd", seed, 6.8, test_error_tta=error) for seed, error in enumerate((5.8, 6.0, 6.2))]
+    found = Findings.of([*measured, record("sam", 0, 6.5)])
+    headings, cells = found.for_reading()
+    column = headings.index("with test-time augmentation %")
+    half = 4.302652729911275 * 0.2 / 3**0.5  # Student's 0.975 quantile with two degrees of freedom
+    assert [row[column] for row in cells] == [f"6.00 ± {half:.2f}", "–"]
+    assert found.as_frame()["test_error_tta_mean"].tolist()[0] == pytest.approx(6.0)
+    assert "with test-time augmentation %" not in Findings.of(records()).for_reading()[0]
+
+
+def test_airbench94_is_compared_with_test_time_augmentation():
+    config = compose.compose(["experiment=airbench94"]).identity()
+    runs = [record("sgd", seed, 6.7, config=config | {"seed": seed}, test_error_tta=5.9 + seed / 5) for seed in (0, 1)]
+    (row,) = Findings.of(runs).rows
+    assert is_of_protocol(row.config, published(config))
+    assert "| 6.00 ± 1.27 (2 seeds) |" in published_table([row], only_measured=True)
