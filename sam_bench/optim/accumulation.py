@@ -47,7 +47,7 @@ class AccumulatedGradient:
         self.parameter.grad = self.gradient
 
     def refuse_if_added_to(self) -> None:
-        """Check that the closure cleared the gradient; one of 0 may stay.
+        """Check that the closure removed the gradient, or replaced it; one of 0 may stay.
 
         Raises:
             ValueError: the closure added to the gradient, as in an accumulation outside the closure.
@@ -58,8 +58,8 @@ class AccumulatedGradient:
         if not capturing and self.nonzero:
             raise ValueError(
                 "the closure adds to gradients that were there before step(closure), and the second pass starts "
-                "without them: begin the closure with zero_grad(), and accumulate inside it (not by a framework's "
-                "accumulate_grad_batches), or step by hand, with first_step() and second_step()"
+                "without them: begin the closure with zero_grad(set_to_none=True), and accumulate inside it (not by a "
+                "framework's accumulate_grad_batches), or step by hand, with first_step() and second_step()"
             )
 
 

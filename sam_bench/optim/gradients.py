@@ -17,8 +17,10 @@ Gradients = dict[Tensor, Tensor]
 
 def add(total: Gradients, part: Gradients, weight: float) -> Gradients:
     """Return the total plus `weight` times a part's gradients; both arguments may be overwritten."""
-    if weight == 1 or not part:
-        return total or part
+    if not part:
+        return total
+    if not total and weight == 1:
+        return part
     torch._foreach_mul_(list(part.values()), weight)
     if common := [p for p in part if p in total]:
         torch._foreach_add_([total[p] for p in common], [part[p] for p in common])

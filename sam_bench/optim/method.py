@@ -13,21 +13,23 @@ Closure = Callable[..., Tensor]
 
 
 class Method(Optimizer):
-    """The hooks that the engine calls, with the defaults that apply unless a method overrides them.
+    """The hooks that `SharpnessAware` calls, with the defaults that apply unless a method overrides them.
 
     `w` are the parameters, `g = ∇L(w)` (or at perturbed weights, if a method `perturbs_first`) and `h = ∇L(w + e)`:
-    lists of real tensors in one order. A hook allocates what it returns, changes none of its arguments, and does not
-    wait for the device. `memory` is what the method has stored for these parameters, under the names that `init_state`
-    gives.
+    lists of real tensors in one order. A hook changes none of its arguments, but may return one, and does not wait for
+    the device. `update_state` must not return what `combine` returned, since the base optimizer may overwrite that.
+    `memory` is what the method has stored for these parameters, under the names that `init_state` gives, and what its
+    flags ask for besides. `*_` lets an override name it as ordinary arguments.
     """
 
-    #: True if `combine`, `correction` or `update_state` needs `g`; if False, its memory is free in the second pass.
+    #: True if `combine`, `correction` or `update_state` needs `g`. If False, they receive `h` in its place, and the
+    #: memory of `g` is free in the second pass.
     keeps_gradient = False
 
     #: True if the closure returns one loss per example, and takes an index of examples: see `ESAM`.
     selects_examples = False
 
-    #: True if the first gradient, too, is taken at perturbed weights: see `ahead`.
+    #: True if the first gradient is taken at perturbed weights: see `ahead`.
     perturbs_first = False
 
     #: True if any step has a second pass.
@@ -45,21 +47,21 @@ class Method(Optimizer):
     #: True if a step calls the previous step's closure again: see `remember`.
     repeats_batch = False
 
-    #: True if an element's perturbation depends on its place in the tensor or on other elements of that tensor. The
-    #: engine then refuses sharded parameters.
+    #: True if an element's perturbation depends on its place in the tensor or on other elements of that tensor.
+    #: Sharded parameters are then refused.
     whole_tensors = False
 
     #: The parameters that are perturbed; None for all.
     perturbed: set[Tensor] | None
 
     def has_second_pass(self, t: int) -> bool:
-        """Return True if step `t` has a second pass, or may have one; `t` is 0 at the engine's `start`."""
+        """Return True if step `t` has a second pass, or may have one; `t` is 0 at the step `start`."""
         return self.two_passes
 
     def wants_second_pass(self, g: Tensors) -> Tensor:
         """Return a boolean scalar, true if this step takes its second pass; called if `gradient_decides`.
 
-        It must be the same in all processes (see `SharpnessAware.over_processes`). The engine waits for it.
+        It must be the same in all processes (see `SharpnessAware.over_processes`). The step waits for it.
         """
         raise NotImplementedError
 
@@ -79,13 +81,13 @@ class Method(Optimizer):
         raise NotImplementedError
 
     def of_part(self, g: Tensors) -> Tensors:
-        """Return what is averaged over a batch's parts, and over processes, and then is the `g` of `combine`."""
+        """Return what stands for a part's `g` in the mean over parts and processes, which `combine` receives as `g`."""
         return g
 
     def direction(self, w: Tensors, g: Tensors, *_: Any, **memory: Any) -> Tensors | Direction:
         """Return the perturbation at radius one, `e / ρ`: tensors, or a `Direction` with a scalar factor.
 
-        The tensors may be those of `g`: the engine copies them before it scales them.
+        The tensors may be those of `g`: they are copied before they are scaled.
         """
         raise NotImplementedError
 

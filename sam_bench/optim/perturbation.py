@@ -30,10 +30,12 @@ def perturb(e: Gradients, progress: Progress) -> None:
 
 
 def restore(progress: Progress) -> None:
-    """Set the weights back to `w` by copy. If they are not perturbed, nothing happens."""
-    if progress.perturbed_now:
-        copies = [progress.unperturbed[p] for p in progress.perturbed_now]
-        torch._foreach_copy_([real(p) for p in progress.perturbed_now], copies)
+    """Set the weights that are perturbed now back to `w` by copy.
+
+    `progress.perturbed_now` stays, for the caller to clear at the end: an interrupt before that restores them again.
+    """
+    copies = [progress.unperturbed[p] for p in progress.perturbed_now]
+    torch._foreach_copy_([real(p) for p in progress.perturbed_now], copies)
 
 
 def scale_by_group(

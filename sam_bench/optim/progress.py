@@ -1,4 +1,4 @@
-"""An engine's state that changes from step to step, in one object that every copy of an optimizer shares."""
+"""The state that changes from step to step, in one object that an optimizer and its wrappers share."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, overload
@@ -20,13 +20,13 @@ class HalfStep:
     has_second_pass: bool
     g: Gradients  #: Empty if the method does not need it in the second half.
     finite: Tensor  #: True if `g` is finite: a boolean scalar on its device.
-    clean_statistics: FlatCopy  #: Running statistics after the unperturbed pass.
+    clean_statistics: FlatCopy  #: Running statistics as `first_step` found them.
     scaler: GradScaler | None
 
 
 @dataclass
 class Progress:
-    """All state of an engine that changes from step to step, except the base optimizer's.
+    """All state that changes from step to step, except the base optimizer's.
 
     Frameworks hand out wrappers of an optimizer: objects of another class that copy its `__dict__`, or look attributes
     up in it. An attribute set on such a wrapper does not reach the optimizer, but both hold this same object.

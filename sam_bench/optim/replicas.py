@@ -53,8 +53,10 @@ class Replicas:
     def average(self, gradients: Gradients, parameters: list[Tensor]) -> Gradients:
         """Return the means over all processes, for every parameter that can have a gradient.
 
+        One process returns its gradients as they are.
+
         Args:
-            parameters: all of them; one without a gradient counts as one whose gradient is 0.
+            parameters: all of them; with several processes, one without a gradient counts as one whose gradient is 0.
         """
         if self.parallel is None:
             return gradients

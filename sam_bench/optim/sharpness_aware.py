@@ -55,7 +55,7 @@ class Passes:
     g: Gradients
     #: Gradients at `w + e`, or at `w` if there was one pass; empty if the closure computed none.
     h: Gradients
-    #: True if `g` is finite: a boolean scalar on the device.
+    #: False if the first of two passes was not finite: a boolean scalar on the device. `_update` checks the last pass.
     finite: Any
     had_second_pass: bool
 
@@ -66,7 +66,7 @@ class SharpnessAware(Method):
     One step: `g = ∇L(w)`; `e = ρ · direction(w, g)`; `h = ∇L(w + e)`; the weights are restored by copy, bit for bit and
     into the same storage; `v = combine(g, h)` goes to the base optimizer. If a gradient or `v` is not finite, the step
     changes nothing (weights, running statistics, the base's state and the method's memory), and `skipped` counts it.
-    A step does not wait for the device, except one that creates the base optimizer's state, as the first does.
+    A step does not wait for the device, except as `guarded_step` says, or if the gradient decides (AE-SAM).
 
     Parameter groups and state are the base's own, so learning-rate schedulers and `zero_grad` work on either optimizer.
     Each group also has a radius `rho`. Methods are subclasses, which override the hooks of `Method`.
@@ -75,9 +75,9 @@ class SharpnessAware(Method):
         params: parameters or groups, as torch's optimizers take them; a group may have its own `rho`.
         base_optimizer: a class, constructed here with `base_options`, or an instance made with these params.
         rho: the radius ρ of every group that has none of its own.
-        model: the module whose running statistics the engine keeps, so that they change in the unperturbed pass only.
-            None leaves them to the caller (see `frozen_statistics`). If it is a `DistributedDataParallel`, the engine
-            also decides which passes average gradients: see `sync_perturbation`.
+        model: the module whose running statistics are kept, so that they change in the unperturbed pass only. None
+            leaves them to the caller (see `frozen_statistics`). If it is a `DistributedDataParallel`, the step also
+            decides which passes average gradients: see `sync_perturbation`.
         batchnorm: "clean" lets running statistics change in the unperturbed pass only, "both" in both passes.
         clip_norm: the greatest Euclidean norm of the direction `v`; `g` and `h` themselves are not clipped.
         sync_perturbation: with several processes, perturb along the averaged gradient instead of each process's own.
@@ -110,7 +110,7 @@ class SharpnessAware(Method):
     passes = SharedAttribute[float]()
     #: Number of steps that changed nothing because a gradient was not finite: a scalar on the device.
     skipped = SharedAttribute[Tensor]()
-    #: True if the last step created no state of the base optimizer, and so did not wait for the device.
+    #: True if the last step created no state of the base optimizer.
     settled = SharedAttribute[bool]()
     #: Tensors that the method keeps from step to step, by parameter and name.
     memory = SharedAttribute[dict[Tensor, dict[str, Tensor]]]()
@@ -365,7 +365,7 @@ class SharpnessAware(Method):
         self.passes += 1
         self.progress.half_step = HalfStep(
             has_second_pass,
-            g if self.keeps_gradient or not has_second_pass else {},
+            self._kept_of(g) if has_second_pass else g,
             finite,
             clean_statistics,
             scaler,
@@ -578,9 +578,9 @@ class SharpnessAware(Method):
             TypeError: the closure computes gradients, but returns no tensor.
             ValueError: the closure computes no gradient, or adds to gradients that were there before the step.
         """
-        # 1. The gradient at w, or at the weights where a method takes its first one.
+        # 1. The first gradient: at w, or at the weights to which `ahead` moves if the method `perturbs_first`.
         may_have_second_pass = self.next_has_second_pass
-        losses = self._call_closure(number, closure, is_one_closure and not may_have_second_pass)
+        losses = self._run_first_pass(number, closure, is_one_closure and not may_have_second_pass)
         if is_one_closure and not any(p.grad is not None for p in self._parameters()):
             self._warn_without_gradients()
             return Passes(losses, {}, {}, None, had_second_pass=False)
@@ -601,8 +601,7 @@ class SharpnessAware(Method):
 
         # 2. The gradient at w + e. What is not kept of g is dropped before, because the second pass needs the memory.
         e = self._compute_perturbation(g, finite)
-        kept = self.of_part(list(g.values())) if self.keeps_gradient else []
-        kept_g = dict(zip(g, kept, strict=False))
+        kept_g = self._kept_of(g)
         del g
         clean_statistics = self.statistics.read()
         try:
@@ -616,8 +615,8 @@ class SharpnessAware(Method):
             self.statistics.write(clean_statistics)
         return Passes(losses.mean(), kept_g, self._take_gradients(), finite, had_second_pass=True)
 
-    def _call_closure(self, number: int, closure: Closure, is_only_pass: bool) -> Any:
-        """Call the closure for the first pass of one part of a batch, and return what it returns.
+    def _run_first_pass(self, number: int, closure: Closure, is_only_pass: bool) -> Any:
+        """Run the first pass of one part of a batch, restore `w`, and return what the closure returned.
 
         Raises:
             ValueError: the closure adds to gradients that were there before the step.
@@ -647,7 +646,7 @@ class SharpnessAware(Method):
             warnings.warn(
                 "The closure left no parameter with a gradient, so step() did nothing. If it should have computed one, "
                 "call backward() on the loss in it.",
-                stacklevel=4,
+                stacklevel=6,  # torch wraps step() twice
             )
 
     def _take_gradients(self, keep: bool = False) -> Gradients:
@@ -679,6 +678,10 @@ class SharpnessAware(Method):
         if not self.next_has_second_pass:
             return False
         return not self.gradient_decides or bool(self.wants_second_pass(list(g.values())))
+
+    def _kept_of(self, g: Gradients) -> Gradients:
+        """Return what the method needs of `g` after the second pass; nothing, if it does not need it."""
+        return dict(zip(g, self.of_part(list(g.values())), strict=True)) if self.keeps_gradient else {}
 
     def _compute_perturbation(self, g: Gradients, finite: Tensor) -> Gradients:
         """Return `e`, or 0 if g is not finite: a second pass at weights that are not finite may fail in any way."""

@@ -63,7 +63,7 @@ class Training:
 
     #: Epochs done.
     epoch: int = 0
-    #: Steps done of the epoch after these.
+    #: Steps done in the present epoch.
     position: int = 0
     #: Measured values: one per epoch under each name.
     history: History = field(default_factory=dict)
@@ -148,8 +148,8 @@ class Training:
     def run(self) -> Iterator[bool]:
         """Train from the current step to the last one.
 
-        Yields False after each step, and True after each epoch. Only then no step is half done and the state can be
-        saved. The time until the next step is not counted if `state_dict()` was called in it.
+        Yields False after each step, and True after each epoch. Only then can the state be saved. The time until the
+        next step is not counted if `state_dict()` was called in it.
         """
         first = self.done
         while not self.ended:

@@ -11,6 +11,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
 from sam_bench import SAM
+from sam_bench.optim.gradients import add
 from sam_bench.optim.registry import METHODS, method
 from tests.optim.problem import batch, closure_for, flat, network, wrap
 
@@ -229,3 +230,86 @@ def test_statistics_are_those_of_the_clean_pass(layer):
     optimizer.step(lambda: closure(bad=True))
     assert optimizer.skipped == 1
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), before, strict=True))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_step_after_one_without_gradients_is_as_if_it_had_not_been(name):
+    model, other = network(), network()
+    optimizer, twin = wrap(model, name), wrap(other, name)
+    for t in range(3):
+        optimizer.step(closure_for(model, optimizer, t))
+        twin.step(closure_for(other, twin, t))
+        if t == 0:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                optimizer.step(lambda *_: None)
+    assert torch.equal(flat(model), flat(other))
+
+
+def test_frozen_parameter_is_not_perturbed_by_msam():
+    model = network()
+    optimizer = wrap(model, "msam")
+    optimizer.step(closure_for(model, optimizer, 0))
+    frozen, *_ = model.parameters()
+    frozen.requires_grad_(False)
+    seen = []
+
+    def closure():
+        optimizer.zero_grad()
+        seen.append(frozen.clone())
+        x, y = batch(1)
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    before = frozen.clone()
+    optimizer.step(closure)
+    assert torch.equal(seen[0], before)
+
+
+def test_ae_sam_decides_through_a_wrapper_with_a_copied_dict():
+    model, other = network(), network()
+    optimizer, twin = wrap(model, "ae_sam"), wrap(other, "ae_sam")
+    wrapper = object.__new__(type(optimizer))
+    wrapper.__dict__ = dict(optimizer.__dict__)
+    for t in range(3):
+        for network_, first, second in ((model, wrapper, optimizer), (other, twin, twin)):
+            x, y = batch(t)
+            torch.nn.functional.cross_entropy(network_(x), y).backward()
+            if first.first_step(zero_grad=True):
+                torch.nn.functional.cross_entropy(network_(x), y).backward()
+            second.second_step(zero_grad=True)
+    assert optimizer.averages.tolist() == twin.averages.tolist() != [0, 0]
+    assert torch.equal(flat(model), flat(other))
+
+
+def test_part_of_weight_one_is_added_to_a_total():
+    p = torch.zeros(2)
+    total = add({p: torch.full((2,), 1e-12)}, {p: torch.ones(2)}, 1.0)
+    assert total[p].tolist() == [1 + 1e-12] * 2 or total[p].tolist() == [1.0] * 2
+    assert add({}, {p: torch.ones(2)}, 1.0)[p].tolist() == [1.0, 1.0]
+
+
+class AbsoluteMean(SAM):
+    """A method that keeps |g| of each part."""
+
+    keeps_gradient = True
+
+    def of_part(self, g):
+        return torch._foreach_abs(g)
+
+    def combine(self, g, h, **memory):
+        return torch._foreach_add(g, h)
+
+
+def test_of_part_is_used_by_half_steps_as_by_closures():
+    model, other = network(), network()
+    optimizer, twin = (AbsoluteMean(m.parameters(), torch.optim.SGD, lr=0.1) for m in (model, other))
+    for t in range(2):
+        optimizer.step(closure_for(model, optimizer, t))
+        x, y = batch(t)
+        torch.nn.functional.cross_entropy(other(x), y).backward()
+        twin.first_step(zero_grad=True)
+        torch.nn.functional.cross_entropy(other(x), y).backward()
+        twin.second_step(zero_grad=True)
+    torch.testing.assert_close(flat(model), flat(other), rtol=0, atol=1e-12)

@@ -78,14 +78,15 @@ class AESAM(SAM):
         mu, variance = self.averages.to(squared_norm.device)
         mu = torch.lerp(squared_norm, mu, self.delta)
         variance = torch.lerp((squared_norm - mu).square(), variance, self.delta)
-        self._next_averages = torch.stack([mu, variance])
+        self._next_averages.copy_(torch.stack([mu, variance]))  # in place: wrappers of an optimizer share it
 
         elapsed = min(self.steps / self.total_steps, 1.0)
         threshold: Tensor = mu + (elapsed * self.lambda_1 + (1 - elapsed) * self.lambda_2) * variance.sqrt()
         return squared_norm >= threshold
 
     def keep_decision(self, finite: Tensor) -> None:
-        self.averages.copy_(torch.where(finite, self._next_averages, self.averages.to(finite.device)))
+        decided, before = (averages.to(finite.device) for averages in (self._next_averages, self.averages))
+        self.averages.copy_(torch.where(finite, decided, before))
 
     def _collect_state(self) -> dict[str, Any]:
         return super()._collect_state() | {"averages": self.averages.clone()}

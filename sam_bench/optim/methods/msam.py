@@ -56,9 +56,11 @@ class MSAM(SharpnessAware):
             raise ValueError("MSAM perturbs along the base optimizer's momentum, and it has none: give it momentum=0.9")
 
     def ahead(self, part: int) -> tuple[Gradients, Callable[[dict[str, Any]], Tensor | float]]:
-        buffers = {p: state[key] for p, state in self.state.items() for key in _MOMENTUM_KEYS if key in state}
+        # A frozen parameter keeps its last momentum, along which it must not be perturbed.
+        trained = {p: state for p, state in self.state.items() if p.requires_grad}
+        buffers = {p: state[key] for p, state in trained.items() for key in _MOMENTUM_KEYS if key in state}
         if not buffers:
-            if self.state:
+            if trained:
                 raise RuntimeError(
                     f"{type(self.base_optimizer).__name__} keeps no momentum under {' or '.join(_MOMENTUM_KEYS)}: "
                     "use another base optimizer"

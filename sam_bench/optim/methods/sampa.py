@@ -95,8 +95,10 @@ class SAMPa(SharpnessAware):
         for recorded in self._previous:
             recorded.check()
         closure = cast(Closure, closure)  # the step below refuses anything else
+        steps = self.steps
         loss = super().step(closure, weights, scaler)
-        self.remember(closure)
+        if self.steps > steps:  # a closure without gradients takes no step, and the next one must not call it again
+            self.remember(closure)
         return loss
 
     def remember(self, closure: Closure) -> None:

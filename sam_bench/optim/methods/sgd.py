@@ -10,7 +10,7 @@ from sam_bench.optim.sharpness_aware import SharpnessAware
 
 
 class SGD(SharpnessAware):
-    """The base optimizer's own step, on the engine of all methods: the baseline of every comparison."""
+    """The base optimizer's own step, taken as all methods take theirs: the baseline of every comparison."""
 
     two_passes = False
 
