@@ -20,6 +20,7 @@ MEMBERS = {
     "pyramidnet": {"depth": 8, "alpha": 6},
     "pyramidnet_bottleneck": {"depth": 11, "alpha": 6},
     "torchvision": {"arch": "resnet18"},
+    "airbench": {"accuracy": 94},
 }
 """A small one of each family."""
 
