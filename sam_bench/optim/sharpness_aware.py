@@ -599,21 +599,9 @@ class SharpnessAware(Method):
             g = g if self.sync_perturbation else self.replicas.average(g, self._parameters())
             return Passes(losses.mean(), g, g, finite, had_second_pass=False)
 
-        # 2. The gradient at w + e. What is not kept of g is dropped before, because the second pass needs the memory.
-        e = self._compute_perturbation(g, finite)
-        kept_g = self._kept_of(g)
-        del g
-        clean_statistics = self.statistics.read()
-        try:
-            self._perturb(e)
-            del e
-            with self.replicas.sync_if(is_one_closure), torch.enable_grad():
-                self.passes += weight * self.second_pass(closure, losses)
-        finally:
-            self._restore_weights()
-        if self.batchnorm == "clean":
-            self.statistics.write(clean_statistics)
-        return Passes(losses.mean(), kept_g, self._take_gradients(), finite, had_second_pass=True)
+        # 2. The gradient at w + e.
+        kept_g, h = self._run_second_pass(g, finite, closure, losses, weight, is_one_closure)
+        return Passes(losses.mean(), kept_g, h, finite, had_second_pass=True)
 
     def _run_first_pass(self, number: int, closure: Closure, is_only_pass: bool) -> Any:
         """Run the first pass of one part of a batch, restore `w`, and return what the closure returned.
@@ -638,6 +626,29 @@ class SharpnessAware(Method):
         finally:
             self._restore_weights()
         return losses
+
+    def _run_second_pass(
+        self, g: Gradients, finite: Tensor, closure: Closure, losses: Tensor, weight: float, is_one_closure: bool
+    ) -> tuple[Gradients, Gradients]:
+        """Run the second pass of one part of a batch, and restore `w`; return what is kept of `g`, and `h`.
+
+        Raises:
+            ValueError: the closure computes no gradient.
+        """
+        e = self._compute_perturbation(g, finite)
+        kept_g = self._kept_of(g)
+        g.clear()  # the second pass needs the memory
+        clean_statistics = self.statistics.read()
+        try:
+            self._perturb(e)
+            del e
+            with self.replicas.sync_if(is_one_closure), torch.enable_grad():
+                self.passes += weight * self.second_pass(closure, losses)
+        finally:
+            self._restore_weights()
+        if self.batchnorm == "clean":
+            self.statistics.write(clean_statistics)
+        return kept_g, self._take_gradients()
 
     def _warn_without_gradients(self) -> None:
         """Warn, once, that a closure computed no gradient: on purpose, or because `backward()` was forgotten."""

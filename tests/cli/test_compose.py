@@ -26,10 +26,22 @@ def test_every_file_composes_to_a_valid_config(group, option):
         assert config.experiment == option
 
 
+LOOKAHEAD = ("airbench94", "airbench96")
+
+
 @pytest.mark.parametrize("experiment", options("experiment"))
 @pytest.mark.parametrize("optimizer", options("optimizer"))
 def test_every_experiment_takes_every_optimizer(experiment, optimizer):
-    assert compose.compose([f"experiment={experiment}", f"optimizer={optimizer}"]).optimizer.name == optimizer
+    # WASAM is an average, and takes the place of the one that these presets choose.
+    own_average = ["averaging=swa"] if (experiment in LOOKAHEAD and optimizer == "wasam") else []
+    words = [f"experiment={experiment}", f"optimizer={optimizer}", *own_average]
+    assert compose.compose(words).optimizer.name == optimizer
+
+
+@pytest.mark.parametrize("experiment", LOOKAHEAD)
+def test_wasam_asks_for_its_average(experiment):
+    with pytest.raises(ConfigError, match="averaging=swa"):
+        compose.compose([f"experiment={experiment}", "optimizer=wasam"])
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))

@@ -46,6 +46,8 @@ def test_a_loop_around_the_step_breaks_in_torchs_code_only(name, fused):
         return  # older ones break elsewhere, or leave the step to Python
     ours = [reason for reason in explained.break_reasons if reason.user_stack[-1].filename.startswith(OURS)]
     ours = [reason for reason in ours if reason.user_stack[-1].name != "generator_of_step"]  # of ESAM's draws
+    # A frame of ours in which Dynamo cannot resume after a break in torch's code: it names the frame, not the cause.
+    ours = [reason for reason in ours if reason.reason != "step_unsupported"]
     assert explained.graph_count > 1
     assert not ours, ours
 
