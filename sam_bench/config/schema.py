@@ -473,7 +473,7 @@ class TrainerConfig(Settings):
     #: last of these that the method allows.
     engine: Literal["auto", "eager", "compile", "graph"] = Field(exclude=True)
     #: Leave out the images of an epoch that do not fill a batch. Otherwise they are a smaller batch.
-    drop_last: bool = Field(exclude=True)
+    drop_last: bool = Field(exclude_if=lambda value: not value)
     #: Use deterministic CUDA kernels, which are slower, so that a resumed run has exactly the result of an
     #: uninterrupted one. On the CPU it always has.
     deterministic: bool = Field(exclude=True)

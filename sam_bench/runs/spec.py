@@ -176,8 +176,6 @@ def _identity(config: Config, hardware: Hardware, engine: str, m: int | None, ba
     trainer |= {"device": hardware.device.type, "precision": hardware.precision}
     if engine != "eager":
         trainer["compiled"] = True  # for "graph" too: a captured step gives the same bits as a compiled one
-    if config.trainer.drop_last:
-        trainer["drop_last"] = True
     if config.trainer.deterministic and hardware.device.type == "cuda":
         trainer["deterministic"] = True
     if world_size() > 1:

@@ -32,7 +32,7 @@ def record(overrides: list[str], error: float = 50.0, precision: str = "bf16", *
     made |= {"config": spec.identity, "dataset_sha256": "0" * 64, "precision": precision, "m": spec.m}
     made |= {"batchnorm": spec.batchnorm, "device": "here", "history": {}, "versions": {"torch": "2"}, "passes": 1}
     average = config.averaging.name
-    if average != "none":
+    if average in ("swa", "ema"):
         made["averaged"] = {average: {"test_error": error - 1}}
     return copy.deepcopy(made | changes)
 
