@@ -248,7 +248,7 @@ def test_a_preset_cannot_have_a_file_executed(folder, file):
     preset.write_text(f"# @package _global_\nplugin: {file}\n")
     file.write_text("open('executed', 'w')")
     said, code = on_the_command_line(folder, *SMALL, "experiment=sly", "--config-dir", "mine")
-    assert code == 2 and "name it on the command line" in said
+    assert code == 2 and "give it on the command line" in said
     assert not (folder / "executed").exists()
 
 
@@ -271,7 +271,7 @@ def test_a_description_follows_from_the_class():
 
 
 def test_a_step_is_captured_in_a_cuda_graph_only_where_that_is_described():
-    assert "does not say" in plugin(HalfSAM, "half_sam", options=(SHARE,), **ABOUT).not_capturable
+    assert "capturable=True" in plugin(HalfSAM, "half_sam", options=(SHARE,), **ABOUT).not_capturable
     assert plugin(HalfSAM, "half_sam", options=(SHARE,), capturable=True, **ABOUT).not_capturable == ""
     assert "repeats" in plugin(SAMPa, "again", capturable=True, **ABOUT).not_capturable
 

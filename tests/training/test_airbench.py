@@ -21,7 +21,14 @@ from tests.conftest import TINY
 from tests.training.tape import Tape
 
 CPU = Hardware(torch.device("cpu"), "fp32")
-SHORT = ["experiment=airbench94", *TINY, "data.train_subset=50", "trainer.batch_size=16", "trainer.epochs=5"]
+SHORT = [
+    "experiment=airbench94",
+    *TINY,
+    "data.train_subset=50",
+    "trainer.batch_size=16",
+    "trainer.epochs=5",
+    "trainer.precision=fp32",
+]
 """Five epochs of three steps; two images of each are left out."""
 
 
