@@ -142,7 +142,7 @@ BROKEN = {
     "a radius that is not said": (FILE.replace("rho=0.07, *", "*").replace("rho, **", "**"), "must take rho="),
     "nobody's home": (None, "begins with the home folder of a user who does not exist"),
     "a default out of range": (FILE.replace("share=0.5", "share=5.0"), "share=5.0 must be"),
-    "an option without a default": (FILE.replace("share=0.5", "share"), "have a default for it"),
+    "an option without a default": (FILE.replace("share=0.5", "share"), "with a default"),
     "another class": (FILE.replace("plugin(HalfSAM", "plugin(int"), "must be a subclass of sam_bench.SharpnessAware"),
 }
 
