@@ -1,4 +1,4 @@
-"""What a checkpoint of an optimizer holds: the base optimizer's state, the counters and the method's memory."""
+"""The content of an optimizer's checkpoint: the base optimizer's state, the counters and the method's memory."""
 
 from typing import Any
 

@@ -1,38 +1,9 @@
-"""Collective operations of a process group: averages over its shares of a batch, sums over its shards."""
+"""Parameters that are sharded over processes: sums over the shards, and the shards that are refused."""
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sam_bench.optim.flat import FlatCopy
 from sam_bench.optim.gradients import Tensors, is_sharded
-
-
-def average(tensors: Tensors, parameters: Tensors, group: dist.ProcessGroup) -> None:
-    """Replace each tensor by its mean over the processes, with one reduction for each dtype.
-
-    Args:
-        parameters: tensors of the same shapes whose layouts are the same in all processes.
-    """
-    flat = FlatCopy(tensors, like=parameters)
-    for values in flat.buffers:
-        dist.all_reduce(values, group=group)
-        values /= dist.get_world_size(group)
-    flat.write_to(tensors)
-
-
-def everywhere(condition: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Return a boolean scalar, true if the condition is true in every process."""
-    agreed = condition.to(torch.int32)
-    dist.all_reduce(agreed, op=dist.ReduceOp.MIN, group=group)
-    return agreed.bool()
-
-
-def mean(value: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Return the mean of a scalar over the processes."""
-    total = value.clone()
-    dist.all_reduce(total, group=group)
-    return total / dist.get_world_size(group)
 
 
 class Shards:
@@ -93,11 +64,6 @@ def reshard(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-def rank(group: dist.ProcessGroup) -> int:
-    """Return the rank of this process in the group."""
-    return dist.get_rank(group)
 
 
 def refuse_hidden_shard(parameter: Tensor) -> None:

@@ -57,15 +57,16 @@ class Lookahead:
     def update(self) -> None:
         """Count a step; after every `every` steps, update the mean and set the weights to it."""
         self.count += 1
-        tensors = [tensor.detach() for tensor in self.tensors]
-
-        if self.count % self.every == 0:
-            torch._foreach_lerp_(self.mean, tensors, 1 - self.old_weight(self.count))
-            torch._foreach_copy_(tensors, self.mean)
+        is_due = self.count % self.every == 0
+        is_last = self.count == self.steps
+        if not (is_due or is_last):
+            return
 
         # The run may end between two updates: the steps since the last one are then dropped.
-        if self.count == self.steps:
-            torch._foreach_copy_(tensors, self.mean)
+        tensors = [tensor.detach() for tensor in self.tensors]
+        if is_due:
+            torch._foreach_lerp_(self.mean, tensors, 1 - self.old_weight(self.count))
+        torch._foreach_copy_(tensors, self.mean)
 
     def old_weight(self, step: int) -> float:
         """Return the weight of the old mean in an update after `step` steps."""

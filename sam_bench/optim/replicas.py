@@ -2,10 +2,12 @@
 
 import contextlib
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sam_bench.optim.distributed import average, everywhere, mean, rank
+from sam_bench.optim.flat import FlatCopy
 from sam_bench.optim.gradients import Gradients, fill_missing, real
 
 
@@ -24,7 +26,7 @@ class Replicas:
     @property
     def rank(self) -> int:
         """Return the rank of this process."""
-        return 0 if self.parallel is None else rank(self.parallel.process_group)
+        return 0 if self.parallel is None else dist.get_rank(self.parallel.process_group)
 
     def sync_if(self, wanted: bool) -> contextlib.AbstractContextManager[None]:
         """Return a context in which backward passes average gradients over processes only if wanted.
@@ -51,7 +53,7 @@ class Replicas:
             )
 
     def average(self, gradients: Gradients, parameters: list[Tensor]) -> Gradients:
-        """Return the means over all processes, for every parameter that can have a gradient.
+        """Return the means over all processes, for every parameter that can have a gradient: one reduction per dtype.
 
         One process returns its gradients as they are.
 
@@ -62,13 +64,27 @@ class Replicas:
             return gradients
         trainable = [p for p in parameters if p.requires_grad]
         means = fill_missing(trainable, gradients)
-        average(means, [real(p) for p in trainable], self.parallel.process_group)
+
+        # In the layout of the parameters, which is the same in all processes.
+        flat = FlatCopy(means, like=[real(p) for p in trainable])
+        for values in flat.buffers:
+            dist.all_reduce(values, group=self.parallel.process_group)
+            values /= dist.get_world_size(self.parallel.process_group)
+        flat.write_to(means)
         return dict(zip(trainable, means, strict=True))
 
     def everywhere(self, condition: Tensor) -> Tensor:
         """Return a boolean scalar, true if the condition is true in every process."""
-        return condition if self.parallel is None else everywhere(condition, self.parallel.process_group)
+        if self.parallel is None:
+            return condition
+        agreed = condition.to(torch.int32)
+        dist.all_reduce(agreed, op=dist.ReduceOp.MIN, group=self.parallel.process_group)
+        return agreed.bool()
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean of a scalar over all processes, the same in each of them."""
-        return value if self.parallel is None else mean(value, self.parallel.process_group)
+        if self.parallel is None:
+            return value
+        total = value.clone()
+        dist.all_reduce(total, group=self.parallel.process_group)
+        return total / dist.get_world_size(self.parallel.process_group)

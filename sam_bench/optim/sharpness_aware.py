@@ -47,7 +47,7 @@ _uncompiled_before_torch_2_12: Callable[[Callable[..., Any]], Any] = (
 
 @dataclass
 class Passes:
-    """What the passes of one part of a batch computed."""
+    """The results of the passes of one part of a batch."""
 
     #: The first pass's mean loss; what the closure returned, if it computed no gradient.
     loss: Any

@@ -148,8 +148,8 @@ class Training:
     def run(self) -> Iterator[bool]:
         """Train from the current step to the last one.
 
-        Yields False after each step, and True after each epoch. Only then can the state be saved. The time until the
-        next step is not counted if `state_dict()` was called in it.
+        Yields False after each step, and True after each epoch. The state can be saved at a yield only. The time until
+        the next step is not counted if `state_dict()` was called in it.
         """
         first = self.done
         while not self.ended:

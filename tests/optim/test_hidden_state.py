@@ -284,10 +284,10 @@ def test_ae_sam_decides_through_a_wrapper_with_a_copied_dict():
 
 
 def test_part_of_weight_one_is_added_to_a_total():
-    p = torch.zeros(2)
-    total = add({p: torch.full((2,), 1e-12)}, {p: torch.ones(2)}, 1.0)
-    assert total[p].tolist() == [1 + 1e-12] * 2 or total[p].tolist() == [1.0] * 2
-    assert add({}, {p: torch.ones(2)}, 1.0)[p].tolist() == [1.0, 1.0]
+    p = torch.zeros(2, dtype=torch.float64)
+    total = add({p: torch.full_like(p, 1e-12)}, {p: torch.ones_like(p)}, 1.0)
+    assert total[p].tolist() == [1 + 1e-12] * 2
+    assert add({}, {p: torch.ones_like(p)}, 1.0)[p].tolist() == [1.0, 1.0]
 
 
 class AbsoluteMean(SAM):
