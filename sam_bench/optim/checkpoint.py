@@ -1,16 +1,118 @@
-"""The content of an optimizer's checkpoint: the base optimizer's state, the counters and the method's memory."""
+"""A sharpness-aware optimizer's checkpoint: the base optimizer's state, the counters and the method's memory."""
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sam_bench.optim.base import load_in_place
+from sam_bench.optim.base import exchanges_weights, is_training, load_in_place
 from sam_bench.optim.gradients import is_sharded, local, real, sharded_like
 from sam_bench.optim.progress import Progress
+from sam_bench.optim.update import Update
 
 #: The entry of a state dict that is not torch's.
 ENTRY = "sharpness_aware"
+
+
+class Checkpointed(Update):
+    """A step whose state can be saved and loaded."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the base optimizer's state and groups, in torch's usual form, and the entry `sharpness_aware`.
+
+        Raises:
+            RuntimeError: it is called between `first_step` and `second_step`, or while the base's evaluation weights
+                are in place of the weights that it trains.
+        """
+        self._refuse_during_step("state_dict()")
+        if exchanges_weights(self.base_optimizer) and not is_training(self.base_optimizer):
+            raise RuntimeError(
+                "state_dict() was called while the base optimizer's evaluation weights are in place: leave "
+                "evaluated_weights(), or call base_optimizer.train(), first"
+            )
+
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        state_dict = self._collect_state()
+        for after in self._optimizer_state_dict_post_hooks.values():
+            changed = after(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        return state_dict
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a `state_dict()`; load the model's weights too, since a half-done step is forgotten.
+
+        Raises:
+            ValueError: the groups do not match, or another class saved the state.
+        """
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = before(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        self._apply_state(state_dict)
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def _collect_state(self) -> dict[str, Any]:
+        """Return the content of `state_dict`, without its hooks; methods add entries of their own."""
+        return collect_state(self.base_optimizer, self._parameters(), self.progress, self.method_name)
+
+    def _apply_state(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a `state_dict()`, without its hooks; methods load their own entries.
+
+        Raises:
+            ValueError: the groups do not match, or another class saved the state.
+        """
+        apply_state(state_dict, self.base_optimizer, self._parameters(), self.progress, self.method_name)
+
+    @torch.no_grad()
+    def create_state(self) -> None:
+        """Create all state that the first step would, for a checkpoint to be loaded into; the weights stay the same.
+
+        `torch.distributed.checkpoint` loads into existing tensors, which a new optimizer does not have yet::
+
+            state = {"model": model, "optimizer": optimizer}
+            torch.distributed.checkpoint.save(state, checkpoint_id=folder)
+
+            optimizer.create_state()  # a new one, of a new model
+            torch.distributed.checkpoint.load({"model": model, "optimizer": optimizer}, checkpoint_id=folder)
+
+        A checkpoint has no state of parameters that never had a gradient: load such a one with
+        `planner=DefaultLoadPlanner(allow_partial_load=True)`. torch's `get_optimizer_state_dict` would leave out the
+        method's memory.
+
+        Raises:
+            RuntimeError: a step was taken, or half of one.
+        """
+        self._refuse_during_step("create_state()")
+        if self.steps:
+            raise RuntimeError(f"create_state() after {self.steps} steps: call it on a new optimizer, before any step")
+
+        # A base creates its state in its first step; whatever that step does to the weights is undone.
+        parameters = [p for p in self._parameters() if p.requires_grad]
+        weights = [real(p).clone() for p in parameters]
+        for p in parameters:
+            p.grad = torch.zeros_like(p)
+        self.base_optimizer.step()
+        torch._foreach_copy_([real(p) for p in parameters], weights)
+        self._clear_gradients()
+        self._recall(parameters)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes without `step`, which a learning-rate scheduler sets to a wrapper of its own."""
+        return {key: value for key, value in self.__dict__.items() if key != "step"}
+
+    def _refuse_during_step(self, caller: str) -> None:
+        """Raise an error if a step is half done.
+
+        Raises:
+            RuntimeError: `first_step` was called and `second_step` was not.
+        """
+        if self.progress.half_step is not None:
+            raise RuntimeError(
+                f"{caller} came between first_step() and second_step(), where the weights are perturbed: "
+                "call second_step() to finish the step, or restore() to undo it"
+            )
 
 
 def collect_state(base: Optimizer, parameters: list[Tensor], progress: Progress, method: str) -> dict[str, Any]:
