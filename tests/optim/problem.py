@@ -58,8 +58,6 @@ AHEAD = [name for name in TWICE if METHODS[name].perturbs_first]
 """Methods whose passes are both at perturbed weights."""
 BY_HAND = [name for name in METHODS if name not in AHEAD]
 """Methods that a hand-written loop can step."""
-WAYS = [*((name, "closure") for name in METHODS), *((name, "by hand") for name in BY_HAND)]
-"""Methods, and the ways to step them."""
 
 
 def network(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:

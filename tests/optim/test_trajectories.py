@@ -139,40 +139,35 @@ def compare(name: str, base: str, fused: bool, steps: int, base_options=None, pa
     assert engine.skipped.item() == 0
 
 
-@pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"])
-@pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("name", METHODS)
-def test_fifty_steps_equal_the_reference(name, base, fused):
-    compare(name, base, fused, 50)
+def test_fifty_steps_equal_the_reference(name):
+    compare(name, "sgd", True, 50)
 
 
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [*((name, None) for name in TWICE), *((name, [slice(0, 5), slice(5, 12)]) for name in TWICE if name in CUT)],
-)
-def test_steps_that_begin_with_the_base_optimizer_alone_equal_the_reference(name, parts):
-    compare(name, "sgd", True, 20, parts=parts, start=7)
+@pytest.mark.parametrize("name", METHODS)
+def test_steps_on_adamw_equal_the_reference(name):
+    compare(name, "adamw", False, 15)
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_steps_with_a_late_start_equal_the_reference(name):
+    compare(name, "sgd", False, 10, parts=[slice(0, 5), slice(5, 12)] if name in CUT else None, start=4)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_fifty_steps_of_every_form_equal_the_reference(form):
+def test_steps_of_every_form_equal_the_reference(form):
     name, options = FORMS[form]
-    compare(name, "sgd", True, 50, **options)
+    compare(name, "sgd", True, 15, **options)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_steps_equal_the_reference_with_nesterov_momentum(name):
-    compare(name, "sgd", True, 20, base_options={"nesterov": True})
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_steps_equal_the_reference_with_a_clipped_direction(name):
-    compare(name, "sgd", True, 20, clip_norm=0.3)
+def test_clipped_nesterov_steps_equal_the_reference(name):
+    compare(name, "sgd", True, 10, base_options={"nesterov": True}, clip_norm=0.3)
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_steps_with_a_perturbation_for_each_part_of_the_batch_equal_the_reference(name):
-    compare(name, "sgd", True, 20, parts=[slice(0, 5), slice(5, 10), slice(10, 12)])
+def test_steps_in_parts_equal_the_reference(name):
+    compare(name, "sgd", True, 10, parts=[slice(0, 5), slice(5, 10), slice(10, 12)])
 
 
 @pytest.mark.parametrize("name", PERTURBING)
@@ -233,7 +228,7 @@ SHAPES = st.lists(st.lists(st.integers(1, 4), max_size=4).map(tuple), min_size=1
 
 
 @pytest.mark.parametrize("name", METHODS)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_shapes_and_hyper_parameters_equal_the_reference(name, data):
     shapes, seed = data.draw(SHAPES), data.draw(st.integers(0, 2**16))

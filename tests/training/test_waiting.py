@@ -31,8 +31,7 @@ def steps_of_an_epoch(*overrides: str):
     return training.run(), training
 
 
-@pytest.mark.parametrize("averaging", ["none", "ema"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "averaging"), [*((name, "none") for name in METHODS), ("sam", "ema")])
 def test_within_an_epoch_nothing_waits_for_the_device(small_synthetic, monkeypatch, name, averaging):
     own = [f"optimizer={name}", f"averaging={'swa' if METHODS[name].averages else averaging}"]
     pauses, training = steps_of_an_epoch(*own, "trainer.device=cpu")
