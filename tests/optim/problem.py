@@ -11,7 +11,6 @@ import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from sam_bench import ESAM, SharpnessAware
 from sam_bench.optim.registry import METHODS, method
@@ -157,27 +156,6 @@ def remember(model: nn.Module, optimizer: SharpnessAware, t: int) -> None:
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, first: int = 0) -> list[float]:
     return [optimizer.step(closure_for(model, optimizer, t)).item() for t in range(first, first + steps)]
-
-
-def oracle(model: nn.Module, t: int, name: str, examples: slice = slice(None)):
-    """Loss and gradient at any weights, as the reference takes them: through torch, but not through the engine."""
-    images, labels = (x[examples] for x in batch(t))
-
-    def losses_at(w: dict[str, np.ndarray], chosen) -> tuple[dict[str, Tensor], Tensor]:
-        frozen = {key for key, p in model.named_parameters() if not p.requires_grad}
-        tensors = {key: torch.tensor(value, requires_grad=key not in frozen) for key, value in w.items()}
-        buffers = {key: buffer.clone() for key, buffer in model.named_buffers()}
-        logits = functional_call(model, {**tensors, **buffers}, (images[chosen],))
-        learning = {key: x for key, x in tensors.items() if x.requires_grad}
-        return learning, F.cross_entropy(logits, labels[chosen], reduction="none")
-
-    def evaluate(w: dict[str, np.ndarray], examples=None, gradient: bool = True):
-        tensors, losses = losses_at(w, slice(None) if examples is None else torch.as_tensor(examples))
-        found = torch.autograd.grad(losses.mean(), list(tensors.values())) if gradient else ()
-        g = {key: x.numpy() for key, x in zip(tensors, found, strict=gradient)} if gradient else None
-        return (losses.detach().numpy(), g) if name == "esam" else (losses.mean().item(), g)
-
-    return evaluate
 
 
 def weights(model: nn.Module) -> dict[str, np.ndarray]:

@@ -1,639 +1,394 @@
-"""Plain float64 numpy reference of the sharpness-aware methods, written only from the papers' formulas.
+"""The methods as their papers write them: a small numpy function for each, which shares no code with `sam_bench.optim`.
 
-Slow on purpose: explicit loops over parameter names, no shared code with the engine that is tested against it.
-Names: w weights, g = grad L(w), e perturbation, h = grad L(w + e), v what the base optimizer gets,
-rho radius. Norms and inner products are global, over all parameters that have a gradient.
+Letters: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the direction that the base optimizer is given, ρ the
+radius. Norms and inner products are over all parameters together. `1e-12` keeps a denominator from 0.
+
+Each function is a `Reference` of `sam_bench.testing`, so `check_method` takes it too. It returns v, and its keyword
+arguments are the method's options. The tests of this folder extend that signature in two ways:
+
+- `rho` may be one number for each parameter name, as parameter groups have.
+- `gradient.parts`, if there is one, lists the parts of the batch as (share of the batch, gradient of the part). Each
+  part then has its own perturbation, and `gradient(w)` is the mean over the parts.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-Weights = dict[str, np.ndarray]  # float64, by parameter name
-Setting = float | dict[str, float]  # one number for all tensors, or one by parameter name (parameter groups)
-Oracle = Callable[
-    ..., tuple
-]  # w -> loss and gradient; a name missing there has no gradient; ESAM's: see Reference.step
-Parts = list[tuple[Oracle, float]]  # m-sharpness: oracles of the parts and their weights, which sum to 1
+from sam_bench.testing import Weights
 
-OPTIONS = {  # every method's own options and their defaults
-    "sgd": {},
-    "sam": {},
-    "asam": {},
-    "asam_official": {"eta": 0.01},
-    "gsam": {"alpha": 0.4, "adaptive": True},
-    "usam": {},
-    "gnp": {"b": 0.8, "adaptive": False},
-    "wsam": {"gamma": 0.9, "decouple": True, "adaptive": False, "max_norm": None},
-    "wasam": {},
-    "fsam": {"sigma": 1.0, "lmbda": 0.9},
-    "vasso": {"theta": 0.9},
-    "looksam": {"k": 5, "alpha": 0.7},
-    "sam_every_k": {"k": 1},
-    "msam": {},
-    "sam_on": {"adaptive": False, "only": None},
-    "stable_sam": {"adaptive": False},
-    "saner": {"alpha": 0.5, "adaptive": False},
-    "zsharp": {"quantile": 0.95},
-    "ss_sam": {"p": 0.5, "adaptive": False, "coin": None},
-    "ae_sam": {"delta": 0.9, "lambda_1": -1.0, "lambda_2": 1.0, "adaptive": False, "total_steps": None},
-    "sampa": {"lmbda": 0.2},
-    "bsam": {
-        "examples": 200_000,
-        "delta": 2e-4,
-        "gamma": 0.1,
-        "beta_1": 0.9,
-        "beta_2": 0.999,
-        "noise": None,
-    },
-    "esam": {"beta": 0.6, "gamma": 0.5, "adaptive": False, "mask": None},
-}
-METHODS = tuple(OPTIONS)
-IGNORED = ("alpha", "adaptive", "eta")  # accepted for every method, without effect where they are not its own
+Gradient = Callable[[Weights], Weights]
+Radius = float | dict[str, float]
+Memory = dict[str, Any]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Global vector operations
+# Vectors, and the two passes of a step
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def copy(a: Weights) -> Weights:
-    """Independent float64 copy of every tensor."""
-    return {name: np.array(a[name], dtype=np.float64) for name in a}
 
 
 def inner(a: Weights, b: Weights) -> float:
-    """<a, b>, over all tensors together; both have the same names."""
-    total = 0.0
-    for name in a:
-        total += float(np.sum(a[name] * b[name]))
-    return total
+    """Return ⟨a, b⟩."""
+    return sum(float(np.sum(a[n] * b[n])) for n in a)
 
 
 def norm(a: Weights) -> float:
-    """||a||, over all tensors together."""
+    """Return ‖a‖."""
     return math.sqrt(inner(a, a))
 
 
-def finite(a: Weights) -> bool:
-    """True when no tensor holds a NaN or an infinity."""
-    return all(bool(np.all(np.isfinite(a[name]))) for name in a)
-
-
-def plus(w: Weights, e: Weights) -> Weights:
-    """w + e, where a name missing in e is left as it is."""
-    moved = copy(w)
-    for name in e:
-        moved[name] = w[name] + e[name]
-    return moved
-
-
 def unit(d: Weights) -> Weights:
-    """d / (||d|| + 1e-12)."""
-    denominator = norm(d) + 1e-12
-    return {name: d[name] / denominator for name in d}
+    """Return d / ‖d‖."""
+    length = norm(d) + 1e-12
+    return {n: d[n] / length for n in d}
 
 
-def clip(x: Weights, max_norm: float | None) -> Weights:
-    """x min(1, max_norm / (||x|| + 1e-6)); x where max_norm is None."""
-    if max_norm is None:
-        return copy(x)
-    factor = min(1.0, max_norm / (norm(x) + 1e-6))
-    return {name: factor * x[name] for name in x}
+def projection(a: Weights, b: Weights) -> Weights:
+    """Return (⟨a, b⟩ / ‖b‖²) b, the part of a along b; 0 if b is 0."""
+    factor = inner(a, b) / inner(b, b) if norm(b) > 0 else 0.0
+    return {n: factor * b[n] for n in b}
 
 
-def filled(g: Weights, h: Weights) -> tuple[Weights, Weights]:
-    """g and h on the names of both: a name that only one of the two has is zero in the other."""
-    g_filled, h_filled = {}, {}
-    for name in [*g, *(name for name in h if name not in g)]:
-        g_filled[name] = g[name].copy() if name in g else np.zeros_like(h[name])
-        h_filled[name] = h[name].copy() if name in h else np.zeros_like(g[name])
-    return g_filled, h_filled
+def clipped(x: Weights, max_norm: float | None) -> Weights:
+    """Return x, or x scaled down to the norm `max_norm`."""
+    factor = 1.0 if max_norm is None else min(1.0, max_norm / (norm(x) + 1e-6))
+    return {n: factor * x[n] for n in x}
 
 
-def weighted_mean(parts: list[tuple[Weights, float]]) -> Weights:
-    """sum_i weight_i x_i; a name missing in a part is zero there, one missing in all parts is missing in the mean."""
-    mean: Weights = {}
-    for x, weight in parts:
-        for name in x:
-            mean[name] = mean[name] + weight * x[name] if name in mean else weight * x[name]
-    return mean
+def full(like: Weights, value: float) -> Weights:
+    """Return arrays of the given shapes, filled with one value."""
+    return {n: np.full_like(like[n], value) for n in like}
 
 
-def setting(value: Setting, name: str) -> float:
-    """The tensor's own number: that of its group, or the one of all."""
-    return value[name] if isinstance(value, dict) else value
+def mean(parts: list[tuple[float, Weights]]) -> Weights:
+    """Return the sum of share × x over the parts (share, x)."""
+    return {n: sum(share * x[n] for share, x in parts) for n in parts[0][1]}
+
+
+def ascend(w: Weights, rho: Radius, d: Weights) -> Weights:
+    """Return w + ρ d."""
+    return {n: w[n] + (rho[n] if isinstance(rho, dict) else rho) * d[n] for n in w}
+
+
+def parts_of(gradient: Gradient) -> list[tuple[float, Any]]:
+    """Return (share, gradient) for each part of the batch."""
+    return getattr(gradient, "parts", [(1.0, gradient)])
+
+
+def two_passes(
+    gradient: Gradient, w: Weights, rho: Radius, direction: Callable[[Weights], Weights]
+) -> tuple[Weights, Weights]:
+    """Return g and h, which are the means of ∇L_i(w) and ∇L_i(w + ρ direction(∇L_i(w))) over the parts i of a batch."""
+    all_g, all_h = [], []
+    for share, part in parts_of(gradient):
+        g = part(w)
+        all_g.append((share, g))
+        all_h.append((share, part(ascend(w, rho, direction(g)))))
+    return mean(all_g), mean(all_h)
+
+
+def scaled_unit(g: Weights, T: Weights) -> Weights:
+    """Return T² g / ‖T g‖."""
+    scaled = unit({n: T[n] * g[n] for n in g})
+    return {n: T[n] * scaled[n] for n in g}
+
+
+def sam_direction(w: Weights, g: Weights, adaptive: bool) -> Weights:
+    """Return SAM's direction g / ‖g‖, or ASAM's T² g / ‖T g‖ with T = |w|."""
+    return scaled_unit(g, {n: np.abs(w[n]) for n in w}) if adaptive else unit(g)
+
+
+def sam_passes(gradient: Gradient, w: Weights, rho: Radius, adaptive: bool) -> tuple[Weights, Weights]:
+    """Return g and h for SAM's perturbation, or ASAM's."""
+    return two_passes(gradient, w, rho, lambda g: sam_direction(w, g, adaptive))
+
+
+def next_step(memory: Memory) -> int:
+    """Return the number of this step, counted from 0 in the memory."""
+    memory["t"] = memory.get("t", -1) + 1
+    return memory["t"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Base optimizers: B(v)
+# Methods that differ in the perturbation
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class SGDBase:
-    """torch.optim.SGD's documented rule, dampening 0; weight decay is added to v (L2), the first buffer is that sum.
+def sgd(gradient, w, rho, memory):
+    """Return v = g. Robbins & Monro (1951)."""
+    return gradient(w)
 
-    lr and weight_decay: one number, or one by parameter name.
+
+def sam(gradient, w, rho, memory, *, adaptive=False):
+    """Return v = h with e = ρ g / ‖g‖. Foret et al. (2021), arXiv:2010.01412, equation 2."""
+    return sam_passes(gradient, w, rho, adaptive)[1]
+
+
+def asam(gradient, w, rho, memory):
+    """Return v = h with e = ρ T² g / ‖T g‖, T = |w|. Kwon et al. (2021), arXiv:2102.11600, equation 8 with η = 0."""
+    return sam(gradient, w, rho, memory, adaptive=True)
+
+
+def asam_official(gradient, w, rho, memory, *, eta=0.01):
+    """Return v = h with e = ρ T² g / ‖T g‖. Kwon et al. (2021), arXiv:2102.11600, equation 8.
+
+    T = |w| + η in tensors named weight and 1 in all others, as in the authors' code.
+    """
+    T = {n: np.abs(w[n]) + eta if "weight" in n else np.ones_like(w[n]) for n in w}
+    return two_passes(gradient, w, rho, lambda g: scaled_unit(g, T))[1]
+
+
+def usam(gradient, w, rho, memory):
+    """Return v = h with e = ρ g. Andriushchenko & Flammarion (2022), arXiv:2206.06232."""
+    return two_passes(gradient, w, rho, lambda g: g)[1]
+
+
+def sam_on(gradient, w, rho, memory, *, layers, adaptive=False):
+    """Return v = h with SAM's e on normalisation layers and 0 elsewhere. Müller et al. (2023), arXiv:2306.04226.
+
+    Args:
+        layers: beginnings of the names of the parameters in normalisation layers.
     """
 
-    def __init__(self, lr: Setting, momentum: float = 0.9, weight_decay: Setting = 5e-4, nesterov: bool = False):
-        self.lr = lr
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.nesterov = nesterov
-        self.buffer: Weights = {}
+    def direction(g: Weights) -> Weights:
+        return sam_direction(w, {n: g[n] * n.startswith(layers) for n in g}, adaptive)
 
-    def update(self, w: Weights, v: Weights, lr: Setting | None = None) -> Weights:
-        """d = v + wd w;  b = mu b + d (first b = d);  d = d + mu b if nesterov else b;  w <- w - lr d."""
-        lr = self.lr if lr is None else lr
-        new = copy(w)
-        for name in v:
-            d = v[name] + setting(self.weight_decay, name) * w[name]
-            if self.momentum != 0.0:
-                if name in self.buffer:
-                    self.buffer[name] = self.momentum * self.buffer[name] + d
-                else:
-                    self.buffer[name] = d.copy()
-                d = d + self.momentum * self.buffer[name] if self.nesterov else self.buffer[name]
-            new[name] = w[name] - setting(lr, name) * d
-        return new
-
-    def ahead(self, w: Weights, v: Weights, lr: Setting) -> Weights:
-        """The weights after `update`, without one."""
-        other = SGDBase(self.lr, self.momentum, self.weight_decay, self.nesterov)
-        other.buffer = copy(self.buffer)
-        return other.update(w, v, lr)
+    return two_passes(gradient, w, rho, direction)[1]
 
 
-class AdamWBase:
-    """torch.optim.AdamW's documented rule (decoupled decay, no amsgrad); each parameter counts its own steps.
+def zsharp(gradient, w, rho, memory, *, quantile=0.95):
+    """Return v = h with e = ρ k / ‖k‖ in each tensor. Yun (2025), arXiv:2505.02369.
 
-    lr and weight_decay: one number, or one by parameter name.
+    k is g where |z| is above its Q-quantile, else 0; z = (g − mean) / std within the tensor. Tensors of one dimension,
+    and those with k = 0, have SAM's e.
     """
 
-    def __init__(
-        self,
-        lr: Setting = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: Setting = 1e-2,
-    ):
-        self.lr = lr
-        self.betas = betas
-        self.eps = eps
-        self.weight_decay = weight_decay
-        self.m: Weights = {}  # first moment
-        self.s: Weights = {}  # second moment
-        self.t: dict[str, int] = {}  # steps taken
-
-    def update(self, w: Weights, v: Weights, lr: Setting | None = None) -> Weights:
-        """m = b1 m + (1-b1) v;  s = b2 s + (1-b2) v^2;  w <- w - lr wd w - lr m^ / (sqrt(s^) + eps)."""
-        lr = self.lr if lr is None else lr
-        beta1, beta2 = self.betas
-        new = copy(w)
-        for name in v:
-            if name not in self.t:
-                self.m[name] = np.zeros_like(w[name])
-                self.s[name] = np.zeros_like(w[name])
-                self.t[name] = 0
-            self.t[name] += 1
-            self.m[name] = beta1 * self.m[name] + (1.0 - beta1) * v[name]
-            self.s[name] = beta2 * self.s[name] + (1.0 - beta2) * v[name] ** 2
-            m_hat = self.m[name] / (1.0 - beta1 ** self.t[name])
-            s_hat = self.s[name] / (1.0 - beta2 ** self.t[name])
-            decayed = w[name] - setting(lr, name) * setting(self.weight_decay, name) * w[name]
-            new[name] = decayed - setting(lr, name) * m_hat / (np.sqrt(s_hat) + self.eps)
-        return new
-
-    def ahead(self, w: Weights, v: Weights, lr: Setting) -> Weights:
-        """w - lr v, which is SAMPa's look ahead on any base but SGD."""
-        return {name: w[name] - setting(lr, name) * v[name] if name in v else w[name] for name in w}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Methods: direction(w, g) -> e / rho and combine(g, h) -> v
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class Reference:
-    """One method on a base optimizer.
-
-    rho: one radius, or one by parameter name. Options: the method's in OPTIONS, and clip_norm for every method.
-    start: in the steps t < start the base optimizer is alone (Tail-SAM), and nothing is remembered.
-    `only` (sam_on) is the set of perturbed names, `mask` (esam) a function of t that gives 0/1 arrays by name, `coin`
-    (ss_sam) one of t - start that gives numbers from 0 to 1, `total_steps` (ae_sam) T, `noise` (bsam) one of t and the
-    part's number that gives standard normal arrays by name.
-    `passes` sums the parts' weights over the oracle calls, `skipped` counts the steps left out for a NaN or an
-    infinity in a gradient, `t` all steps, those included.
-    """
-
-    def __init__(
-        self, method: str, base, rho: Setting = 0.0, *, clip_norm: float | None = None, start: int = 0, **options
-    ):
-        if method not in METHODS:
-            raise ValueError(f"unknown method {method!r}, expected one of {METHODS}")
-        for option in options:
-            if option not in OPTIONS[method] and option not in IGNORED:
-                raise TypeError(f"{method} has no option {option!r}")
-        self.method = method
-        self.base = base
-        self.rho = rho
-        self.clip_norm = clip_norm
-        self.start = start
-        for option, value in {**OPTIONS[method], **options}.items():
-            setattr(self, option, value)
-        if method == "sam_on" and self.only is None:
-            raise TypeError("sam_on needs only=<set of names>")
-        if method == "esam" and self.mask is None:
-            raise TypeError("esam needs mask=<function of t>")
-        if method == "bsam" and self.noise is None:
-            raise TypeError("bsam needs noise=<function of t and part>")
-        self.passes = 0.0
-        self.skipped = 0
-        self.t = 0
-        self.m: Weights = {}  # F-SAM's running mean of g
-        self.d: Weights = {}  # VaSSO's
-        self.h_v: Weights = {}  # LookSAM's part of h orthogonal to g
-        self.q: Weights = {}  # SAMPa's gradient at the look ahead
-        self.before: list[Oracle] = []  # and the parts of the batch of the step before
-        self.momentum: Weights = {}  # bSAM's m
-        self.s: Weights = {}  # and s
-        self.mu, self.variance = 0.0, 0.0  # AE-SAM's averages of ||g||^2
-        self.decided = True  # AE-SAM's decision about the present step
-
-    def two_passes(self) -> bool:
-        """Whether step t takes h: never for SGD and MSAM, every k-th step for LookSAM and SAM every k-th step.
-
-        SS-SAM where its coin falls below p, AE-SAM where it was decided so.
-        """
-        if self.method in ("sgd", "msam") or self.t < self.start:
-            return False
-        if self.method in ("looksam", "sam_every_k"):
-            return (self.t - self.start) % self.k == 0
-        if self.method == "ss_sam":
-            return self.coin(self.t - self.start) < self.p
-        return self.decided
-
-    def decide(self, w: Weights, parts: Parts) -> tuple[float, float]:
-        """AE-SAM: n = ||g||^2, the mean over the parts;  mu <- delta mu + (1 - delta) n;
-
-        sigma^2 <- delta sigma^2 + (1 - delta) (n - mu)^2;  h is taken where n >= mu + c sigma,
-        c = (t/T) lambda_1 + (1 - t/T) lambda_2. Returns the new mu and sigma^2.
-        """
-        n = 0.0
-        for oracle, weight in parts:
-            n += weight * norm(oracle(copy(w))[1]) ** 2
-        mu = self.delta * self.mu + (1.0 - self.delta) * n
-        variance = self.delta * self.variance + (1.0 - self.delta) * (n - mu) ** 2
-        c = self.t / self.total_steps * self.lambda_1 + (1.0 - self.t / self.total_steps) * self.lambda_2
-        self.decided = n >= mu + c * math.sqrt(variance)
-        return mu, variance
-
-    def scale(self, w: Weights, g: Weights) -> Weights:
-        """T: 1 for SAM; |w| for ASAM; |w| + eta on names with "weight" and 1 elsewhere for ASAM as published."""
-        adaptive = self.method == "asam" or ("adaptive" in OPTIONS[self.method] and self.adaptive)
-        T = {}
-        for name in g:
-            if adaptive:
-                T[name] = np.abs(w[name])
-            elif self.method == "asam_official" and "weight" in name:
-                T[name] = np.abs(w[name]) + self.eta
-            else:
-                T[name] = np.ones_like(w[name])
-        return T
-
-    def direction(self, w: Weights, g: Weights) -> Weights:
-        """The perturbation at radius one, from the remembered state as it is; a name missing in it is not perturbed.
-
-        SGD 0;  USAM g;  MSAM -m / ||m|| with m the base's momentum;  F-SAM d / ||d||, d = g - sigma m;
-        VaSSO d / ||d||, d = (1 - theta) d + theta g;  ZSharp see `outstanding`;
-        all others T^2 g / ||T g||, for SAM-ON on its own names only, for ESAM times mask / beta.
-        Every norm in a denominator + 1e-12.
-        """
-        if self.method == "sgd":
-            return {name: np.zeros_like(g[name]) for name in g}
-        if self.method == "usam":
-            return copy(g)
-        if self.method == "msam":
-            m = unit(self.base.buffer if isinstance(self.base, SGDBase) else self.base.m)
-            return {name: -m[name] for name in m}
-        if self.method == "fsam":
-            d = {}
-            for name in g:
-                d[name] = g[name] - self.sigma * self.m[name] if name in self.m else g[name]
-            return unit(d)
-        if self.method == "vasso":
-            return unit(self.smoothed(g))
-        if self.method == "sampa":
-            return unit(self.known(self.q, g, 0.0))
-        if self.method == "bsam":
-            s = self.known(self.s, g, 1.0)
-            return {name: g[name] / s[name] for name in g}
-        if self.method == "zsharp":
-            return self.outstanding(g)
-        if self.method == "sam_on":
-            g = {name: g[name] for name in g if name in self.only}
-        T = self.scale(w, g)
-        denominator = norm({name: T[name] * g[name] for name in g}) + 1e-12
-        direction = {}
-        for name in g:
-            direction[name] = T[name] ** 2 * g[name] / denominator
-        if self.method == "esam":
-            mask = self.mask(self.t)
-            for name in g:
-                direction[name] = mask[name] / self.beta * direction[name]
-        return direction
-
-    def outstanding(self, g: Weights) -> Weights:
-        """ZSharp, tensor by tensor: k / ||k||, k the elements of g with |g - mean| above their Q-quantile, 0 elsewhere;
-
-        g / ||g||, as in SAM, where k is 0 or the tensor has fewer than two dimensions.
-        """
-        direction = unit(g)
-        for name in g:
-            if g[name].ndim > 1 and g[name].size:
-                deviation = np.abs(g[name] - np.mean(g[name]))
-                kept = np.where(deviation > np.quantile(deviation, self.quantile), g[name], 0.0)
-                if np.any(kept != 0.0):
-                    direction[name] = kept / (math.sqrt(float(np.sum(kept**2))) + 1e-12)
-        return direction
-
-    def known(self, x: Weights, like: Weights, first: float) -> Weights:
-        """x on the names of `like`, `first` everywhere in a tensor that it has not yet."""
-        return {name: x[name] if name in x else np.full_like(like[name], first) for name in like}
-
-    def new_momentum(self, w: Weights, h: Weights) -> Weights:
-        """bSAM's m <- beta_1 m + (1 - beta_1) (h + delta w)."""
-        m = self.known(self.momentum, h, 0.0)
-        return {name: self.beta_1 * m[name] + (1.0 - self.beta_1) * (h[name] + self.delta * w[name]) for name in h}
-
-    def smoothed(self, g: Weights) -> Weights:
-        """VaSSO's (1 - theta) d + theta g, d = 0 at a tensor's first step."""
-        d = {}
-        for name in g:
-            before = self.d[name] if name in self.d else np.zeros_like(g[name])
-            d[name] = (1.0 - self.theta) * before + self.theta * g[name]
+    def direction(g: Weights) -> Weights:
+        d = unit(g)
+        for n in g:
+            z = np.abs(g[n] - np.mean(g[n]))  # times 1 / std, which changes no order
+            k = np.where(z > np.quantile(z, quantile), g[n], 0.0)
+            if g[n].ndim > 1 and np.any(k):
+                d[n] = k / (np.linalg.norm(k) + 1e-12)
         return d
 
-    def perturbation(self, w: Weights, g: Weights, rho: Setting) -> Weights:
-        """e = rho direction(w, g), each tensor with its own radius."""
-        direction = self.direction(w, g)
-        return {name: setting(rho, name) * direction[name] for name in direction}
+    return two_passes(gradient, w, rho, direction)[1]
 
-    def combine(self, w: Weights, g: Weights, h: Weights) -> Weights:
-        """v = h, but:
 
-        one pass            g;  LookSAM  g + alpha (||g|| / (||h_v|| + 1e-12)) h_v
-        GSAM                h - alpha (g - (<g,h> / ||h||^2) h), which is h - alpha g at h = 0
-        GNP                 (1 - b) g + b h
-        Stable SAM          (||g|| / ||h||) h, 0 at h = 0
-        SAMPa               (1 - lmbda) h + lmbda g
-        bSAM                m / s, the new m and the old s
-        SANER               (1 - alpha) h where 0 < h / g < 1, element by element;  h elsewhere
-        WSAM, coupled       (1 - a) g + a h, a = gamma / (1 - gamma);  decoupled  g;  g and h clipped to max_norm
-        """
-        if not self.two_passes():
-            if self.method != "looksam" or self.t < self.start:
-                return copy(g)
-            h_v = {name: self.h_v[name] if name in self.h_v else np.zeros_like(g[name]) for name in g}
-            ratio = norm(g) / (norm(h_v) + 1e-12)
-            return {name: g[name] + self.alpha * ratio * h_v[name] for name in g}
+def fsam(gradient, w, rho, memory, *, sigma=1.0, lmbda=0.9):
+    """Return v = h with e = ρ d / ‖d‖, d = g − σ m. Li et al. (2024), arXiv:2403.12350.
 
-        if self.method == "gsam":
-            g, h = filled(g, h)
-            gh = inner(g, h)
-            hh = inner(h, h)
-            along = gh / hh if hh != 0.0 else 0.0
-            return {name: h[name] - self.alpha * (g[name] - along * h[name]) for name in g}
-        if self.method == "stable_sam":
-            g, h = filled(g, h)
-            ratio = norm(g) / norm(h) if norm(h) != 0.0 else 0.0
-            return {name: ratio * h[name] for name in h}
-        if self.method == "saner":
-            g, h = filled(g, h)
-            v = copy(h)
-            for name in h:
-                for place in np.ndindex(h[name].shape):
-                    if g[name][place] != 0.0 and 0.0 < h[name][place] / g[name][place] < 1.0:
-                        v[name][place] = (1.0 - self.alpha) * h[name][place]
-            return v
-        if self.method == "sampa":
-            g, h = filled(g, h)
-            return {name: (1.0 - self.lmbda) * h[name] + self.lmbda * g[name] for name in h}
-        if self.method == "bsam":
-            m, s = self.new_momentum(w, h), self.known(self.s, h, 1.0)
-            return {name: m[name] / s[name] for name in h}
-        if self.method == "gnp":
-            g, h = filled(g, h)
-            return {name: (1.0 - self.b) * g[name] + self.b * h[name] for name in g}
-        if self.method == "wsam":
-            g, h = filled(g, h)
-            g, h = clip(g, self.max_norm), clip(h, self.max_norm)
-            if self.decouple:
-                return g
-            a = self.gamma / (1.0 - self.gamma)
-            return {name: (1.0 - a) * g[name] + a * h[name] for name in g}
-        return copy(h)
+    Then m ← λ m + (1 − λ) g; m is 0 in the first step, and g after it.
+    """
+    m = memory.get("m", full(w, 0.0))
+    g, h = two_passes(gradient, w, rho, lambda g: unit({n: g[n] - sigma * m[n] for n in g}))
+    memory["m"] = {n: lmbda * m[n] + (1 - lmbda) * g[n] for n in g} if "m" in memory else g
+    return h
 
-    def correct(self, w: Weights, g: Weights, h: Weights, lr: Setting) -> Weights:
-        """After B, decoupled WSAM only: w <- w - lr a (h - g), a = gamma / (1 - gamma), g and h clipped to max_norm."""
-        new = copy(w)
-        if self.method == "wsam" and self.decouple and self.two_passes():
-            g, h = filled(g, h)
-            g, h = clip(g, self.max_norm), clip(h, self.max_norm)
-            a = self.gamma / (1.0 - self.gamma)
-            for name in g:
-                new[name] = w[name] - setting(lr, name) * a * (h[name] - g[name])
-        return new
 
-    def remember(self, w: Weights, g: Weights, h: Weights) -> None:
-        """F-SAM: m <- lmbda m + (1 - lmbda) g (first m = g);  VaSSO: d <- (1 - theta) d + theta g;
+def vasso(gradient, w, rho, memory, *, theta=0.9):
+    """Return v = h with e = ρ d / ‖d‖, d ← (1 − θ) d + θ g, first 0. Li & Giannakis (2023), arXiv:2309.15639."""
+    d = memory.get("d", full(w, 0.0))
 
-        LookSAM, at its SAM steps: h_v <- h - (<h,g> / ||g||^2) g (h at g = 0);  SAMPa: q <- g;
-        bSAM: m as `new_momentum`, s <- beta_2 s + (1 - beta_2) (sqrt(s) |g| + gamma + delta).
-        """
-        if not self.two_passes():
-            return
-        if self.method == "fsam":
-            for name in g:
-                if name in self.m:
-                    self.m[name] = self.lmbda * self.m[name] + (1.0 - self.lmbda) * g[name]
-                else:
-                    self.m[name] = g[name].copy()
-        if self.method == "vasso":
-            self.d.update(self.smoothed(g))
-        if self.method == "sampa":
-            self.q = copy(g)
-        if self.method == "bsam":
-            self.momentum, s = self.new_momentum(w, h), self.known(self.s, h, 1.0)
-            for name in h:
-                grown = np.sqrt(s[name]) * g[name] + self.gamma + self.delta
-                self.s[name] = self.beta_2 * s[name] + (1.0 - self.beta_2) * grown
-        if self.method == "looksam":
-            g, h = filled(g, h)
-            hg = inner(h, g)
-            gg = inner(g, g)
-            along = hg / gg if gg != 0.0 else 0.0
-            for name in g:
-                self.h_v[name] = h[name] - along * g[name]
+    def average(g: Weights) -> Weights:
+        return {n: (1 - theta) * d[n] + theta * g[n] for n in g}
 
-    def step(
-        self,
-        w: Weights,
-        oracle: Oracle | Parts,
-        rho: Setting | None = None,
-        lr: Setting | None = None,
-    ) -> tuple[float, Weights]:
-        """g_i = grad L_i(w);  e_i = rho direction(w, g_i);  h_i = grad L_i(w + e_i);  g, h their weighted means;
+    g, h = two_passes(gradient, w, rho, lambda g: unit(average(g)))
+    memory["d"] = average(g)
+    return h
 
-        w <- B(combine(g, h)), corrected. Returns L(w) (MSAM: of its one pass, at w + e) and the new w.
-        A list of (oracle, weight) is m-sharpness, one oracle is a single part of weight 1. ESAM's oracle is
-        oracle(w, examples=None, gradient=True) -> per-example losses, gradient of their mean or None.
-        """
-        rho = self.rho if rho is None else rho
-        parts = oracle if isinstance(oracle, list) else [(oracle, 1.0)]
-        if abs(sum(weight for _, weight in parts) - 1.0) > 1e-9:
-            raise ValueError("the parts' weights must sum to 1")
 
-        decides = self.method == "ae_sam" and self.t >= self.start
-        averages = self.decide(w, parts) if decides else (self.mu, self.variance)
-        loss = 0.0
-        healthy = True
-        all_g, all_h = [], []
-        lr = self.base.lr if lr is None else lr
-        for number, (part, weight) in enumerate(parts):
-            if self.method in ("sampa", "bsam"):
-                loss_i, g_i, h_i = self._gradients_ahead(w, part, weight, rho, lr, number)
-            else:
-                loss_i, g_i, h_i = self._gradients(w, part, weight, rho)
-            loss += weight * loss_i
-            healthy = healthy and finite(g_i) and finite(h_i)
-            all_g.append((g_i, weight))
-            all_h.append((h_i, weight))
+def msam(gradient, w, rho, memory, *, base):
+    """Return v = ∇L(w − ρ m / ‖m‖), m the base optimizer's momentum. Becker et al. (2024), arXiv:2401.12033."""
+    m = unit(base.m or full(w, 0.0))
+    return gradient(ascend(w, rho, {n: -m[n] for n in m}))
 
-        if healthy:
-            g, h = weighted_mean(all_g), weighted_mean(all_h)
-            v = clip(self.combine(w, g, h), self.clip_norm)
-            new = self.base.update(w, v, lr)
-            new = self.correct(new, g, h, lr)
-            self.remember(w, g, h)
-            self.mu, self.variance = averages
-        else:
-            self.skipped += 1
-            new = copy(w)
-        self.t += 1
-        self.before = [oracle for oracle, _ in parts]
-        return loss, new
 
-    def _gradients_ahead(
-        self, w: Weights, oracle: Oracle, weight: float, rho: Setting, lr: Setting, number: int
-    ) -> tuple[float, Weights, Weights]:
-        """Both gradients at perturbed weights.
+def esam(gradient, w, rho, memory, *, draw, beta=0.6, gamma=0.5, adaptive=False):
+    """Return v = h on the ⌈γ n⌉ examples whose loss rises most from w to w + e. Du et al. (2022), arXiv:2110.03141.
 
-        SAMPa: g at where the base would go with q, and h on the batch of the step before;
-        bSAM: g at w + n / sqrt(N s), and |g| in its place.
-        """
-        if not self.two_passes():
-            loss, g = self._pass(oracle, w, weight)
-            return loss, g, {}
-        if self.method == "sampa":
-            before = self.before[number] if self.before else oracle
-            learning = oracle(copy(w))[1]
-            loss, g = self._pass(oracle, self.base.ahead(w, self.known(self.q, learning, 0.0), lr), weight)
-            if not finite(g):
-                return loss, g, {}
-            _, h = self._pass(before, plus(w, self.perturbation(w, g, rho)), weight)
-            return loss, g, h
-        n = self.noise(self.t, number)
-        s = self.known(self.s, n, 1.0)
-        loss, g = self._pass(oracle, plus(w, {k: n[k] / np.sqrt(self.examples * s[k]) for k in n}), weight)
-        if not finite(g):
-            return loss, g, {}
-        _, h = self._pass(oracle, plus(w, self.perturbation(w, g, rho)), weight)
-        return loss, {name: np.abs(g[name]) for name in g}, h
+    e is SAM's times mask / β, where the mask is 1 with probability β, else 0.
 
-    def _gradients(self, w: Weights, oracle: Oracle, weight: float, rho: Setting) -> tuple[float, Weights, Weights]:
-        """A part's loss, g and h; h is empty on a one-pass step and after a g that is not finite."""
-        if self.method == "esam":
-            return self._esam_gradients(w, oracle, weight, rho)
-        if self.method == "msam":
-            loss, g = self._pass(oracle, plus(w, self.perturbation(w, {}, rho)), weight)
-            return loss, g, {}
-        loss, g = self._pass(oracle, w, weight)
-        if not self.two_passes() or not finite(g):
-            return loss, g, {}
-        _, h = self._pass(oracle, plus(w, self.perturbation(w, g, rho)), weight)
-        return loss, g, h
-
-    def _esam_gradients(
-        self, w: Weights, oracle: Oracle, weight: float, rho: Setting
-    ) -> tuple[float, Weights, Weights]:
-        """h at w + e over the ceil(gamma n) examples whose loss rises most from w to w + e (ties: the first ones)."""
-        self.passes += weight
-        losses, g = oracle(copy(w))
-        losses, g = np.array(losses, dtype=np.float64), copy(g)
-        if not self.two_passes() or not finite(g):
-            return float(np.mean(losses)), g, {}
-        perturbed = plus(w, self.perturbation(w, g, rho))
-        self.passes += weight / 3.0
-        perturbed_losses, _ = oracle(copy(perturbed), gradient=False)
-        rise = np.array(perturbed_losses, dtype=np.float64) - losses
-        rise[np.isnan(rise)] = math.inf  # an undefined rise is chosen, so that it shows in h
-        n = len(losses)
-        chosen = max(1, math.ceil(round(self.gamma * n, 9)))
-        examples = np.sort(np.argsort(-rise, kind="stable")[:chosen])
-        self.passes += weight * chosen / n
-        _, h = oracle(copy(perturbed), examples=examples)
-        return float(np.mean(losses)), g, copy(h)
-
-    def _pass(self, oracle: Oracle, w: Weights, weight: float) -> tuple[float, Weights]:
-        """One counted oracle call, on copies both ways."""
-        self.passes += weight
-        loss, gradient = oracle(copy(w))
-        return float(loss), copy(gradient)
+    Args:
+        gradient: has two more methods, `with_losses(w)` for the examples' losses and the gradient, and `losses(w)`. An
+            index of examples may follow `w` in `gradient(w, examples)`.
+        draw: returns a step's numbers from 0 to 1, of which those below β are a mask of 1.
+    """
+    uniform = draw(next_step(memory), w)
+    all_h = []
+    for share, part in parts_of(gradient):
+        losses, g = part.with_losses(w)
+        d = sam_direction(w, g, adaptive)
+        perturbed = ascend(w, rho, {n: (uniform[n] < beta) / beta * d[n] for n in d})
+        rise = part.losses(perturbed) - losses
+        count = max(1, math.ceil(round(gamma * len(rise), 9)))
+        chosen = np.sort(np.argsort(-rise, kind="stable")[:count])
+        all_h.append((share, part(perturbed, chosen)))
+    return mean(all_h)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Weight averages
+# Methods that combine g and h
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class RunningMean:
-    """mean <- mean + (w - mean) / n over the n weights given so far."""
-
-    def __init__(self):
-        self.n = 0
-        self.average: Weights = {}
-
-    def update(self, w: Weights) -> Weights:
-        """Takes w in, returns the mean."""
-        self.n += 1
-        for name in w:
-            mean = self.average[name] if name in self.average else np.zeros_like(w[name])
-            self.average[name] = mean + (w[name] - mean) / self.n
-        return copy(self.average)
+def gsam(gradient, w, rho, memory, *, alpha=0.4, adaptive=True):
+    """Return v = h − α g⊥, g⊥ = g − (⟨g, h⟩ / ‖h‖²) h. Zhuang et al. (2022), arXiv:2203.08065."""
+    g, h = sam_passes(gradient, w, rho, adaptive)
+    along_h = projection(g, h)
+    return {n: h[n] - alpha * (g[n] - along_h[n]) for n in g}
 
 
-class ExponentialAverage:
-    """avg <- decay avg + (1 - decay) w, starting at the first w."""
+def gnp(gradient, w, rho, memory, *, b=0.8, adaptive=False):
+    """Return v = (1 − b) g + b h. Zhao et al. (2022), arXiv:2202.03599."""
+    g, h = sam_passes(gradient, w, rho, adaptive)
+    return {n: (1 - b) * g[n] + b * h[n] for n in g}
 
-    def __init__(self, decay: float):
-        self.decay = decay
-        self.n = 0
-        self.average: Weights = {}
 
-    def update(self, w: Weights) -> Weights:
-        """Takes w in, returns the average."""
-        self.n += 1
-        if self.n == 1:
-            self.average = copy(w)
-        else:
-            for name in w:
-                self.average[name] = self.decay * self.average[name] + (1.0 - self.decay) * w[name]
-        return copy(self.average)
+def wsam(gradient, w, rho, memory, *, gamma=0.9, decouple=True, adaptive=False, max_norm=None):
+    """Return v = (1 − a) g + a h, a = γ / (1 − γ). Yue et al. (2023), arXiv:2305.15817.
+
+    If it is decoupled, v = g, and the base's step is followed by w ← w − η a (h − g): whoever takes the steps finds
+    a (h − g) in the memory as "correction", and removes it.
+    """
+    g, h = (clipped(x, max_norm) for x in sam_passes(gradient, w, rho, adaptive))
+    a = gamma / (1 - gamma)
+    if decouple:
+        memory["correction"] = {n: a * (h[n] - g[n]) for n in g}
+        return g
+    return {n: (1 - a) * g[n] + a * h[n] for n in g}
+
+
+def stable_sam(gradient, w, rho, memory, *, adaptive=False):
+    """Return v = (‖g‖ / ‖h‖) h, or 0 if h is 0. Tan et al. (2024), arXiv:2401.07250."""
+    g, h = sam_passes(gradient, w, rho, adaptive)
+    ratio = norm(g) / norm(h) if norm(h) > 0 else 0.0
+    return {n: ratio * h[n] for n in h}
+
+
+def saner(gradient, w, rho, memory, *, alpha=0.5, adaptive=False):
+    """Return v = (1 − α) h in elements with 0 < h / g < 1, else h. Luong et al. (2024), arXiv:2411.17132."""
+    g, h = sam_passes(gradient, w, rho, adaptive)
+    v = {}
+    for n in h:
+        ratio = np.divide(h[n], g[n], out=np.zeros_like(h[n]), where=g[n] != 0)
+        v[n] = np.where((ratio > 0) & (ratio < 1), (1 - alpha) * h[n], h[n])
+    return v
+
+
+def sampa(gradient, w, rho, memory, *, base, lmbda=0.2):
+    """Return v = (1 − λ) h + λ g, then q ← g. Xie et al. (2024), arXiv:2410.10683.
+
+    g is the gradient at the weights to which the base optimizer would step along q, and h that of the previous batch at
+    w + ρ q / ‖q‖. q starts at 0.
+    """
+    q = memory.get("q", full(w, 0.0))
+    g = gradient(base.ahead(w, q))
+    h = memory.get("previous", gradient)(ascend(w, rho, unit(q)))
+    memory.update(q=g, previous=gradient)
+    return {n: (1 - lmbda) * h[n] + lmbda * g[n] for n in g}
+
+
+def bsam(gradient, w, rho, memory, *, draw, examples=200_000, delta=2e-4, gamma=0.1, beta_1=0.9, beta_2=0.999):
+    """Return v = m / s with the new m and the old s. Möllenhoff & Khan (2023), arXiv:2210.01620, algorithm 1.
+
+    g = ∇L(w + noise / √(N s)), and e = ρ g / s. m ← β₁ m + (1 − β₁) (h + δ w), first 0;
+    s ← β₂ s + (1 − β₂) (√s |g| + γ + δ), first 1. Over the parts of a batch |g| is averaged, not g.
+
+    Args:
+        draw: returns the standard normal noise of a step and part.
+    """
+    t = next_step(memory)
+    m, s = memory.get("m", full(w, 0.0)), memory.get("s", full(w, 1.0))
+    all_g, all_h = [], []
+    for number, (share, part) in enumerate(parts_of(gradient)):
+        noise = draw(t, number, w)
+        g = part({n: w[n] + noise[n] / np.sqrt(examples * s[n]) for n in w})
+        all_g.append((share, {n: np.abs(g[n]) for n in g}))
+        all_h.append((share, part(ascend(w, rho, {n: g[n] / s[n] for n in g}))))
+    g, h = mean(all_g), mean(all_h)
+
+    memory["m"] = {n: beta_1 * m[n] + (1 - beta_1) * (h[n] + delta * w[n]) for n in w}
+    memory["s"] = {n: beta_2 * s[n] + (1 - beta_2) * (np.sqrt(s[n]) * g[n] + gamma + delta) for n in w}
+    return {n: memory["m"][n] / s[n] for n in w}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Methods with a second pass in some steps only
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def sam_every_k(gradient, w, rho, memory, *, k=1, adaptive=False):
+    """Return SAM's v in steps 0, k, 2k, …, else g. Liu et al. (2022), arXiv:2203.02714."""
+    takes_sam = next_step(memory) % k == 0
+    return sam(gradient, w, rho, memory, adaptive=adaptive) if takes_sam else gradient(w)
+
+
+def looksam(gradient, w, rho, memory, *, k=5, alpha=0.7, adaptive=False):
+    """Return SAM's v in steps 0, k, 2k, …, else v = g + α (‖g‖ / ‖h_v‖) h_v. Liu et al. (2022), arXiv:2203.02714.
+
+    h_v = h − (⟨h, g⟩ / ‖g‖²) g is that of the last step of SAM.
+    """
+    if next_step(memory) % k == 0:
+        g, h = sam_passes(gradient, w, rho, adaptive)
+        along_g = projection(h, g)
+        memory["h_v"] = {n: h[n] - along_g[n] for n in h}
+        return h
+
+    g = gradient(w)
+    direction = unit(memory["h_v"])
+    return {n: g[n] + alpha * norm(g) * direction[n] for n in g}
+
+
+def ss_sam(gradient, w, rho, memory, *, draw, p=0.5, adaptive=False):
+    """Return SAM's v with probability p, else g. Zhao et al. (2022), arXiv:2203.09962.
+
+    Args:
+        draw: returns a step's number from 0 to 1; below p the step is SAM's.
+    """
+    takes_sam = draw(next_step(memory)) < p
+    return sam(gradient, w, rho, memory, adaptive=adaptive) if takes_sam else gradient(w)
+
+
+def ae_sam(
+    gradient, w, rho, memory, *, total_steps, delta=0.9, lambda_1=-1.0, lambda_2=1.0, adaptive=False, first_step=0
+):
+    """Return SAM's v if ‖g‖² ≥ μ + c_t σ, else g. Jiang et al. (2023), arXiv:2304.14647.
+
+    Before that μ ← δ μ + (1 − δ) ‖g‖² and σ² ← δ σ² + (1 − δ) (‖g‖² − μ)², both first 0; and
+    c_t = (t / T) λ₁ + (1 − t / T) λ₂. Over the parts of a batch ‖g‖² is averaged, and all parts take the same decision.
+
+    Args:
+        total_steps: T.
+        first_step: t in the first step that is the method's.
+    """
+    elapsed = (first_step + next_step(memory)) / total_steps
+    parts = parts_of(gradient)
+    all_g = [(share, part(w)) for share, part in parts]
+    squared_norm = sum(share * inner(g, g) for share, g in all_g)
+
+    mu = delta * memory.get("mu", 0.0) + (1 - delta) * squared_norm
+    variance = delta * memory.get("variance", 0.0) + (1 - delta) * (squared_norm - mu) ** 2
+    memory.update(mu=mu, variance=variance)
+    threshold = mu + (elapsed * lambda_1 + (1 - elapsed) * lambda_2) * math.sqrt(variance)
+    if squared_norm < threshold:
+        return mean(all_g)
+
+    perturbed = [ascend(w, rho, sam_direction(w, g, adaptive)) for _, g in all_g]
+    return mean([(share, part(x)) for (share, part), x in zip(parts, perturbed, strict=True)])
+
+
+_FUNCTIONS = (
+    *(sgd, sam, asam, asam_official, usam, sam_on, zsharp, fsam, vasso, msam, esam),
+    *(gsam, gnp, wsam, stable_sam, saner, sampa, bsam),
+    *(sam_every_k, looksam, ss_sam, ae_sam),
+)
+
+#: The methods by name. Arguments without a default must be bound before `check_method` can take a function.
+REFERENCES: dict[str, Callable[..., Weights]] = {function.__name__: function for function in _FUNCTIONS}
+REFERENCES["wasam"] = sam  # an average of the weights is no part of a step
 
 
 # ---------------------------------------------------------------------------------------------------------------------

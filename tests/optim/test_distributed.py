@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sam_bench.optim.registry import METHODS
+from tests.optim import plain_training as plain_bases
+from tests.optim.plain_problem import make_oracle, make_plain_training
 from tests.optim.problem import (
     CUT,
     OPTIONS,
@@ -20,12 +22,9 @@ from tests.optim.problem import (
     flat,
     found_by_two,
     network,
-    oracle,
     weights,
     wrap,
 )
-from tests.optim.reference import SGDBase
-from tests.optim.test_trajectories import reference_for
 
 STEPS = 6
 HALVES = (slice(0, 6), slice(6, 12))
@@ -179,13 +178,14 @@ def one_process(name: str, model: nn.Module, parts, **options) -> tuple[torch.Te
 
 
 def plainly(name: str, model: nn.Module, parts) -> tuple[torch.Tensor, float]:
-    """The steps of the plain reference, which takes parts of every method."""
-    order = [n for n, _ in model.named_parameters()]
-    plain = reference_for(name, model, order, SGDBase(**SGD), RADII.get(name, 0.05), **OPTIONS.get(name, {}))
-    w = weights(model)
-    for t in range(STEPS):
-        _, w = plain.step(w, [(oracle(model, t, name, part), 1 / len(parts)) for part in parts])
-    return torch.cat([torch.as_tensor(x).reshape(-1) for x in w.values()]), plain.passes
+    """Take the steps with the method's reference, which takes parts of every method."""
+    base = plain_bases.SGD(**SGD)
+    plain = make_plain_training(name, base, weights(model), RADII.get(name, 0.05), **OPTIONS.get(name, {}))
+    oracles = [make_oracle(model, t, parts) for t in range(STEPS)]
+    for each in oracles:
+        plain.step(each)
+    flat_weights = torch.cat([torch.as_tensor(x).reshape(-1) for x in plain.w.values()])
+    return flat_weights, sum(each.passes for each in oracles)
 
 
 def assert_same(found, key, expected) -> None:

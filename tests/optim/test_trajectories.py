@@ -1,17 +1,15 @@
-"""Every method's steps equal those of the plain reference, which shares no code with the engine."""
-
-import hashlib
-import math
+"""Tests of the methods' steps against the references, which share no code with the engine."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from sam_bench.optim.registry import METHODS, method
-from tests.optim import reference
+from tests.optim import plain_training as plain_bases
+from tests.optim.plain_problem import Oracle, make_oracle, make_plain_training
 from tests.optim.problem import (
     ARGUMENTS,
     CUT,
@@ -24,14 +22,15 @@ from tests.optim.problem import (
     end,
     groups,
     network,
-    oracle,
     train,
     weights,
     wrap,
 )
 
 ADAMW = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.05}
-BASES = {"sgd": (torch.optim.SGD, reference.SGDBase, SGD), "adamw": (torch.optim.AdamW, reference.AdamWBase, ADAMW)}
+BASES = {"sgd": (torch.optim.SGD, plain_bases.SGD, SGD), "adamw": (torch.optim.AdamW, plain_bases.AdamW, ADAMW)}
+
+#: Forms of methods that have several: name and options.
 FORMS = {
     "gsam on SAM": ("gsam", {"adaptive": False}),
     "coupled wsam": ("wsam", {"decouple": False}),
@@ -48,143 +47,115 @@ FORMS = {
     "ae_sam as by default": ("ae_sam", {"delta": 0.9, "lambda_1": -1.0, "lambda_2": 1.0}),
     "half-friendly fsam": ("fsam", {"sigma": 0.5}),
 }
-"""Of methods that have more than one: method and options."""
 
 
-def masks(shapes: dict[str, tuple[int, ...]], beta: float):
-    """ESAM's masks, drawn as it says it draws them: from the step alone, in the parameters' order."""
+def compare(
+    name: str,
+    base: str,
+    fused: bool,
+    steps: int,
+    *,
+    base_options: dict | None = None,
+    parts: list[slice] | None = None,
+    start: int = 0,
+    clip_norm: float | None = None,
+    **changes,
+) -> None:
+    """Compare engine and reference after each step, on a network with two groups and a frozen parameter."""
+    base_class, plain_base_class, base_settings = BASES[base]
+    base_settings = base_settings | (base_options or {})
+    options = OPTIONS.get(name, {}) | changes | {"clip_norm": clip_norm}
 
-    def mask(t: int) -> dict[str, np.ndarray]:
-        generator = torch.Generator().manual_seed(t)
-        return {
-            name: (torch.rand(shape, generator=generator) < beta).numpy().astype(float)
-            for name, shape in shapes.items()
-        }
-
-    return mask
-
-
-def coin(t: int) -> float:
-    """SS-SAM's draws, as it says it draws them: from seed and step alone."""
-    text = f"{ARGUMENTS['ss_sam']['seed']} {t}"
-    return int(hashlib.blake2b(text.encode(), digest_size=8).hexdigest(), 16) / 2**64
-
-
-def noise(shapes: dict[str, tuple[int, ...]]):
-    """bSAM's noise, as it says it draws it: from seed, step and part, in the parameters' order."""
-
-    def draw(t: int, part: int) -> dict[str, np.ndarray]:
-        text = f"{ARGUMENTS['bsam']['seed']} {t} {part}"
-        seed = int(hashlib.blake2b(text.encode(), digest_size=8).hexdigest(), 16) % 2**32
-        generator = torch.Generator().manual_seed(seed)
-        sizes = [math.prod(shape) for shape in shapes.values()]
-        drawn = np.split(torch.randn(sum(sizes), generator=generator).double().numpy(), np.cumsum(sizes)[:-1])
-        return {n: x.reshape(shape) for (n, shape), x in zip(shapes.items(), drawn, strict=True)}
-
-    return draw
-
-
-def reference_for(name: str, model: nn.Module, order: list[str], base, rho, **options) -> reference.Reference:
-    """The plain method; `order` is that of the engine's parameters with a gradient."""
-    if name == "sam_on":
-        of_layer = ("1.", "norm.")
-        options["only"] = {n for n, p in model.named_parameters() if n.startswith(of_layer) and p.requires_grad}
-    if name == "esam":
-        shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad}
-        options["mask"] = masks({n: shapes[n] for n in order if n in shapes}, options["beta"])
-    if name == "ss_sam":
-        options["coin"] = coin
-    if name == "ae_sam":
-        options |= ARGUMENTS["ae_sam"]
-    if name == "bsam":
-        shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad}
-        options["noise"] = noise({n: shapes[n] for n in order if n in shapes})
-    return reference.Reference(name, base, rho=rho, **options)
-
-
-def compare(name: str, base: str, fused: bool, steps: int, base_options=None, parts=None, clip_norm=None, **changes):
-    """Engine and reference, on a network with BatchNorm, a frozen parameter and two groups, step by step."""
-    optimizer_class, reference_class, settings_ = BASES[base]
-    settings_ = settings_ | (base_options or {})
-    options = OPTIONS.get(name, {}) | changes
     model = network()
     model[1].bias.requires_grad_(False)
     grouped = groups(model)
-    scale = RADII.get(name, 0.05) / 0.1
-    radius, rate, decay = {}, {}, {}
     for group in grouped:
-        group["rho"] *= scale
-        for n, _ in group["params"]:
-            radius[n], rate[n] = group["rho"], group.get("lr", settings_["lr"])
-            decay[n] = group.get("weight_decay", settings_["weight_decay"])
-    order = [n for group in grouped for n, _ in group["params"]]
-    engine = wrap(model, name, 0.0, optimizer_class, fused, grouped, clip_norm=clip_norm, **options, **settings_)
-    plain_base = reference_class(**settings_ | {"lr": rate, "weight_decay": decay})
-    plain = reference_for(name, model, order, plain_base, radius, clip_norm=clip_norm, **options)
-    w = weights(model)
+        group["rho"] *= RADII.get(name, 0.05) / 0.1
+
+    # The reference's weights are in the engine's order, in which random numbers are drawn for them.
+    w, rho, lr, weight_decay = {}, {}, {}, {}
+    for group in grouped:
+        for key, p in group["params"]:
+            if p.requires_grad:
+                w[key] = weights(model)[key]
+                rho[key] = group["rho"]
+                lr[key] = group.get("lr", base_settings["lr"])
+                weight_decay[key] = group.get("weight_decay", base_settings["weight_decay"])
+    plain_base = plain_base_class(**base_settings | {"lr": lr, "weight_decay": weight_decay})
+    plain = make_plain_training(name, plain_base, w, rho, start=start, **options)
+    engine = wrap(model, name, 0.0, base_class, fused, grouped, start=start, **options, **base_settings)
+
+    oracles = []
     for t in range(steps):
+        oracles.append(make_oracle(model, t, parts))
+        plain.step(oracles[t])
         if parts is None:
-            expected, w = plain.step(w, oracle(model, t, name))
-            loss = train(model, engine, 1, first=t)[0]
+            loss = engine.step(closure_for(model, engine, t)).item()
         else:
-            shares = [(part.stop - part.start) / 12 for part in parts]
-            oracles = [oracle(model, t, name, part) for part in parts]
-            expected, w = plain.step(w, list(zip(oracles, shares, strict=True)))
             closures = [closure_for(model, engine, t, part) for part in parts]
-            loss = engine.step(closures, shares).item()
-        assert loss == pytest.approx(expected, abs=1e-10)
-        for key, value in weights(model).items():
-            np.testing.assert_allclose(value, w[key], rtol=0, atol=1e-10, err_msg=f"{key} after step {t + 1}")
-    assert engine.passes == pytest.approx(plain.passes)
+            loss = engine.step(closures, [(part.stop - part.start) / 12 for part in parts]).item()
+
+        assert loss == pytest.approx(oracles[t].loss, abs=1e-10)
+        assert_close(model, plain.w, 1e-10)
+
+    assert engine.passes == pytest.approx(sum(each.passes for each in oracles))
     assert engine.skipped.item() == 0
 
 
+def assert_close(model: nn.Module, w: dict[str, np.ndarray], tolerance: float) -> None:
+    """Check that the model's weights equal the reference's."""
+    present = weights(model)
+    for key, expected in w.items():
+        np.testing.assert_allclose(present[key], expected, rtol=0, atol=tolerance, err_msg=key)
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_fifty_steps_equal_the_reference(name):
+def test_fifty_steps_equal_reference(name):
     compare(name, "sgd", True, 50)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_steps_on_adamw_equal_the_reference(name):
+def test_steps_on_adamw_equal_reference(name):
     compare(name, "adamw", False, 15)
 
 
 @pytest.mark.parametrize("name", TWICE)
-def test_steps_with_a_late_start_equal_the_reference(name):
+def test_steps_with_late_start_equal_reference(name):
     compare(name, "sgd", False, 10, parts=[slice(0, 5), slice(5, 12)] if name in CUT else None, start=4)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_steps_of_every_form_equal_the_reference(form):
+def test_steps_of_each_form_equal_reference(form):
     name, options = FORMS[form]
     compare(name, "sgd", True, 15, **options)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_clipped_nesterov_steps_equal_the_reference(name):
+def test_clipped_nesterov_steps_equal_reference(name):
     compare(name, "sgd", True, 10, base_options={"nesterov": True}, clip_norm=0.3)
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_steps_in_parts_equal_the_reference(name):
+def test_steps_in_parts_equal_reference(name):
     compare(name, "sgd", True, 10, parts=[slice(0, 5), slice(5, 10), slice(10, 12)])
 
 
 @pytest.mark.parametrize("name", PERTURBING)
-def test_a_radius_and_rate_that_change_are_used_at_once(name):
+def test_changed_radius_and_rate_are_used_at_once(name):
     model = network()
     engine = wrap(model, name)
-    order = [n for n, _ in model.named_parameters()]
-    plain = reference_for(name, model, order, reference.SGDBase(**SGD), 0.0, **OPTIONS.get(name, {}))
-    w = weights(model)
+    base = plain_bases.SGD(**SGD)
+    plain = make_plain_training(name, base, weights(model), 0.0, **OPTIONS.get(name, {}))
+
     for t in range(10):
-        lr, rho = 0.1 / (t + 1), RADII.get(name, 0.05) * (1 - 0.08 * t)
+        base.lr = 0.1 / (t + 1)
+        plain.rho = RADII.get(name, 0.05) * (1 - 0.08 * t)
         for group in engine.param_groups:
-            group.update(lr=lr, rho=rho)
-        _, w = plain.step(w, oracle(model, t, name), rho=rho, lr=lr)
+            group.update(lr=base.lr, rho=plain.rho)
+        plain.step(make_oracle(model, t))
         train(model, engine, 1, first=t)
-    for key, value in weights(model).items():
-        np.testing.assert_allclose(value, w[key], rtol=0, atol=1e-10, err_msg=key)
+
+    assert_close(model, plain.w, 1e-10)
 
 
 class Bowls(nn.Module):
@@ -199,12 +170,14 @@ class Bowls(nn.Module):
         self.norm = nn.LayerNorm(3).double()  # for the method that perturbs normalisation layers only
         self.inputs = torch.randn(7, sum(p.numel() for p in self.parameters()), generator=generator).double()
 
-    def losses(self, flat: torch.Tensor, chosen) -> torch.Tensor:
-        projected = self.inputs[chosen] @ flat / flat.numel() ** 0.5
+    def losses(self, tensors: dict[str, Tensor], examples=slice(None)) -> Tensor:
+        flat = torch.cat([x.reshape(-1) for x in tensors.values()])
+        projected = self.inputs[examples] @ flat / flat.numel() ** 0.5
         return torch.log(torch.cosh(projected - 1)) + 0.1 * (flat**2).mean()
 
 
-HYPER = {
+#: Values of the methods' options; those of options that are not here are between 0.05 and 0.95.
+HYPER_PARAMETERS = {
     "alpha": st.floats(0, 1),
     "adaptive": st.booleans(),
     "eta": st.floats(0, 0.1),
@@ -230,46 +203,36 @@ SHAPES = st.lists(st.lists(st.integers(1, 4), max_size=4).map(tuple), min_size=1
 @pytest.mark.parametrize("name", METHODS)
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_any_shapes_and_hyper_parameters_equal_the_reference(name, data):
-    shapes, seed = data.draw(SHAPES), data.draw(st.integers(0, 2**16))
-    options = {key: data.draw(HYPER.get(key, st.floats(0.05, 0.95)), label=key) for key in METHODS[name].option_names}
-    if name == "looksam":
-        options["adaptive"] = False  # the reference has no other form of it
-    rho = data.draw(st.floats(0.05 if name == "esam" else 0, 1), label="rho")  # no losses that are equal
-    base_options = {"lr": data.draw(st.floats(1e-3, 0.3)), "momentum": data.draw(st.sampled_from([0.5, 0.9]))}
-    base_options["weight_decay"] = data.draw(st.sampled_from([0.0, 0.01]))
-    model = Bowls(shapes, seed)
+def test_any_shapes_and_options_equal_reference(name, data):
+    model = Bowls(data.draw(SHAPES), data.draw(st.integers(0, 2**16)))
+    options = {
+        key: data.draw(HYPER_PARAMETERS.get(key, st.floats(0.05, 0.95)), label=key)
+        for key in METHODS[name].option_names
+    }
+    rho = data.draw(st.floats(0.05 if name == "esam" else 0, 1), label="rho")  # ESAM compares losses: none are equal
+    base_options = {
+        "lr": data.draw(st.floats(1e-3, 0.3)),
+        "momentum": data.draw(st.sampled_from([0.5, 0.9])),
+        "weight_decay": data.draw(st.sampled_from([0.0, 0.01])),
+    }
     arguments = ({"rho": rho} if METHODS[name].perturbs else {}) | ARGUMENTS.get(name, {})
     engine = method(name)(
         model.named_parameters(), torch.optim.SGD, model=model, **arguments, **options, **base_options
     )
-    names = [n for n, _ in model.named_parameters()]
-    if name in ("looksam", "sam_every_k"):
-        options.pop("adaptive")
-        engine.adaptive = False
-    plain = reference_for(name, model, names, reference.SGDBase(**base_options), rho, **options)
+    plain = make_plain_training(name, plain_bases.SGD(**base_options), weights(model), rho, **options)
 
-    def closure(chosen=slice(None)):
-        losses = model.losses(torch.cat([p.reshape(-1) for p in model.parameters()]), chosen)
+    def closure(examples=slice(None)):
+        losses = model.losses(dict(model.named_parameters()), examples)
         if losses.requires_grad:
             engine.zero_grad()
         return end(engine, losses)
 
-    def at(w, examples=None, gradient=True):
-        tensors = {n: torch.tensor(w[n], requires_grad=True) for n in names}
-        chosen = slice(None) if examples is None else torch.as_tensor(examples)
-        losses = model.losses(torch.cat([x.reshape(-1) for x in tensors.values()]), chosen)
-        found = torch.autograd.grad(losses.mean(), list(tensors.values()))
-        g = {n: x.numpy() for n, x in zip(names, found, strict=True)} if gradient else None
-        return (losses.detach().numpy(), g) if name == "esam" else (losses.mean().item(), g)
-
-    w = weights(model)
     for _ in range(4):
-        _, w = plain.step(w, at)
+        plain.step(Oracle(model.losses))
         engine.step(closure)
-    for key, value in weights(model).items():
-        np.testing.assert_allclose(value, w[key], rtol=0, atol=1e-9, err_msg=key)
+
+    assert_close(model, plain.w, 1e-9)
 
 
-def test_there_are_methods_to_prove():
+def test_enough_methods_are_compared():
     assert len(METHODS) >= 16 and len(TWICE) >= 14
