@@ -1,5 +1,6 @@
-"""A small float64 problem on which engine and reference take the same steps."""
+"""A small float64 problem on which engine and references take the same steps, and helpers to take them."""
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable
@@ -12,9 +13,10 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_bench import ESAM, SharpnessAware
+from sam_bench import ESAM, SharpnessAware, frozen_statistics
 from sam_bench.optim.registry import METHODS, method
 
+#: The options of the methods that have some, beside their radius.
 OPTIONS: dict[str, dict[str, Any]] = {
     "asam_official": {"eta": 0.01},
     "gsam": {"alpha": 0.4, "adaptive": True},
@@ -32,34 +34,41 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sampa": {"lmbda": 0.3},
     "bsam": {"examples": 500, "delta": 0.01, "gamma": 0.2, "beta_1": 0.8, "beta_2": 0.9},
 }
-"""Of the methods that have some, beside their radius."""
 
+#: Further arguments that a class needs. With them and the options above, SS-SAM and AE-SAM take a second pass in steps
+#: 0 and 2, and none in a step soon after.
 ARGUMENTS: dict[str, dict[str, Any]] = {"ss_sam": {"seed": 4}, "ae_sam": {"total_steps": 60}, "bsam": {"seed": 5}}
-"""What else a class must be given. With it, and the options above, the first two take a second pass in steps 0 and 2,
-and none in a step soon after."""
 
+#: Radii of the methods for which 0.05 makes no sense.
 RADII = {"asam": 0.5, "asam_official": 0.5, "gsam": 0.5, "usam": 0.02, "msam": 0.1, "bsam": 0.02}
-"""Where 0.05 is no sensible one."""
 
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+
+#: Methods with a radius.
 PERTURBING = [name for name, entry in METHODS.items() if entry.perturbs]
-TWICE = [name for name, entry in METHODS.items() if entry.has_second_pass]
-"""Methods that perturb along a gradient and look again, in the first step at least."""
+
+#: Methods with a second pass, in the first step at least.
+TWICE = [name for name in METHODS if method(name).two_passes]
+
+#: Methods that take a batch in parts, each with a perturbation of its own.
 CUT = [name for name, entry in METHODS.items() if entry.takes_parts]
-"""Methods that take a batch in parts, each with a perturbation of its own."""
+
+#: Each method with the number of each pass that has gradients, in its first step and on that step's own batch.
 PASSES = [
     (name, number)
     for name in METHODS
-    for number in range(1, 3 if name in TWICE and not METHODS[name].repeats_batch else 2)
+    for number in range(1, 3 if name in TWICE and not method(name).repeats_batch else 2)
 ]
-"""Methods and each of the passes with gradients of their first step, if it is on that step's own batch."""
-AHEAD = [name for name in TWICE if METHODS[name].perturbs_first]
-"""Methods whose passes are both at perturbed weights."""
+
+#: Methods with both passes at perturbed weights.
+AHEAD = [name for name in TWICE if method(name).perturbs_first]
+
+#: Methods that a hand-written loop can step.
 BY_HAND = [name for name in METHODS if name not in AHEAD]
-"""Methods that a hand-written loop can step."""
 
 
 def network(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """Return a network with BatchNorm, and with weights of 1, 2 and 4 dimensions."""
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.Tanh(), nn.Flatten(), nn.Linear(6 * 36, 10)
@@ -67,12 +76,13 @@ def network(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
 
 
 def batch(t: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Return the images, 12 × 3 × 8 × 8, and labels of step `t`."""
     generator = torch.Generator().manual_seed(1000 + t)
     return torch.randn(12, 3, 8, 8, generator=generator).to(dtype), torch.randint(0, 10, (12,), generator=generator)
 
 
 def groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Two parameter groups that differ in everything a group can differ in."""
+    """Return two parameter groups that differ in every setting of a group."""
     named = list(model.named_parameters())
     return [
         {"params": [(n, p) for n, p in named if n.endswith("weight")], "rho": 0.1},
@@ -90,9 +100,12 @@ def wrap(
     watched: bool = True,
     **changes,
 ) -> SharpnessAware:
-    """The method on a base optimizer, over all parameters; `changes` are of the method's options or the base's.
+    """Return the method on a base optimizer.
 
-    Unless `watched`, the optimizer is not told of the model.
+    Args:
+        params: by default all parameters of the model.
+        watched: give the model to the optimizer.
+        changes: options of the method or of the base.
     """
     own = (*METHODS[name].option_names, *ARGUMENTS.get(name, {}))
     options = OPTIONS.get(name, {}) | ARGUMENTS.get(name, {}) | {key: changes.pop(key) for key in own if key in changes}
@@ -103,15 +116,17 @@ def wrap(
     return method(name)(params, base, model=model if watched else None, **options, **settings)
 
 
-def end(optimizer: torch.optim.Optimizer, losses: Tensor, backward: Callable[[Tensor], None] = Tensor.backward):
-    """How a closure ends: with the gradients of the mean loss, and with what the method wants returned."""
+def finish_closure(
+    optimizer: torch.optim.Optimizer, losses: Tensor, backward: Callable[[Tensor], None] = Tensor.backward
+) -> Tensor:
+    """Compute the gradients of the mean loss, and return what the method's closure must return."""
     if losses.requires_grad:
         backward(losses.mean())
     return losses if isinstance(optimizer, ESAM) else losses.mean()
 
 
-class Plain(nn.Sequential):
-    """Without normalisation, so that a batch may be cut without a trace."""
+class UnnormalisedNetwork(nn.Sequential):
+    """A network without normalisation, whose gradients are the mean of those of a batch's parts."""
 
     def __init__(self):
         torch.manual_seed(0)
@@ -119,8 +134,8 @@ class Plain(nn.Sequential):
         self.double()
 
 
-def flat(model: nn.Module) -> Tensor:
-    """All weights, in one tensor."""
+def flat_weights(model: nn.Module) -> Tensor:
+    """Return a copy of all weights in one tensor."""
     return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
@@ -132,7 +147,7 @@ def closure_for(
     backward=Tensor.backward,
     autocast: torch.dtype | None = None,
 ) -> Callable[..., Tensor]:
-    """The closure of step `t`; a copy of it with its model and optimizer is theirs."""
+    """Return the closure of step `t`; a deep copy of it together with model and optimizer works on the copies."""
     like = next(model.parameters())
     images, labels = (x[examples].to(like.device) for x in batch(t, like.dtype))
     return functools.partial(_closure, model, optimizer, images, labels, backward, autocast)
@@ -145,41 +160,86 @@ def _closure(model, optimizer, images, labels, backward, autocast, chosen=slice(
     losses = F.cross_entropy(logits.to(dtype), labels[chosen], reduction="none")
     if losses.requires_grad:
         optimizer.zero_grad()
-    return end(optimizer, losses, backward)
+    return finish_closure(optimizer, losses, backward)
 
 
 def remember(model: nn.Module, optimizer: SharpnessAware, t: int) -> None:
-    """Tell a method that repeats batches, after its state was loaded, that step `t` was the one before."""
+    """Tell a method that repeats batches that step `t` was the previous one."""
     if optimizer.repeats_batch:
         optimizer.remember(closure_for(model, optimizer, t))
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, first: int = 0) -> list[float]:
+    """Take some steps, and return their losses."""
     return [optimizer.step(closure_for(model, optimizer, t)).item() for t in range(first, first + steps)]
 
 
+def step_by_hand(
+    model: nn.Module,
+    optimizer: SharpnessAware,
+    t: int,
+    *,
+    scaler: torch.amp.GradScaler | None = None,
+    freeze: bool = False,
+    zero_grad: bool = True,
+    finish: Callable[[], Any] | None = None,
+) -> None:
+    """Take step `t` of any method as a hand-written loop does.
+
+    Args:
+        freeze: freeze running statistics in the second pass.
+        zero_grad: let `first_step` and `second_step` zero the gradients, else the loop does it.
+        finish: called instead of `second_step`.
+    """
+    images, labels = batch(t, next(model.parameters()).dtype)
+
+    def backward(examples=slice(None)) -> Tensor:
+        if not zero_grad:
+            optimizer.zero_grad()
+        losses = F.cross_entropy(model(images[examples]), labels[examples], reduction="none")
+        (scaler.scale(losses.mean()) if scaler else losses.mean()).backward()
+        return losses.detach()
+
+    losses = None if optimizer.perturbs_first else backward()
+    if optimizer.first_step(zero_grad=zero_grad, scaler=scaler):
+        examples = slice(None)
+        if optimizer.selects_examples:
+            with torch.no_grad():
+                perturbed_losses = F.cross_entropy(model(images), labels, reduction="none")
+            examples = optimizer.choose(losses, perturbed_losses)
+        with frozen_statistics(model) if freeze else contextlib.nullcontext():
+            backward(examples)
+
+    if finish is None:
+        optimizer.second_step(zero_grad=zero_grad, scaler=scaler)
+    else:
+        finish()
+
+
 def weights(model: nn.Module) -> dict[str, np.ndarray]:
+    """Return copies of the weights by parameter name."""
     return {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
 
 
 def state(model: nn.Module, optimizer: SharpnessAware) -> dict[str, Tensor]:
-    """Everything that a step may change: weights, running statistics, what base optimizer and method remember."""
-    found = {name: value.clone() for name, value in model.state_dict().items()}
+    """Return copies of all tensors that a step may change: weights, statistics, state of base and method."""
+    copies = {name: value.clone() for name, value in model.state_dict().items()}
     for name, p in model.named_parameters():
         for key, value in (optimizer.state.get(p, {}) | optimizer.memory.get(p, {})).items():
             if value is not None:
-                found[f"{name}.{key}"] = torch.as_tensor(value).clone()
-    return found
+                copies[f"{name}.{key}"] = torch.as_tensor(value).clone()
+    return copies
 
 
 def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    """Check that two states are equal, bit for bit."""
     assert a.keys() == b.keys()
     for name in a:
         assert torch.equal(a[name], b[name]), name
 
 
-def found_by_two(work: Callable[[int, str, str], None], folder: Path) -> list[Any]:
-    """Let two processes work, each with its rank, a file to meet at and a folder; return what each saved there."""
+def run_two_processes(work: Callable[[int, str, str], None], folder: Path) -> list[Any]:
+    """Run `work(rank, meeting_file, folder)` in two processes; return what each has saved in `folder/rank.pt`."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     mp.spawn(work, (str(folder / "meeting"), str(folder)), nprocs=2)

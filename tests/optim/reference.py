@@ -406,7 +406,7 @@ def lr_at(
     milestones: tuple[float, ...] = (0.3, 0.6, 0.8),
     gamma: float = 0.2,
 ) -> float:
-    """Learning rate of step `step` (from 0) of `steps`; milestones are shares of all steps, warm-up included."""
+    """Return the learning rate of a step, counted from 0; milestones are shares of all steps, warm-up included."""
     if name not in ("step", "cosine", "linear", "constant"):
         raise ValueError(f"unknown learning-rate schedule {name!r}")
     if step < warmup_steps:
@@ -431,10 +431,14 @@ def rho_at(
     lr_max: float,
     lr_min: float,
 ) -> float:
-    """Radius of step `step` (from 0) of `steps`; rho is rho_max, lr this step's learning rate.
+    """Return the radius of a step, counted from 0.
 
-    "proportional" is GSAM's (rho_t - rho_min) / (rho_max - rho_min) = (lr_t - lr_min) / (lr_max - lr_min), clamped at
-    rho_min; rho_max where lr_max = lr_min leaves it undefined.
+    "proportional" is GSAM's (ρ_t − ρ_min) / (ρ − ρ_min) = (η_t − η_min) / (η_max − η_min), at least ρ_min. It is ρ if
+    η_max = η_min.
+
+    Args:
+        rho: the greatest radius.
+        lr: the learning rate of this step.
     """
     if name == "constant":
         return rho

@@ -1,6 +1,6 @@
-"""A widely used implementation agrees where it implements the published rule; where it does not, the test says why.
+"""Tests against pytorch_optimizer, a widely used implementation, and of where it departs from the published rules.
 
-Its norms are summed in float32, so agreement is to that precision.
+Its norms are summed in float32, so it agrees with ours to that precision.
 """
 
 from types import SimpleNamespace
@@ -9,53 +9,47 @@ import pytest
 import torch
 
 from sam_bench import ASAM, GSAM, SAM, WSAM
-from tests.optim.problem import SGD, closure_for, flat, network
+from tests.optim.problem import SGD, closure_for, flat_weights, network
 
 foreign = pytest.importorskip("pytorch_optimizer")
-STEPS = 15
 
 
-def ours(make) -> torch.Tensor:
-    model = network()
-    optimizer = make(model)
-    for t in range(STEPS):
-        optimizer.step(closure_for(model, optimizer, t))
-    return flat(model)
+def step_on_closure(optimizer, closure) -> None:
+    """Take a step as our optimizers and its WSAM do."""
+    optimizer.step(closure)
 
 
-def theirs(make, step) -> torch.Tensor:
-    model = network()
-    optimizer = make(model)
-    for t in range(STEPS):
-        step(optimizer, closure_for(model, optimizer, t))
-    return flat(model)
-
-
-def clean_pass_first(optimizer, closure) -> None:
-    """Its SAM wants the gradients at the weights before it is called."""
+def step_after_first_pass(optimizer, closure) -> None:
+    """Take a step of its SAM, which needs the gradients at the weights before it is called."""
     closure()
     optimizer.step(closure)
 
 
-def with_outputs(optimizer, closure) -> None:
-    """Its GSAM wants a closure that returns the model's outputs too."""
+def step_on_outputs_and_loss(optimizer, closure) -> None:
+    """Take a step of its GSAM, whose closure returns the model's outputs too."""
     optimizer.step(torch.enable_grad()(lambda: (None, closure())))
 
 
-def closure_only(optimizer, closure) -> None:
-    optimizer.step(closure)
+def train(make, step=step_on_closure) -> torch.Tensor:
+    """Train a network with the optimizer that `make` returns for it; return its weights."""
+    model = network()
+    optimizer = make(model)
+    for t in range(15):
+        step(optimizer, closure_for(model, optimizer, t))
+    return flat_weights(model)
 
 
+#: By case, what makes our optimizer, what makes theirs, and how theirs takes a step.
 CASES = {
     "SAM": (
         lambda m: SAM(m.parameters(), torch.optim.SGD, 0.5, model=m, **SGD),
         lambda m: foreign.SAM(m.parameters(), torch.optim.SGD, rho=0.5, **SGD),
-        clean_pass_first,
+        step_after_first_pass,
     ),
     "ASAM": (
         lambda m: ASAM(m.parameters(), torch.optim.SGD, 0.5, model=m, **SGD),
         lambda m: foreign.SAM(m.parameters(), torch.optim.SGD, rho=0.5, adaptive=True, **SGD),
-        clean_pass_first,
+        step_after_first_pass,
     ),
     **{
         f"GSAM, adaptive={adaptive}": (
@@ -70,7 +64,7 @@ CASES = {
                 alpha=0.4,
                 adaptive=adaptive,
             ),
-            with_outputs,
+            step_on_outputs_and_loss,
         )
         for adaptive in (False, True)
     },
@@ -82,7 +76,7 @@ CASES = {
             lambda m, decouple=decouple: foreign.WSAM(
                 m, m.parameters(), torch.optim.SGD, rho=0.5, gamma=0.8, decouple=decouple, **SGD
             ),
-            closure_only,
+            step_on_closure,
         )
         for decouple in (False, True)
     },
@@ -90,36 +84,28 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_agrees_where_it_implements_the_published_rule(case):
-    own, other, step = CASES[case]
-    torch.testing.assert_close(theirs(other, step), ours(own), rtol=0, atol=2e-5)
+def test_foreign_steps_equal_ours(case):
+    make_ours, make_theirs, step = CASES[case]
+    torch.testing.assert_close(train(make_theirs, step), train(make_ours), rtol=0, atol=2e-5)
 
 
-def test_wsams_clipping_differs_because_it_clips_the_second_gradient_only():
-    clipped = SGD | {"max_norm": 0.3}
-    other = theirs(
-        lambda m: foreign.WSAM(m, m.parameters(), torch.optim.SGD, rho=0.5, gamma=0.8, decouple=False, **clipped),
-        closure_only,
-    )
-    both = ours(
-        lambda m: WSAM(m.parameters(), torch.optim.SGD, 0.5, gamma=0.8, decouple=False, model=m, max_norm=0.3, **SGD)
-    )
-    assert (other - both).abs().max() > 1e-3
-
-    class SecondOnly(WSAM):
+def test_foreign_wsam_clips_second_gradient_only():
+    class ClipsSecondOnly(WSAM):
         def combine(self, g, h):
             return torch._foreach_lerp(g, self._clip(h), self.a)
 
-    second = ours(
-        lambda m: SecondOnly(
-            m.parameters(), torch.optim.SGD, 0.5, gamma=0.8, decouple=False, model=m, max_norm=0.3, **SGD
-        )
+    options = SGD | {"rho": 0.5, "gamma": 0.8, "decouple": False, "max_norm": 0.3}
+    theirs = train(lambda m: foreign.WSAM(m, m.parameters(), torch.optim.SGD, **options))
+    ours, second_only = (
+        train(lambda m, cls=cls: cls(m.parameters(), torch.optim.SGD, model=m, **options))
+        for cls in (WSAM, ClipsSecondOnly)
     )
-    torch.testing.assert_close(other, second, rtol=0, atol=2e-5)
+    assert (theirs - ours).abs().max() > 1e-3
+    torch.testing.assert_close(theirs, second_only, rtol=0, atol=2e-5)
 
 
-def test_its_running_statistics_differ_because_its_sam_changes_them_in_every_pass():
+def test_foreign_sam_changes_statistics_twice():
     model = network()
     optimizer = foreign.SAM(model.parameters(), torch.optim.SGD, rho=0.5, **SGD)
-    clean_pass_first(optimizer, closure_for(model, optimizer))
+    step_after_first_pass(optimizer, closure_for(model, optimizer))
     assert model[1].num_batches_tracked.item() == 2

@@ -1,4 +1,4 @@
-"""Lookahead, against a plain computation in float64."""
+"""Tests of Lookahead, against a plain computation in float64."""
 
 import copy
 
@@ -14,6 +14,7 @@ STEPS = 13
 
 
 def network() -> nn.Module:
+    """Return a network with BatchNorm."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()
 
@@ -28,6 +29,7 @@ def drift(model: nn.Module, seed: int) -> None:
 
 
 def values(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of all weights and statistics."""
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
@@ -71,16 +73,17 @@ def test_lookahead_restored_continues_bit_for_bit():
     for t in range(1, 6):
         drift(model, t)
         lookahead.update()
-    again = copy.deepcopy(model)
-    restored = Lookahead.of(again, STEPS, every=2)
+    other = copy.deepcopy(model)
+    restored = Lookahead.of(other, STEPS, every=2)
     restored.load_state_dict(lookahead.state_dict())
 
-    for each, its in ((model, lookahead), (again, restored)):
-        for t in range(6, STEPS + 1):
-            drift(each, t)
-            its.update()
+    for t in range(6, STEPS + 1):
+        drift(model, t)
+        lookahead.update()
+        drift(other, t)
+        restored.update()
 
-    assert all(map(torch.equal, model.state_dict().values(), again.state_dict().values()))
+    assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
 
 
 def test_lookahead_of_other_model_is_refused():
@@ -90,10 +93,10 @@ def test_lookahead_of_other_model_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({"every": 0}, "every=0"), ({"steps": 0}, "steps=0"), ({"decay": 1.0}, "decay=1.0")]
+    ("options", "match"), [({"every": 0}, "every=0"), ({"steps": 0}, "steps=0"), ({"decay": 1.0}, "decay=1.0")]
 )
-def test_lookahead_outside_range_is_refused(options, said):
-    with pytest.raises(ValueError, match=said):
+def test_lookahead_outside_range_is_refused(options, match):
+    with pytest.raises(ValueError, match=match):
         Lookahead.of(network(), **{"steps": STEPS} | options)
 
 
@@ -114,7 +117,6 @@ def test_lookahead_averages_unperturbed_weights(name):
     for t in range(1, STEPS):
         optimizer.step(closure)
 
-        # Without momentum or a second pass of it, this is where the step left the weights.
         unperturbed = [p.detach().clone() for p in model.parameters()]
         buffers = [optimizer.state[p]["momentum_buffer"].clone() for p in model.parameters()]
         lookahead.update()

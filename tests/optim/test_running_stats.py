@@ -1,40 +1,93 @@
-"""Running statistics that are re-estimated, and copies of many tensors in few buffers."""
+"""Tests of running statistics: they change in the unperturbed pass only, and can be estimated anew."""
 
-from collections import OrderedDict, UserDict, namedtuple
+import copy
+from collections import UserDict, namedtuple
 from collections.abc import Mapping
 
 import pytest
 import torch
 from torch import nn
 
-from sam_bench import SAMON
+from sam_bench import SAM
 from sam_bench.models.batchnorm import BatchNorm2d
-from sam_bench.optim.flat import FlatCopy
 from sam_bench.optim.running_stats import reestimate_statistics
 from tests.optim.problem import assert_equal, batch, network, train, wrap
 
+#: Examples in each batch that statistics are estimated on.
 SIZES = (12, 12, 5)
 
 
 def batches() -> list[torch.Tensor]:
+    """Return batches of images of different sizes."""
     return [batch(t)[0][:size] for t, size in enumerate(SIZES)]
 
 
-def expected(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """The means of the batches' statistics, weighted by their sizes."""
-    outputs = [model[0](images) for images in batches()]
-    weights = torch.tensor(SIZES, dtype=torch.float64) / sum(SIZES)
-    mean = torch.stack([x.mean((0, 2, 3)) for x in outputs])
-    variance = torch.stack([x.transpose(0, 1).flatten(1).var(1) for x in outputs])
-    return (weights[:, None] * mean).sum(0), (weights[:, None] * variance).sum(0)
-
-
 def assert_estimated(model: nn.Module) -> None:
-    for found, value in zip((model[1].running_mean, model[1].running_var), expected(model), strict=True):
-        torch.testing.assert_close(found, value, rtol=0, atol=1e-12)
+    """Check that the statistics of `network` are the means of the batches' own, weighted by their sizes."""
+    outputs = [model[0](images) for images in batches()]
+    weights = torch.tensor(SIZES, dtype=torch.float64)[:, None] / sum(SIZES)
+    means = torch.stack([x.mean((0, 2, 3)) for x in outputs])
+    variances = torch.stack([x.transpose(0, 1).flatten(1).var(1) for x in outputs])
+    torch.testing.assert_close(model[1].running_mean, (weights * means).sum(0), rtol=0, atol=1e-12)
+    torch.testing.assert_close(model[1].running_var, (weights * variances).sum(0), rtol=0, atol=1e-12)
 
 
-def test_batches_count_by_their_size():
+# In a step
+
+
+class VarianceOnly(nn.Module):
+    """A layer with a running variance and no running mean, as EvoNorm-B0."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+        self.register_buffer(name, torch.ones(6, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        variance = x.var(0, unbiased=False) if self.training else getattr(self, self.name)
+        if self.training:
+            getattr(self, self.name).lerp_(variance.detach(), 0.1)
+        return x / (variance + 1e-5).sqrt()
+
+
+LAYERS = {
+    "running variance": lambda: VarianceOnly("running_var"),
+    "moving variance": lambda: VarianceOnly("moving_variance"),
+    "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6).double()),
+    "old spectral norm": lambda: nn.utils.spectral_norm(nn.Linear(6, 6).double()),
+    "batch norm": lambda: nn.BatchNorm1d(6).double(),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_statistics_are_those_of_unperturbed_pass(layer):
+    torch.manual_seed(0)
+    x = torch.randn(16, 6, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(6, 6).double(), LAYERS[layer](), nn.Tanh())
+    expected = copy.deepcopy(model)
+    expected(x)
+    optimizer = SAM(model.parameters(), torch.optim.SGD, rho=2.0, model=model, lr=0.1)
+
+    def closure(factor: float = 1.0):
+        optimizer.zero_grad()
+        loss = model(x).square().mean() * factor
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert_equal(dict(model.named_buffers()), dict(expected.named_buffers()))
+
+    # A skipped step changes none of them.
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    optimizer.step(lambda: closure(float("nan")))
+    assert optimizer.skipped == 1
+    assert_equal(before, dict(model.named_buffers()))
+
+
+# Estimated anew
+
+
+def test_estimate_weights_batches_by_size():
     model = network()
     model(batch(7)[0])
     reestimate_statistics(model, batches())
@@ -42,99 +95,20 @@ def test_batches_count_by_their_size():
     assert model[1].num_batches_tracked.item() == len(SIZES)
 
 
-def test_modes_and_momenta_come_back_even_after_a_failure():
-    model = network().eval()
-    model[4].train()
-    model[1].momentum = 0.3
-
-    def failing():
-        yield batch(0)[0]
-        raise RuntimeError("the disk is gone")
-
-    with pytest.raises(RuntimeError, match="disk"):
-        reestimate_statistics(model, failing())
-    assert [module.training for module in model] == [False, False, False, False, True]
-    assert model[1].momentum == 0.3
-
-
-def test_without_batches_the_statistics_stay():
-    model = network()
-    model(batch(7)[0])
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match="no batches"):
-        reestimate_statistics(model, [])
-    assert_equal(before, dict(model.state_dict()))
-
-
-def test_a_loader_of_inputs_and_labels_is_one_of_inputs():
-    model = network()
-    reestimate_statistics(model, [(images, None) for images in batches()])
-    assert_estimated(model)
-
-
-@pytest.mark.parametrize("wrong", ["a batch", torch.zeros(12, 5, 8, 8, dtype=torch.float64)], ids=["text", "channels"])
-def test_after_a_batch_that_cannot_be_taken_the_statistics_are_as_before(wrong):
-    model = network()
-    model(batch(7)[0])
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises((TypeError, RuntimeError)):
-        reestimate_statistics(model, [*batches(), wrong])
-    assert_equal(before, dict(model.state_dict()))
-
-
-def test_empty_batches_count_for_nothing():
+def test_estimate_ignores_empty_batches():
     model = network()
     reestimate_statistics(model, [batches()[0][:0], *batches()])
     assert_estimated(model)
 
 
-class Fixed(nn.Module):
-    """Normalises by statistics that are part of the pretrained network, as detection backbones do."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("running_mean", torch.full((6,), 0.5, dtype=torch.float64))
-
-    def forward(self, x):
-        return x - self.running_mean[None, :, None, None]
-
-
-def test_statistics_that_no_layer_estimates_stay():
+def test_estimate_takes_inputs_with_labels():
     model = network()
-    model.insert(2, Fixed())
-    reestimate_statistics(model, batches())
-    assert torch.equal(model[2].running_mean, torch.full((6,), 0.5, dtype=torch.float64))
+    reestimate_statistics(model, [(images, None) for images in batches()])
     assert_estimated(model)
-
-
-def test_a_compiled_model_is_not_compiled_for_every_batch():
-    model, compiled = network(), []
-
-    def backend(graph, inputs):
-        compiled.append(graph)
-        return graph.forward
-
-    reestimate_statistics(torch.compile(model, backend=backend), batches())
-    assert not compiled
-    assert_estimated(model)
-
-
-def test_a_layer_that_averages_all_batches_goes_on_from_the_estimate():
-    torch.manual_seed(0)
-    layer = BatchNorm2d(3, momentum=None).double()
-    reestimate_statistics(layer, batches())
-    estimate = layer.running_mean.clone()
-    layer(batch(9)[0])
-    expected = estimate + (batch(9)[0].mean((0, 2, 3)) - estimate) / (len(SIZES) + 1)
-    torch.testing.assert_close(layer.running_mean, expected, rtol=0, atol=1e-12)
-
-
-def test_a_model_without_statistics_takes_no_pass():
-    reestimate_statistics(nn.Linear(2, 1), iter(lambda: pytest.fail("a batch was taken"), None))
 
 
 @pytest.mark.parametrize("labelled", [False, True], ids=["inputs", "with labels"])
-def test_wasams_update_counts_batches_by_their_size(labelled):
+def test_wasam_bn_update_weights_batches_by_size(labelled):
     model = network()
     optimizer = wrap(model, "wasam")
     train(model, optimizer, 1)
@@ -145,57 +119,7 @@ def test_wasams_update_counts_batches_by_their_size(labelled):
     assert_estimated(model)
 
 
-# Copies
-
-
-def tensors() -> list[torch.Tensor]:
-    torch.manual_seed(0)
-    return [
-        torch.randn(3, 4),
-        torch.randn(4, 3).t(),
-        torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
-        torch.randn(()),
-        torch.arange(5),
-        torch.tensor(7),
-        torch.randn(6, dtype=torch.float64),
-        torch.randn(5, 4)[:, ::2],
-        torch.randn(4, 1).expand(4, 3),
-        torch.empty(0, 3),
-    ]
-
-
-def test_copies_have_values_shapes_and_layouts_of_the_tensors():
-    originals = tensors()
-    copies = FlatCopy(originals)
-    assert len(copies.buffers) == 3
-    for x, copy in zip(originals, copies.views, strict=True):
-        assert copy.shape == x.shape and copy.dtype == x.dtype
-        assert torch.equal(copy, x)
-        assert copy.stride() == torch.empty_like(x).stride()
-        assert any(copy.untyped_storage().data_ptr() == b.untyped_storage().data_ptr() for b in copies.buffers)
-
-
-@pytest.mark.parametrize("holds", [True, False])
-def test_tensors_are_kept_or_what_was_copied_comes_back_whatever_their_layout(holds):
-    originals = [x for x in tensors() if not (x.dim() and 0 in x.stride())]
-    copies = FlatCopy(originals)
-    changed = [(x + 1).contiguous() for x in originals]
-    expected = [x.clone() for x in (changed if holds else originals)]
-    now = copies.keep_if(torch.tensor(holds), changed)
-    for x, copy, value in zip(changed, now.views, expected, strict=True):
-        assert torch.equal(x, value)
-        assert torch.equal(copy, value)
-
-
-def test_zeros_replace_what_is_not_finite():
-    copies = FlatCopy([torch.tensor([1.0, float("nan")]), torch.tensor(float("inf"))])
-    copies.zero_unless(torch.tensor(True))
-    assert copies.views[1].isinf()
-    copies.zero_unless(torch.tensor(False))
-    assert all(not copy.any() for copy in copies.views)
-
-
-class Batch(nn.Module):
+class NetworkOfMappings(nn.Module):
     """A network that takes a dictionary, a list of tensors, or a tensor."""
 
     def __init__(self):
@@ -217,14 +141,14 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_batches_of_any_form_count_by_their_examples(form):
-    model = Batch()
+def test_estimate_takes_batches_of_any_form(form):
+    model = NetworkOfMappings()
     reestimate_statistics(model, map(FORMS[form], batches()))
     assert_estimated(model.inner)
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "bad_batch",
     [
         {"x": torch.zeros(4, 6), "y": torch.zeros(3)},
         {"x": "text"},
@@ -232,45 +156,90 @@ def test_batches_of_any_form_count_by_their_examples(form):
         nn.utils.rnn.pack_sequence([torch.zeros(3, 6), torch.zeros(2, 6)]),
     ],
 )
-def test_batches_without_a_number_of_examples_are_refused(wrong):
-    model = Batch()
-    before = [buffer.clone() for buffer in model.buffers()]
+def test_batch_without_number_of_examples_is_refused(bad_batch):
+    model = NetworkOfMappings()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with pytest.raises(TypeError, match="number of examples"):
-        reestimate_statistics(model, [wrong])
-    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), before, strict=True))
-
-
-class Scale(nn.Module):
-    """A normalisation layer that is none of torch's classes, or a layer that is called like one and is not."""
-
-    def __init__(self, *shape: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(*shape))
-
-    def forward(self, x):
-        return x * self.weight if self.weight.dim() == 1 else x @ self.weight
-
-
-class LlamaRMSNorm(Scale):
-    pass
-
-
-class NormalisedLinear(Scale):
-    pass
+        reestimate_statistics(model, [bad_batch])
+    assert_equal(before, dict(model.named_buffers()))
 
 
 @pytest.mark.parametrize(
-    ("layer", "name", "perturbed"),
-    [
-        (LlamaRMSNorm(6), "post", True),
-        (Scale(6), "norm1", True),
-        (Scale(6), "bn2", True),
-        (Scale(6), "scale", False),
-        (NormalisedLinear(6, 6), "post", False),
-    ],
+    "bad_batch", ["a batch", torch.zeros(12, 5, 8, 8, dtype=torch.float64)], ids=["text", "channels"]
 )
-def test_sam_on_finds_normalisation_by_class_or_name(layer, name, perturbed):
-    model = nn.Sequential(OrderedDict({"in": nn.LayerNorm(6), name: layer, "out": nn.Linear(6, 3)}))
-    optimizer = SAMON(model.parameters(), torch.optim.SGD, model=model, lr=0.1)
-    assert (layer.weight in optimizer.perturbed) == perturbed
-    assert model[0].weight in optimizer.perturbed and model[2].weight not in optimizer.perturbed
+def test_bad_batch_leaves_statistics_as_before(bad_batch):
+    model = network()
+    model(batch(7)[0])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises((TypeError, RuntimeError)):
+        reestimate_statistics(model, [*batches(), bad_batch])
+    assert_equal(before, dict(model.state_dict()))
+
+
+def test_estimate_without_batches_is_refused():
+    model = network()
+    model(batch(7)[0])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="no batches"):
+        reestimate_statistics(model, [])
+    assert_equal(before, dict(model.state_dict()))
+
+
+def test_failed_estimate_restores_modes_and_momentum():
+    model = network().eval()
+    model[4].train()
+    model[1].momentum = 0.3
+
+    def failing():
+        yield batch(0)[0]
+        raise RuntimeError("the disk is gone")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        reestimate_statistics(model, failing())
+    assert [module.training for module in model] == [False, False, False, False, True]
+    assert model[1].momentum == 0.3
+
+
+class FixedMean(nn.Module):
+    """A layer with statistics of a pretrained network, as in detection backbones."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("running_mean", torch.full((6,), 0.5, dtype=torch.float64))
+
+    def forward(self, x):
+        return x - self.running_mean[None, :, None, None]
+
+
+def test_estimate_leaves_fixed_statistics_alone():
+    model = network()
+    model.insert(2, FixedMean())
+    reestimate_statistics(model, batches())
+    assert torch.equal(model[2].running_mean, torch.full((6,), 0.5, dtype=torch.float64))
+    assert_estimated(model)
+
+
+def test_estimate_does_not_compile_for_each_batch():
+    model, graphs = network(), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    reestimate_statistics(torch.compile(model, backend=backend), batches())
+    assert not graphs
+    assert_estimated(model)
+
+
+def test_cumulative_average_continues_from_estimate():
+    torch.manual_seed(0)
+    layer = BatchNorm2d(3, momentum=None).double()
+    reestimate_statistics(layer, batches())
+    estimate = layer.running_mean.clone()
+    layer(batch(9)[0])
+    expected = estimate + (batch(9)[0].mean((0, 2, 3)) - estimate) / (len(SIZES) + 1)
+    torch.testing.assert_close(layer.running_mean, expected, rtol=0, atol=1e-12)
+
+
+def test_model_without_statistics_takes_no_batch():
+    reestimate_statistics(nn.Linear(2, 1), iter(lambda: pytest.fail("a batch was taken"), None))

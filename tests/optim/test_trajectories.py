@@ -19,7 +19,7 @@ from tests.optim.problem import (
     SGD,
     TWICE,
     closure_for,
-    end,
+    finish_closure,
     groups,
     network,
     train,
@@ -225,7 +225,7 @@ def test_any_shapes_and_options_equal_reference(name, data):
         losses = model.losses(dict(model.named_parameters()), examples)
         if losses.requires_grad:
             engine.zero_grad()
-        return end(engine, losses)
+        return finish_closure(engine, losses)
 
     for _ in range(4):
         plain.step(Oracle(model.losses))
