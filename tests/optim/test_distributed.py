@@ -48,7 +48,7 @@ def run_all_cases(rank: int, file: str, folder: str) -> None:
     """Run all cases in one of two processes, and save their results by case."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-    half, quarters = [HALVES[rank]], list(QUARTERS[2 * rank : 2 * rank + 2])
+    half, quarters = HALVES[rank], list(QUARTERS[2 * rank : 2 * rank + 2])
     results = {}
     for name in METHODS:
         results[name, "local"] = train_parallel(network(), name, half)
@@ -57,12 +57,12 @@ def run_all_cases(rank: int, file: str, folder: str) -> None:
     for name in IN_PARTS:
         results[name, "parts"] = train_parallel(network(), name, quarters)
     for name in BY_HAND:
-        results[name, "by hand"] = train_by_hand(name, HALVES[rank])
+        results[name, "by hand"] = train_by_hand(name, half)
     for name in COMPILED:
         results[name, "compiled"] = train_parallel(network(), name, half, compiled=True)
 
-    # Each process may have as many parts as it likes.
-    results["uneven parts"] = train_parallel(network(), "gsam", half if rank == 0 else quarters)
+    # Each process may have as many parts as it likes, but all must call `step` with parts, even with a single one.
+    results["uneven parts"] = train_parallel(network(), "gsam", [half] if rank == 0 else quarters)
 
     for view in (False, True):
         results["views", view] = train_parallel(
@@ -81,15 +81,23 @@ def run_all_cases(rank: int, file: str, folder: str) -> None:
 
 
 def train_parallel(
-    network: nn.Module, name: str, parts: list[slice], compiled: bool = False, views: bool = False, **options
+    network: nn.Module,
+    name: str,
+    share: slice | list[slice],
+    *,
+    compiled: bool = False,
+    views: bool = False,
+    **options,
 ) -> Result:
-    """Train on this process's parts of each batch."""
+    """Train on this process's share of each batch, or on parts of it with a perturbation each."""
     model = DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=views)
     optimizer = wrap(model, name, **options)
     called = torch.compile(model, backend="aot_eager", dynamic=False) if compiled else model
     for t in range(STEPS):
-        closures = [closure_for(called, optimizer, t, part) for part in parts]
-        optimizer.step(closures if len(closures) > 1 else closures[0])
+        if isinstance(share, slice):
+            optimizer.step(closure_for(called, optimizer, t, share))
+        else:
+            optimizer.step([closure_for(called, optimizer, t, part) for part in share])
     return flat_weights(model), optimizer.passes
 
 

@@ -91,7 +91,7 @@ def test_wrapper_steps_saves_and_resumes_as_optimizer(name, kind, way):
         resumed = wrap(other, name)
         resumed_wrapper = WRAPPERS[kind](resumed)  # made before the state is loaded
         other.load_state_dict(weights)
-        resumed.load_state_dict(saved)
+        resumed.load_state_dict(copy.deepcopy(saved))  # the two states share tensors
         remember(other, resumed_wrapper, STEPS - 1)
         for t in range(STEPS, 2 * STEPS):
             step(way, other, resumed_wrapper, t)

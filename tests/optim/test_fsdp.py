@@ -191,6 +191,7 @@ def average(rank: int):
         optimizer.update_swa()
     evaluate(model)
     optimizer.swap_swa_sgd()
+    averaged = result(model, optimizer)
 
     plain = network()
     with torch.no_grad():
@@ -199,7 +200,7 @@ def average(rank: int):
         for buffer, own in zip(plain.buffers(), model.buffers(), strict=True):
             buffer.copy_(own)
         outputs = [each.eval()(batch()[0]) for each in (plain, model)]
-    return result(model, optimizer), torch.allclose(*outputs, rtol=0, atol=1e-12)
+    return averaged, torch.allclose(*outputs, rtol=0, atol=1e-12)
 
 
 def overflow(rank: int) -> tuple[bool, int]:
