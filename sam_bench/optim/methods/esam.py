@@ -108,6 +108,7 @@ class ESAM(SAM):
 
         with torch.no_grad():
             after = closure()
+        torch.clear_autocast_cache()  # torch 2.10 would use weights that were cast without gradients for the next pass
         chosen = self.choose(losses, after)
         closure(chosen)
         return 1 / 3 + len(chosen) / len(losses)
