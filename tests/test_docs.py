@@ -156,7 +156,7 @@ def test_readme_names_every_method():
 def test_own_method_is_tuned_and_compared(folder, plugins_for_now):
     write_files("docs/recipes/own_method.md", folder)
     mine = Path("mine")
-    trials = tuning.plan("noisy40", ["sgd"], 3, []) | tuning.plan(
+    trials = tuning.plan_trials("noisy40", ["sgd"], 3, []) | tuning.plan_trials(
         "noisy40", ["sign_sam"], 3, ["plugin=sign_sam.py"], config_dir=mine
     )
     rates = [[trial.settings["optimizer.base.lr"] for trial in its] for its in trials.values()]
