@@ -16,7 +16,7 @@ OLDEST = $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-oldest lint data reproduce-table table report tune study analyse smoke torture bench profile gpu-check clean
+.PHONY: help setup test test-oldest lint docs data reproduce-table table report tune study analyse smoke torture bench profile gpu-check clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,11 @@ lint: $(DEV) ## Check style, formatting and the types of what can be imported
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
+docs: $(DEV) ## Build the documentation, and say which file to open
+	@$(PYTHON) docs/generate.py
+	@$(PYTHON) -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
 data: $(READY) ## Obtain and verify CIFAR-10, or another data set (OPTIONS=data=cifar100)
 	@$(PYTHON) scripts/prepare_data.py $(OPTIONS)
 
@@ -94,5 +99,5 @@ gpu-check: $(ENVIRONMENT) ## On a machine with CUDA: its tests and the benchmark
 	@$(PYTHON) scripts/gpu_check.py $(OPTIONS)
 
 clean: ## Remove caches and builds; data, runs, results and .venv stay
-	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist docs/_build docs/studies .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

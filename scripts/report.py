@@ -2,7 +2,8 @@
 
 python scripts/report.py --experiment noisy40
 
-Without --experiment, this covers all of results/measured, and the generated parts of README.md and results/README.md.
+Without --experiment, this covers all of results/measured, and the generated parts of docs/findings.md and
+results/README.md.
 """
 
 import json
@@ -38,7 +39,7 @@ MEASURED = ROOT / "results" / "measured"
 #: The benchmark from which costs are estimated.
 BENCHMARK = ROOT / "results" / "benchmark" / "amd-epyc-2-threads.json"
 
-#: Order of the studies; others follow these. The README shows the table of the first.
+#: Order of the studies; others follow these. docs/findings.md shows the table of the first.
 ORDER = ("noisy40", "noisy40_shared", "noisy40_aug", "clean5k", "clean5k_tuned", "clean5k_aug")
 
 #: Lines before and after the generated part of a file.
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> None:
         write_atomically(MEASURED / "published.md", published(rows).encode())
         write_atomically(MEASURED / "index.html", index(test_findings).encode())
         for path, content in (
-            (ROOT / "README.md", opening(test_findings)),
+            (ROOT / "docs" / "findings.md", opening(test_findings)),
             (ROOT / "results" / "README.md", what_was_run(folders)),
         ):
             write_atomically(path, inserted(path.read_text(encoding="utf-8"), content).encode())
@@ -162,11 +163,11 @@ def studies(by_experiment: Mapping[str, Findings]) -> list[Study]:
 
 
 def opening(by_experiment: Mapping[str, Findings]) -> str:
-    """Return the generated part of the README: the findings of all studies, and the table of the first one."""
+    """Return the generated part of docs/findings.md: the findings of all studies, and the table of the first one."""
     shown_studies = studies(by_experiment)
     first = shown_studies[0]
     first_findings = by_experiment[first.experiment]
-    folder = f"results/measured/{first.experiment}"
+    folder = f"../results/measured/{first.experiment}"
 
     comparisons = {study.experiment: by_experiment[study.experiment].comparison for study in shown_studies}
     parts = [
@@ -184,7 +185,7 @@ def runs_of(study: Study, results: Findings) -> str:
     """Return a list item with a study's title and the number of its runs."""
     lost = sum(row.diverged for row in results.rows)
     runs = f"{len(results.records)} of {len(study.rows) * len(study.seeds)} runs{f', {lost} diverged' if lost else ''}"
-    return f"- [`{study.experiment}`](results/measured/{study.experiment}/table.md): {study.title} ({runs})"
+    return f"- [`{study.experiment}`](../results/measured/{study.experiment}/table.md): {study.title} ({runs})"
 
 
 def compared_across(studies: Mapping[str, Comparison]) -> str:

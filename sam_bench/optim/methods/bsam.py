@@ -23,7 +23,7 @@ class BSAM(SharpnessAware):
     `m ← β₁ m + (1 − β₁)(h + δ w)` and `s ← β₂ s + (1 − β₂)(√s |g| + γ + δ)`, where m starts at 0 and s at 1
     (Möllenhoff & Khan, 2023, arXiv:2210.01620, algorithm 1). `1 / (N s)` is the variance of a Gaussian posterior over
     the weights, and `N δ` the precision of its prior. If a batch is given in parts, each part has its own noise, and
-    |g|, not g, is averaged over the parts; the authors use 8.
+    `|g|`, not `g`, is averaged over the parts; the authors use 8.
 
     The rule has its own momentum and weight decay: use SGD without either as the base optimizer. With ρ = 0 it is not
     SGD. Both gradients are taken at perturbed weights. So re-estimate running statistics at `w` before the last
