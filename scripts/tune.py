@@ -3,7 +3,7 @@
 python scripts/tune.py --experiment noisy40 --methods sgd,sam --trials 12
 
 A trial is a run with data.split=val, which does not use the test set. A method's first trial has the preset's values;
-the others are points of a Sobol sequence in the method's ranges (conf/tune/). The trial with the lowest held-out error
+the others are points of a Sobol sequence in its ranges (conf/tune.yaml). The trial with the lowest held-out error
 in the last epoch is the best. Its values are written to conf/tuned/<experiment>_<method>.yaml. Every later run uses
 them, unless it is started with ~tuned. All trials are written to results/<experiment>/tuning.{md,csv}.
 
@@ -58,7 +58,7 @@ class Search:
     Args:
         trials: number of trials of each method.
         overrides: settings of all trials in addition to the preset, separated by spaces.
-        only: the settings that were tuned, separated by commas; empty for all settings in `conf/tune`.
+        only: the settings that were tuned, separated by commas; empty for all settings in `conf/tune.yaml`.
     """
 
     trials: int
@@ -123,7 +123,7 @@ def main(arguments: list[str]) -> None:
     for key in only or ():
         if key not in known:
             raise ConfigError(
-                f"--only has an unknown setting, {key}{suggestion(key, known)} The ranges are in conf/tune."
+                f"--only has an unknown setting, {key}{suggestion(key, known)} The ranges are in conf/tune.yaml."
             )
 
     plan_trials = partial(
@@ -300,7 +300,7 @@ def remarks(
             least, greatest = space[key]
             sentences.append(
                 f"{METHODS[method].title}: the best {key}, {chosen.settings[key]:g}, lies at an end of its range, "
-                f"{least:g} to {greatest:g}: widen it in conf/tune/ and tune again."
+                f"{least:g} to {greatest:g}: widen it in conf/tune.yaml and tune again."
             )
 
     for method, search in earlier.items():

@@ -9,12 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from sam_bench import SAM, SAMPa, plugins
+from sam_bench import AESAM, ESAM, MSAM, SAM, SAMPa, plugins
 from sam_bench.cli import compose
 from sam_bench.errors import ConfigError
-from sam_bench.optim.registry import METHODS
+from sam_bench.optim.registry import ADAPTIVE, METHODS
 from sam_bench.plugins import Option, plugin
 from sam_bench.runs.spec import RunSpec
+from sam_bench.training.build import build_network, build_optimizer
 from tests.conftest import TINY, everything_below, execute
 from tests.forked import Forked, command_line
 
@@ -139,7 +140,10 @@ BROKEN = {
         FILE.replace("share", "start"),
         "the option start has the name of a setting",
     ),
-    "a radius that is not said": (FILE.replace("rho=0.07, *", "*").replace("rho, **", "**"), "must take rho="),
+    "a radius that is not said": (
+        FILE.replace("rho=0.07, *, share=0.5, **options", "share=0.5").replace(", rho, **options", ""),
+        "must take rho=",
+    ),
     "nobody's home": (None, "begins with the home folder of a user who does not exist"),
     "a default out of range": (FILE.replace("share=0.5", "share=5.0"), "share=5.0 must be"),
     "an option without a default": (FILE.replace("share=0.5", "share"), "with a default"),
@@ -258,22 +262,51 @@ def test_a_name_that_is_none_is_refused(name):
         plugin(HalfSAM, name, **ABOUT)
 
 
-def test_a_description_follows_from_the_class():
-    from sam_bench import AESAM, ESAM, MSAM
-
+def test_plugin_by_default_describes_the_class():
     found = [plugin(cls, "other", **ABOUT) for cls in (HalfSAM, ESAM, MSAM)]
     assert [entry.passes for entry in found] == ["2", "2", "1"]
-    assert [entry.draws for entry in found] == [False, True, False]
-    assert [entry.selects_examples for entry in found] == [False, True, False]
-    assert [entry.perturbs_first for entry in found] == [False, False, True]
-    assert plugin(AESAM, "other", **ABOUT).gradient_decides
-    assert plugin(SAMPa, "again", **ABOUT).not_capturable == "a step repeats the batch of the step before"
+    assert [entry.two_passes for entry in found] == [True, True, False]
+    assert [entry.takes_parts for entry in found] == [True, True, True]
+    assert not plugin(AESAM, "other", **ABOUT).takes_parts
 
 
-def test_a_step_is_captured_in_a_cuda_graph_only_where_that_is_described():
-    assert "capturable=True" in plugin(HalfSAM, "half_sam", options=(SHARE,), **ABOUT).not_capturable
-    assert plugin(HalfSAM, "half_sam", options=(SHARE,), capturable=True, **ABOUT).not_capturable == ""
-    assert "repeats" in plugin(SAMPa, "again", capturable=True, **ABOUT).not_capturable
+@pytest.mark.parametrize(("cls", "passes"), [(SAM, "1"), (MSAM, "2"), (MSAM, "1.0")])
+def test_plugin_with_passes_of_another_class_is_refused(cls, passes):
+    with pytest.raises(ValueError, match=f"passes='{passes}' must be \"1\" if, and only if, two_passes is False"):
+        plugin(cls, "other", passes=passes, **ABOUT)
+
+
+def test_plugin_offers_an_option_of_a_parent_class():
+    entry = plugin(HalfSAM, "half_sam", options=(SHARE, ADAPTIVE), **ABOUT)
+    assert dict(entry.defaults) == {"rho": 0.07, "share": 0.5, "adaptive": False}
+
+
+SEEDED = """
+from sam_bench import SSSAM
+from sam_bench.plugins import plugin
+
+class Mine(SSSAM):
+    def __init__(self, params, base_optimizer, rho=0.05, **options):
+        super().__init__(params, base_optimizer, rho, **options)
+
+METHOD = plugin(Mine, "mine", title="Mine", summary="SS-SAM", paper="mine")
+"""
+
+
+def test_run_gives_its_seed_to_a_parent_class(file, small_synthetic):
+    file.write_text(SEEDED)
+    config = compose.compose([*SMALL, f"plugin={file}", "optimizer=mine", "seed=3"])
+    assert build_optimizer(config, build_network(config)).seed == 3
+
+
+def test_step_is_captured_only_if_described_as_capturable():
+    described, capturable = (
+        plugin(HalfSAM, "half_sam", options=(SHARE,), capturable=value, **ABOUT) for value in (False, True)
+    )
+    assert "capturable=True" in described.why_not_captured
+    assert capturable.why_not_captured == ""
+    assert "repeats" in plugin(SAMPa, "again", capturable=True, **ABOUT).why_not_captured
+    assert "waits" in plugin(AESAM, "other", capturable=True, **ABOUT).why_not_captured
 
 
 def test_describing_nothing_imports_nothing():

@@ -193,8 +193,8 @@ def names_plugin(override: str) -> bool:
 
 def _register_method(entry: MethodEntry) -> None:
     """Register a method that has no file in `conf/optimizer` with Hydra."""
-    common = "two_pass" if entry.has_second_pass else "one_pass"
-    radius = {"rho_schedule": "constant", "rho_min": 0.0} if entry.perturbs and not entry.has_second_pass else {}
+    common = "two_pass" if entry.two_passes else "one_pass"
+    radius = {"rho_schedule": "constant", "rho_min": 0.0} if entry.perturbs and not entry.two_passes else {}
     node = {"defaults": [{"base": "sgd"}, {"common@_here_": common}, "_self_"], "name": entry.name}
     ConfigStore.instance().store(entry.name, node | radius | dict(entry.defaults), "optimizer", provider=entry.package)
 

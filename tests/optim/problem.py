@@ -44,17 +44,17 @@ RADII = {"asam": 0.5, "asam_official": 0.5, "gsam": 0.5, "usam": 0.02, "msam": 0
 
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 PERTURBING = [name for name, entry in METHODS.items() if entry.perturbs]
-TWICE = [name for name, entry in METHODS.items() if entry.has_second_pass]
+TWICE = [name for name, entry in METHODS.items() if entry.two_passes]
 """Methods that perturb along a gradient and look again, in the first step at least."""
 CUT = [name for name, entry in METHODS.items() if entry.takes_parts]
 """Methods that take a batch in parts, each with a perturbation of its own."""
 PASSES = [
     (name, number)
     for name in METHODS
-    for number in range(1, 3 if name in TWICE and not METHODS[name].repeats_batch else 2)
+    for number in range(1, 3 if name in TWICE and not method(name).repeats_batch else 2)
 ]
 """Methods and each of the passes with gradients of their first step, if it is on that step's own batch."""
-AHEAD = [name for name in TWICE if METHODS[name].perturbs_first]
+AHEAD = [name for name in TWICE if method(name).perturbs_first]
 """Methods whose passes are both at perturbed weights."""
 BY_HAND = [name for name in METHODS if name not in AHEAD]
 """Methods that a hand-written loop can step."""

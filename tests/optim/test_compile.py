@@ -64,7 +64,7 @@ def test_what_a_method_makes_of_its_gradients_is_one_graph(name):
         w = [real(p) for p in parameters]
         memory = optimizer._recall(parameters)
         weights = {"weights": w} if optimizer.needs_weights else {}
-        if not entry.has_second_pass:
+        if not entry.two_passes:
             return optimizer.combine_single(g, **memory, **weights)
         names = {"names": [name for name, _ in model.named_parameters()]} if optimizer.needs_names else {}
         direction = optimizer.direction(w, g, **memory, **names)

@@ -1,6 +1,5 @@
 """The settings of methods: what registry, classes, presets and --help say of them is one and the same."""
 
-import inspect
 import math
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from sam_bench.cli import compose
 from sam_bench.errors import ConfigError
 from sam_bench.optim.options import Option
-from sam_bench.optim.registry import METHODS, method
+from sam_bench.optim.registry import METHODS, constructor_parameters, method
 from tests.conftest import CONF
 from tests.optim.problem import network, wrap
 
@@ -53,8 +52,10 @@ def test_help_says_what_every_setting_means_and_may_be(command):
 def test_the_defaults_of_a_class_are_those_of_its_preset_or_both_say_so(name):
     config = compose.compose([f"optimizer={name}"]).optimizer
     preset = vars(config) | config.options()
-    given = {p.name: p.default for p in inspect.signature(method(name)).parameters.values() if p.name in preset}
-    assert {option.name for option in METHODS[name].options} <= set(given)
+    own = (*METHODS[name].option_names, *(("rho", "rho_min") if METHODS[name].perturbs else ()))
+    parameters = constructor_parameters(method(name))
+    given = {key: parameters[key].default for key in own if key in parameters}
+    assert set(METHODS[name].option_names) <= set(given)
     different = {key for key, default in given.items() if default != preset[key]}
     assert different == STATED.get(name, set())
     comments = (CONF / "optimizer" / f"{name}.yaml").read_text()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -21,7 +20,7 @@ from sam_bench.errors import ConfigError, StateError
 from sam_bench.optim.registry import METHODS
 from sam_bench.report.tuning import Trial
 from scripts import programs, study, tune
-from tests.conftest import ROOT, everything_below, options
+from tests.conftest import ROOT, everything_below
 from tests.forked import Forked, command_line
 
 TINY = ["data.train_subset=20", "trainer.batch_size=10", "trainer.epochs=1", "schedule.warmup_epochs=0"]
@@ -144,7 +143,7 @@ def test_a_method_a_preset_and_a_study_of_ones_own_are_tuned_and_compared(forked
     for name, text in {
         "half_sam.py": METHOD,
         "mine/experiment/short.yaml": "# @package _global_\ndefaults: [smoke]\ntrainer: {epochs: 1}\n",
-        "mine/tune/half_sam.yaml": "optimizer.rho: [0.01, 0.1]\noptimizer.base.weight_decay: null\n",
+        "mine/tune.yaml": "half_sam: {optimizer.rho: [0.01, 0.1], optimizer.base.weight_decay: null}\n",
         "mine/study/mine.yaml": STUDY,
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -168,17 +167,16 @@ def test_a_method_a_preset_and_a_study_of_ones_own_are_tuned_and_compared(forked
 @pytest.mark.parametrize(
     ("ranges", "said"),
     [
-        (None, "half_sam has no search ranges: write tune/half_sam.yaml in a folder of your own"),
-        ("- optimizer.rho", "must have lines such as optimizer.rho: [least, greatest]"),
-        ("optimizer.rho: [0.1", "not valid YAML"),
-        ("optimizer.rho: 0.1", "optimizer.rho: 0.1 in tune/half_sam.yaml is not a range"),
+        (None, "half_sam has no search ranges: write tune.yaml in a folder of your own"),
+        ("half_sam: [optimizer.rho]", "must have lines such as sam: {optimizer.rho: [least, greatest]}"),
+        ("half_sam: [0.1", "not valid YAML"),
+        ("half_sam: {optimizer.rho: 0.1}", "optimizer.rho: 0.1 of half_sam in tune.yaml is not a range"),
     ],
 )
 def test_a_method_of_ones_own_needs_ranges(folder, plugins_for_now, ranges, said):
     (folder / "half_sam.py").write_text(METHOD)
-    (folder / "tune").mkdir()
     if ranges is not None:
-        (folder / "tune/half_sam.yaml").write_text(ranges)
+        (folder / "tune.yaml").write_text(ranges)
     search = ["--config-dir", ".", "--experiment", "smoke", "--methods", "half_sam", "plugin=half_sam.py"]
     with pytest.raises(SystemExit) as ended:
         tune.main(search)
@@ -357,16 +355,22 @@ def test_every_method_has_a_space_whose_ends_are_valid(experiment, method):
 
 
 def test_every_space_is_a_methods():
-    assert set(options("tune")) == {*METHODS, "common"}
+    assert set(yaml.safe_load((CONF / "tune.yaml").read_text())) == {*METHODS, "common"}
 
 
 @pytest.mark.parametrize("ends", ["[1.0]", "[2.0, 1.0]", "[0, 1]", "0.1", "[a, b]"])
-def test_what_is_no_range_is_refused(tmp_path, monkeypatch, ends):
-    shutil.copytree(CONF / "tune", tmp_path / "tune")
-    (tmp_path / "tune/sam.yaml").write_text(f"optimizer.rho: {ends}\n")
-    monkeypatch.setattr("sam_bench.cli.compose.CONF", tmp_path)
-    with pytest.raises(ConfigError, match=r"optimizer.rho: .* is not a range"):
-        search_space("sam")
+def test_what_is_no_range_is_refused(tmp_path, ends):
+    (tmp_path / "tune.yaml").write_text(f"sam: {{optimizer.rho: {ends}}}\n")
+    with pytest.raises(ConfigError, match=r"optimizer.rho: .* of sam in .* is not a range"):
+        search_space("sam", tmp_path)
+
+
+def test_search_space_of_an_own_folder_replaces_ours(tmp_path):
+    assert search_space("sam", tmp_path) == search_space("sam")
+    (tmp_path / "tune.yaml").write_text("sam: {optimizer.rho: [1, 2], optimizer.base.lr: null}\n")
+    usual = search_space("sam")["optimizer.base.weight_decay"]
+    assert search_space("sam", tmp_path) == {"optimizer.base.weight_decay": usual, "optimizer.rho": (1, 2)}
+    assert search_space("asam", tmp_path) == search_space("asam")
 
 
 def test_programs_run_side_by_side_and_a_signal_ends_them(tmp_path, capfd):

@@ -23,7 +23,7 @@ from tests.optim.problem import ARGUMENTS
 from tests.training.stand_in import install
 from tests.training.tape import Tape, name_of
 
-CAPTURED = [name for name, entry in METHODS.items() if not entry.not_capturable]
+CAPTURED = [name for name, entry in METHODS.items() if not entry.why_not_captured]
 
 
 class Momentum(torch.optim.Optimizer):
@@ -135,7 +135,7 @@ def test_replay_equals_eager_bit_for_bit(name, base):
     assert differences(captured, eager) == []
 
 
-@pytest.mark.parametrize("name", [name for name in CAPTURED if METHODS[name].has_second_pass])
+@pytest.mark.parametrize("name", [name for name in CAPTURED if METHODS[name].two_passes])
 def test_replay_of_late_start_equals_eager(name):
     eager, _, _ = train(Step, name, steps=2 * STEPS, start=STEPS - 2, rates_on_device=True)
     captured, step, warnings = train(CapturedStep, name, steps=2 * STEPS, start=STEPS - 2, capturer=Tape())
@@ -188,7 +188,7 @@ def test_replay_of_parts_equals_eager(name):
 def test_not_capturable_methods_cannot_be_replayed(name):
     eager, _, _ = train(Step, name, rates_on_device=True)
     captured, _, warnings = train(CapturedStep, name, capturer=Tape())
-    if METHODS[name].gradient_decides:
+    if METHODS[name].cls.gradient_decides:
         assert "waits for the device, which cannot be captured" in warnings[0]
     else:
         assert differences(captured["model"], eager["model"]) != []

@@ -35,7 +35,7 @@ def triton(monkeypatch):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_auto_captures_capturable_methods(triton, name):
-    reason = METHODS[name].not_capturable
+    reason = METHODS[name].why_not_captured
     engine, why = choose("cuda", f"optimizer={name}")
     assert engine == ("compile" if reason else "graph")
     assert reason in why

@@ -77,7 +77,7 @@ def test_schedule_free_average_has_own_statistics(tiny_run, folder, name):
 @pytest.mark.parametrize("name", ["msam", "sam"])
 def test_record_names_source_of_statistics(tiny_run, name, batchnorm):
     record = tiny_run(*RUN, f"optimizer={name}", f"optimizer.batchnorm={batchnorm}")
-    expected = "re-estimated" if METHODS[name].perturbs_first else batchnorm
+    expected = "re-estimated" if METHODS[name].cls.perturbs_first else batchnorm
     assert record["batchnorm"] == record["config"]["optimizer"]["batchnorm"] == expected
     assert any("BatchNorm re-estimated" in line for line in Findings.of([record]).remarks()) == (name == "msam")
 

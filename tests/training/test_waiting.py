@@ -48,7 +48,7 @@ def test_epoch_does_not_wait_for_device(small_synthetic, monkeypatch, name, aver
         for _ in range(steps):
             next(pauses)
         assert training.position == len(training.train)
-        assert len(counting.waits) == (steps if METHODS[name].gradient_decides else 0)
+        assert len(counting.waits) == (steps if METHODS[name].cls.gradient_decides else 0)
 
 
 def test_watching_counts_waits():
@@ -64,7 +64,7 @@ def test_watching_counts_waits():
 @pytest.mark.parametrize(
     ("name", "engine"),
     [
-        *((name, "eager") for name in METHODS if not METHODS[name].gradient_decides),
+        *((name, "eager") for name in METHODS if not METHODS[name].cls.gradient_decides),
         *((name, "graph") for name in ("sgd", "wsam", "looksam")),
     ],
 )
@@ -155,6 +155,6 @@ def test_last_pass_holds_needed_copies_only(name):
 
     # Weights and momentum; a copy of the weights if they are perturbed, the gradient if needed, the method's state.
     entry, optimizer = METHODS[name], step.optimizer
-    copies = 2 + entry.perturbs + (entry.has_second_pass and optimizer.keeps_gradient)
+    copies = 2 + entry.perturbs + (entry.two_passes and optimizer.keeps_gradient)
     copies += sum(x.numel() == SIZE**2 for memory in optimizer.memory.values() for x in memory.values())
     assert counts[-1] == copies
