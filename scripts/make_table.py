@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sam_bench.cli.compose import choices, compose_seeds, describe_preset
+from sam_bench.cli.compose import compose_seeds
+from sam_bench.cli.conf_folder import choices, describe_preset
 from sam_bench.plugins import load_installed
 from sam_bench.report.comparison import write_comparison
 from sam_bench.report.cost import Cost

@@ -27,7 +27,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam_bench.cli.compose import choices
+from sam_bench.cli.conf_folder import choices
 from sam_bench.data import synthetic
 from sam_bench.errors import ResourceError
 from sam_bench.optim.registry import METHODS

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
-from sam_bench.cli.compose import choices, describe_preset
+from sam_bench.cli.conf_folder import choices, describe_preset
 from sam_bench.errors import StateError
 from sam_bench.plugins import load_installed
 from sam_bench.report.comparison import Comparison, in_short, write_comparison

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from sam_bench.cli.compose import compose, describe_preset
+from sam_bench.cli.compose import compose
+from sam_bench.cli.conf_folder import describe_preset
 from sam_bench.cli.main import EXIT_RESUMABLE, EXIT_RUN
 from sam_bench.report.table import protocol
 from scripts.arguments import at_least, errors_as_messages, jobs, method_names, parser

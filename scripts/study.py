@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sam_bench.cli.compose import choices
+from sam_bench.cli.conf_folder import choices
 from sam_bench.errors import ConfigError
 from sam_bench.lookup import lookup
 from sam_bench.report.study import Study

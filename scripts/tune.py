@@ -27,7 +27,8 @@ from typing import Any
 import yaml
 from scipy.stats import qmc
 
-from sam_bench.cli.compose import CONF, compose, load_plugins, names_plugin
+from sam_bench.cli.compose import compose, load_plugins, names_plugin
+from sam_bench.cli.conf_folder import CONF
 from sam_bench.cli.search_space import Range, search_space
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.lookup import suggestion

@@ -17,7 +17,9 @@ pytest.importorskip("matplotlib")
 import matplotlib as mpl
 import numpy as np
 
-from sam_bench.cli import compose, main
+from sam_bench.cli import main
+from sam_bench.cli.conf_folder import describe_preset
+from sam_bench.cli.request import read_request
 from sam_bench.errors import ConfigError
 from sam_bench.report.comparison import write_comparison
 from sam_bench.report.figures import draw, write_figures
@@ -248,7 +250,7 @@ def test_committed_figures_are_drawn_from_the_committed_records(experiment, tmp_
 @pytest.mark.parametrize("experiment", sorted(path.parent.name for path in MEASURED.glob("*/analysis")))
 def test_committed_tables_of_sharpness_are_made_from_the_committed_measures(experiment, tmp_path):
     sharpness = report.sharpness_of(MEASURED / experiment, findings(experiment))
-    write_sharpness(sharpness, experiment, tmp_path, compose.describe_preset(experiment))
+    write_sharpness(sharpness, experiment, tmp_path, describe_preset(experiment))
     for path in tmp_path.iterdir():
         assert (MEASURED / experiment / path.name).read_bytes() == path.read_bytes(), (
             f"{path.name} is stale: make report"
@@ -264,7 +266,7 @@ def test_committed_tables_are_made_from_the_committed_records(experiment, split,
     if records:
         found = findings(experiment, split)
         compared = split == "test" and bool(found.comparison.found)
-        write_table(found, experiment, tmp_path, name, compose.describe_preset(experiment))
+        write_table(found, experiment, tmp_path, name, describe_preset(experiment))
         if compared:
             write_comparison(found.comparison, tmp_path)
     made, kept = (
@@ -290,7 +292,7 @@ def test_every_command_asks_for_runs_that_are_valid(command, folder, plugins_for
     (folder / "sign_sam.py").write_text(OWN_METHOD)
     arguments = main.get_args_parser().parse_args(shlex.split(command.partition("-m sam_bench")[2]))
     try:
-        assert compose.requested(arguments).configs
+        assert read_request(arguments).configs
     except ConfigError as error:  # of an extra
         extra = re.search("hydra/(?:launcher|sweeper)=(ray|slurm|optuna)", command)[1]
         assert f"pip install -e '.[{extra}]'" in str(error)

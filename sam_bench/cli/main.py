@@ -11,13 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sam_bench.cli.compose import CONF, CONFIG_NAME, PLUGIN, Asked, composing, new_command, read, requested
+from sam_bench.cli.compose import CONFIG_NAME, PLUGIN, new_command, read
+from sam_bench.cli.conf_folder import CONF
+from sam_bench.cli.explain import composing
+from sam_bench.cli.hydra_private import get_args_parser
 from sam_bench.cli.launchers import launcher
+from sam_bench.cli.request import RunRequest, read_request
 from sam_bench.cli.sweep import Outcome, Sweep, summary
 from sam_bench.config.schema import Config
 from sam_bench.errors import Busy, ConfigError, Interrupted, MainProcessFailed, StateError, UserError
@@ -54,7 +57,7 @@ def _main() -> None:
     new_command()
     try:
         check_processes()
-        request = requested(get_args_parser().parse_args())
+        request = read_request(get_args_parser().parse_args())
 
         # Workers of a sweep load the plug-in too, but do not see the command line.
         if request.configs and request.configs[0].plugin is not None:
@@ -73,7 +76,7 @@ def _main() -> None:
         _stop(EXIT_INTERRUPTED, f"Interrupted. {AGAIN}")
 
 
-def _check(request: Asked) -> None:
+def _check(request: RunRequest) -> None:
     """Check that every run can be done, and keep the resolved specs.
 
     Raises:
@@ -89,7 +92,7 @@ def _check(request: Asked) -> None:
     _specs.update(run.check(request.configs, here=launcher(request.launcher).local))
 
 
-def _sweep(request: Asked) -> int:
+def _sweep(request: RunRequest) -> int:
     """Let Hydra launch the runs of a sweep, print a summary, and return the exit code."""
     code = 0
     request.sweep.begin()
@@ -223,7 +226,7 @@ def _do_run_of_sweep(config: Config, hydra_config: DictConfig) -> Outcome | None
         sys.exit(EXIT_RESUMABLE)
 
     try:
-        sweep.note(number, outcome)
+        sweep.write_outcome(number, outcome)
         if must_end and launched_by == "joblib":
             sweep.stop()
     except StateError as error:

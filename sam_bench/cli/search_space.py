@@ -4,7 +4,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from sam_bench.cli.compose import choices, composing
+from sam_bench.cli.conf_folder import choices
+from sam_bench.cli.explain import composing
 from sam_bench.errors import ConfigError
 
 #: The least and the greatest value. Both are above 0, since the range is searched on a logarithmic scale.

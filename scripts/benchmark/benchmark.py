@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sam_bench.cli.compose import choices
+from sam_bench.cli.conf_folder import choices
 from sam_bench.errors import ConfigError, StateError, UserError
 from sam_bench.runs.files import write_atomically
 from sam_bench.runs.provenance import code_versions

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from timeit import repeat
 
-from sam_bench.cli.compose import choices
+from sam_bench.cli.conf_folder import choices
 from sam_bench.data import synthetic
 from sam_bench.runs.checkpoint import Checkpoints
 from scripts.arguments import at_least, errors_as_messages, names_of, parser

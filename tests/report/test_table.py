@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from sam_bench.cli import compose
+from sam_bench.cli.conf_folder import describe_preset
 from sam_bench.config.schema import Config
 from sam_bench.errors import StateError
 from sam_bench.report.published import LEFT_OUT, PUBLISHED, differences, is_of_protocol, published, published_table
@@ -350,7 +351,7 @@ def test_the_script_makes_the_files_without_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     title, rest = GOLDEN.split("\n\n", 1)
-    assert "\n\n".join((title, compose.describe_preset("sam_example"), rest)) in done.stdout
+    assert "\n\n".join((title, describe_preset("sam_example"), rest)) in done.stdout
     assert (tmp_path / "results" / "sam_example" / "table.tex").is_file()
 
 

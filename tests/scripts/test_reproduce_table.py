@@ -7,7 +7,8 @@ import sys
 import pandas as pd
 import torch
 
-from sam_bench.cli.compose import compose, describe_preset
+from sam_bench.cli.compose import compose
+from sam_bench.cli.conf_folder import describe_preset
 from sam_bench.runs.lock import RunLock
 from sam_bench.runs.spec import RunSpec
 from tests.conftest import ROOT

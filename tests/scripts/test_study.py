@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sam_bench.cli.compose import choices, compose
+from sam_bench.cli.compose import compose
+from sam_bench.cli.conf_folder import choices
 from sam_bench.report.study import Study
 from sam_bench.runs.spec import RunSpec
 from scripts import programs, study

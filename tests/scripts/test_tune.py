@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from sam_bench.cli import main as cli_main
-from sam_bench.cli.compose import CONF, compose
+from sam_bench.cli.compose import compose
+from sam_bench.cli.conf_folder import CONF
 from sam_bench.cli.search_space import search_space
 from sam_bench.data import synthetic
 from sam_bench.data.images import Images
@@ -364,7 +365,7 @@ def test_every_space_is_a_methods():
 def test_what_is_no_range_is_refused(tmp_path, monkeypatch, ends):
     shutil.copytree(CONF / "tune", tmp_path / "tune")
     (tmp_path / "tune/sam.yaml").write_text(f"optimizer.rho: {ends}\n")
-    monkeypatch.setattr("sam_bench.cli.compose.CONF", tmp_path)
+    monkeypatch.setattr("sam_bench.cli.conf_folder.CONF", tmp_path)
     with pytest.raises(ConfigError, match=r"optimizer.rho: .* is not a range"):
         search_space("sam")
 
