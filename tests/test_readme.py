@@ -1,12 +1,9 @@
 """The README: its loop works, its commands ask for what exists, its figures are those of the committed records."""
 
 import json
-import os
 import re
 import shlex
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +14,10 @@ pytest.importorskip("matplotlib")
 import matplotlib as mpl
 import numpy as np
 
-from sam_bench.cli import main
+from sam_bench.cli import commands, main, pages, tables, tuning
+from sam_bench.cli.commands import is_command, study
 from sam_bench.cli.conf_folder import describe_preset
+from sam_bench.cli.methods_table import methods_table
 from sam_bench.cli.request import read_request
 from sam_bench.errors import ConfigError
 from sam_bench.report.comparison import write_comparison
@@ -27,7 +26,6 @@ from sam_bench.report.sharpness import in_words, write_sharpness
 from sam_bench.report.sharpness_figures import draw_sharpness
 from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, read_records, write_table
-from scripts import make_table, report, study, tune
 from scripts.benchmark.report import summary
 from tests.conftest import ROOT, options
 
@@ -57,42 +55,34 @@ def test_the_loop_of_the_readme_takes_a_step():
 
 
 def test_the_table_of_methods_is_that_of_the_registry():
-    done = subprocess.run(
-        [sys.executable, "scripts/method_table.py"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout in README, "the README's table is not what scripts/method_table.py prints"
+    assert methods_table() in README, "the README's table is not methods_table()"
 
 
 MEASURED = ROOT / "results" / "measured"
 
 
 def findings(experiment: str, split: str = "test") -> Findings:
-    return make_table.findings(experiment, read_records(MEASURED / experiment / "records", split))
+    return tables.findings(experiment, read_records(MEASURED / experiment / "records", split))
 
 
 def test_what_make_report_writes_into_other_files_is_what_it_would_write_today():
     folders = sorted(path.parent for path in MEASURED.glob("*/records"))
     made = {folder.name: findings(folder.name) for folder in folders if read_records(folder / "records")}
     everywhere = [row for each in made.values() for row in (*each.rows, *each.others)]
-    assert (MEASURED / "published.md").read_text() == report.published(everywhere)
-    for path, content in (("README.md", report.opening(made)), ("results/README.md", report.what_was_run(folders))):
+    assert (MEASURED / "published.md").read_text() == pages.published(everywhere)
+    for path, content in (("README.md", pages.opening(made)), ("results/README.md", pages.what_was_run(folders))):
         text = (ROOT / path).read_text()
-        assert report.inserted(text, content) == text, f"{path} is stale: make report"
+        assert pages.inserted(text, content) == text, f"{path} is stale: make report"
     if same_matplotlib():
-        assert (MEASURED / "index.html").read_text() == report.index(made), "the page is stale: make report"
+        assert (MEASURED / "index.html").read_text() == pages.index(MEASURED, made), "the page is stale: make report"
     assert (MEASURED / "index.html").stat().st_size < 3_200_000
 
 
 def test_what_is_said_first_is_what_the_studies_find():
     """The numbers are in words, rounded to points."""
     words = dict(enumerate(["none", "one", "two", "three", "four", "five", "six"])) | {13: "13"}
-    text = " ".join(README.partition("## What was found")[2].partition(report.BEGIN)[0].split())
-    every = {name: findings(name).comparison for name in report.ORDER}
+    text = " ".join(README.partition("## What was found")[2].partition(pages.BEGIN)[0].split())
+    every = {name: findings(name).comparison for name in pages.ORDER}
     for comparison in every.values():
         for (row, base), found in comparison.found.items():
             assert (base.title, found.verdict) != ("SAM", "better") or row.method == "sgd", row.title
@@ -155,7 +145,7 @@ def test_what_is_told_of_everything_tuned_with_right_labels_is_that_of_the_commi
 
 
 def test_the_sharpness_that_is_told_is_that_of_the_committed_measures():
-    found = {name: report.sharpness_of(MEASURED / name, findings(name)) for name in ("noisy40", "clean5k")}
+    found = {name: pages.sharpness_of(MEASURED / name, findings(name)) for name in ("noisy40", "clean5k")}
 
     def values(experiment, title, measure):
         its = [each.measures[measure] for each in found[experiment].solutions if each.title == title]
@@ -204,7 +194,7 @@ def row_of(experiment, title):
 
 
 def test_the_correlations_that_are_told_are_those_of_the_committed_measures():
-    shared, radii = (report.sharpness_of(MEASURED / name, findings(name)) for name in ("noisy40_shared", "clean5k"))
+    shared, radii = (pages.sharpness_of(MEASURED / name, findings(name)) for name in ("noisy40_shared", "clean5k"))
     assert len(shared.solutions) == len(shared.titles()) == 25
     assert all(each.across.low <= 0 <= each.across.high for each in shared.correlations.values())
     told = in_words(shared.correlations["eigenvalue_1"].across)
@@ -231,7 +221,7 @@ def test_the_correlations_that_are_told_are_those_of_the_committed_measures():
 
 def same_matplotlib() -> bool:
     """Whether the committed figures were drawn by the version that is installed."""
-    drawn = MEASURED / report.ORDER[0] / "figures" / "errors.svg"
+    drawn = MEASURED / pages.ORDER[0] / "figures" / "errors.svg"
     return f"Matplotlib v{mpl.__version__}" in drawn.read_text()
 
 
@@ -241,7 +231,7 @@ def test_committed_figures_are_drawn_from_the_committed_records(experiment, tmp_
         pytest.skip("they were drawn by another version of matplotlib")
     found = findings(experiment)
     held_out = read_records(MEASURED / experiment / "records", "val")
-    sharpness = report.sharpness_of(MEASURED / experiment, found)
+    sharpness = pages.sharpness_of(MEASURED / experiment, found)
     write_figures(draw(found, held_out) | draw_sharpness(sharpness), tmp_path)
     committed = {path.name: path.read_bytes() for path in (MEASURED / experiment / "figures").iterdir()}
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == committed
@@ -249,7 +239,7 @@ def test_committed_figures_are_drawn_from_the_committed_records(experiment, tmp_
 
 @pytest.mark.parametrize("experiment", sorted(path.parent.name for path in MEASURED.glob("*/analysis")))
 def test_committed_tables_of_sharpness_are_made_from_the_committed_measures(experiment, tmp_path):
-    sharpness = report.sharpness_of(MEASURED / experiment, findings(experiment))
+    sharpness = pages.sharpness_of(MEASURED / experiment, findings(experiment))
     write_sharpness(sharpness, experiment, tmp_path, describe_preset(experiment))
     for path in tmp_path.iterdir():
         assert (MEASURED / experiment / path.name).read_bytes() == path.read_bytes(), (
@@ -290,7 +280,11 @@ def test_the_table_of_costs_is_made_from_the_committed_measurements():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_asks_for_runs_that_are_valid(command, folder, plugins_for_now):
     (folder / "sign_sam.py").write_text(OWN_METHOD)
-    arguments = main.get_args_parser().parse_args(shlex.split(command.partition("-m sam_bench")[2]))
+    words = shlex.split(command.partition("-m sam_bench")[2])
+    if is_command(words[0]):
+        assert words[0] in commands.COMMANDS
+        return
+    arguments = main.get_args_parser().parse_args(words)
     try:
         assert read_request(arguments).configs
     except ConfigError as error:  # of an extra
@@ -311,7 +305,7 @@ def test_a_method_of_ones_own_can_be_tuned_and_compared_as_is_said(folder, plugi
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     mine = Path("mine")
-    trials = tune.plan("noisy40", ["sgd"], 9, []) | tune.plan(
+    trials = tuning.plan_trials("noisy40", ["sgd"], 9, []) | tuning.plan_trials(
         "noisy40", ["sign_sam"], 9, ["plugin=sign_sam.py"], config_dir=mine
     )
     rates = [[trial.settings["optimizer.base.lr"] for trial in its] for its in trials.values()]

@@ -11,8 +11,8 @@ PACKAGE = ROOT / "sam_bench"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "cli": {
-        "cli", "config", "errors", "lookup", "optim.registry", "plugins", "runs",
-        "runtime.environment", "runtime.output", "runtime.signals",
+        "analysis", "cli", "config", "errors", "loggers.wandb", "lookup", "optim.registry", "plugins", "report", "runs",
+        "runtime", "training.build",
     },
     "testing": {"optim"},
     "plugins": {"config.schema", "errors", "optim"},

@@ -4,8 +4,10 @@ import itertools
 from pathlib import Path
 
 _IN_WHEEL = Path(__file__).resolve().parents[1] / "conf"
+#: The folder of the checkout; None if the package was installed from a wheel.
+CHECKOUT = None if _IN_WHEEL.is_dir() else _IN_WHEEL.parents[1]
 #: The folder of the configuration files: inside the package in a wheel, at the top in a checkout.
-CONF = _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_WHEEL.parents[1] / "conf"
+CONF = CHECKOUT / "conf" if CHECKOUT else _IN_WHEEL
 
 
 def choices(group: str, config_dir: Path | None = None) -> dict[str, Path]:

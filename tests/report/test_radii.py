@@ -4,8 +4,7 @@ import pytest
 
 from sam_bench.cli.compose import compose
 from sam_bench.optim.registry import METHODS
-from sam_bench.report.radii import DEFAULT, RADII
-from scripts.radius_table import table
+from sam_bench.report.radii import DEFAULT, RADII, radii_table
 from tests.conftest import ROOT
 
 USED = [(radius, name) for radius in RADII for name in radius.used]
@@ -32,4 +31,4 @@ def test_a_publications_preset_has_one_of_its_radii(preset):
 
 
 def test_the_readme_shows_the_table():
-    assert table() in (ROOT / "README.md").read_text(), "the README's table is not what scripts/radius_table.py prints"
+    assert radii_table() in (ROOT / "README.md").read_text(), "the README's table is not radii_table()"

@@ -1,18 +1,17 @@
-"""The README's table of methods, made from the registry and conf/: python scripts/method_table.py"""
+"""The documentation's table of methods, made from the registry and `conf/`."""
 
 import json
 
 from sam_bench.cli.compose import compose
 from sam_bench.optim.registry import METHODS, MethodEntry
-from scripts import markdown
-from scripts.arguments import parser
+from sam_bench.report.markup import table
 
 HEADINGS = ("`optimizer=`", "class", "what it does", "passes a step", "own settings", "paper")
 
 
-def table() -> str:
+def methods_table() -> str:
     """Return the table of methods in Markdown, one row per method."""
-    return "\n".join(markdown.table(HEADINGS, map(_row_cells, METHODS.values())))
+    return "\n".join(table(HEADINGS, map(_row_cells, METHODS.values())))
 
 
 def _row_cells(entry: MethodEntry) -> tuple[str, ...]:
@@ -34,8 +33,3 @@ def _settings_cell(entry: MethodEntry) -> str:
 def _format_value(value: object) -> str:
     """Return a value in the form that the command line takes."""
     return json.dumps(value) if value is None or isinstance(value, bool) else f"{value:g}"
-
-
-if __name__ == "__main__":
-    parser(__doc__).parse_args()
-    print(table())
