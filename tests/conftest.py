@@ -101,7 +101,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def refused(folder, capsys):
-    """Holds a script to refusing arguments: in so many words, as argparse does, and before anything is created."""
+    """Holds a command to refusing arguments: in so many words, as argparse does, and before anything is created."""
 
     def check(main: Callable[[list[str]], None], arguments: str, said: str) -> None:
         with pytest.raises(SystemExit) as ended:

@@ -91,6 +91,17 @@ def test_it_runs_as_a_module_and_as_a_command(installed, tmp_path):
     assert "finished before" in again.stdout, again.stderr
 
 
+def test_it_has_the_commands(installed, tmp_path):
+    script = f"{installed['PYTHONPATH']}/bin/sam-bench"
+    for name in ("study", "data"):
+        shown = call(installed, tmp_path, script, name, "--help")
+        assert shown.returncode == 0 and shown.stdout.startswith(f"usage: sam-bench {name} "), shown.stderr
+    for name in ("table", "report"):
+        refused = call(installed, tmp_path, script, name)
+        assert refused.returncode == 1 and refused.stderr.startswith("Error: there are no records"), refused.stderr
+    assert everything_below(tmp_path) == []
+
+
 def test_a_method_of_ones_own_is_tested_and_trained_beside_it(installed, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "recipes" / "own_method.md").read_text(), re.S)
     for name, part in (("sign_sam.py", "plugin("), ("test_sign_sam.py", "check_method(")):

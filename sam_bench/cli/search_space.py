@@ -1,14 +1,21 @@
 """The ranges in which a method's settings are tuned, from `conf/tune.yaml`."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from sam_bench.cli.compose import CONF, composing
+from sam_bench.cli.conf_folder import CONF
+from sam_bench.cli.explain import composing
 from sam_bench.errors import ConfigError
 
 #: The least and the greatest value. Both are above 0, since the range is searched on a logarithmic scale.
 Range = tuple[float, float]
+
+#: The Sobol sequence. Every method uses the same points, and as many of their dimensions as it has settings. Settings
+#: that all methods have come first, so all methods try the same learning rates and weight decays.
+SOBOL = {"d": 8, "scramble": True, "rng": 0}
 
 
 def search_space(method: str, config_dir: Path | None = None) -> dict[str, Range]:
@@ -49,3 +56,20 @@ def _read_ranges(path: Path) -> dict[str, dict[str, list[float] | None]]:
                     f"{key}: {ends} of {method} in {path} is not a range: it must be [least, greatest], both above 0"
                 )
     return ranges
+
+
+def points(space: Mapping[str, Range], count: int) -> list[dict[str, float]]:
+    """Return points of a space, evenly spread on logarithmic scales, with three significant digits.
+
+    The first points do not depend on `count`.
+    """
+    from scipy.stats import qmc  # takes seconds to import
+
+    unit = qmc.Sobol(**SOBOL).random_base2(math.ceil(math.log2(max(count, 1))))[:count, : len(space)]
+    return [
+        {
+            key: float(f"{least * (greatest / least) ** place:.3g}")
+            for (key, (least, greatest)), place in zip(space.items(), point, strict=True)
+        }
+        for point in unit.tolist()
+    ]

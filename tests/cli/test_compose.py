@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
-from sam_bench.cli import compose, main
+from sam_bench.cli import compose, conf_folder, main
+from sam_bench.cli.conf_folder import describe_preset
+from sam_bench.cli.request import read_request
 from sam_bench.config.schema import Config
 from sam_bench.errors import ConfigError
 from sam_bench.optim.registry import METHODS
@@ -46,12 +48,12 @@ def test_wasam_asks_for_its_average(experiment):
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_preset_says_what_it_is(experiment):
-    text = compose.describe_preset(experiment)
+    text = describe_preset(experiment)
     assert text.endswith(".") and "@package" not in text and "#" not in text
 
 
 def test_of_a_users_own_preset_nothing_is_said():
-    assert compose.describe_preset("my_study") == ""
+    assert describe_preset("my_study") == ""
 
 
 def test_every_registered_name_has_a_file():
@@ -85,7 +87,7 @@ def test_gsams_least_radius_follows_its_radius():
 @pytest.mark.parametrize("sweep", options("sweep"))
 def test_a_sweep_file_runs_a_grid_on_the_tune_split(sweep):
     arguments = main.get_args_parser().parse_args([f"sweep={sweep}", "experiment=quick"])
-    configs = compose.requested(arguments).configs
+    configs = read_request(arguments).configs
     assert len({config.optimizer.rho for config in configs}) == len(configs) > 3
     assert {config.data.split for config in configs} == {"val"}
 
@@ -99,8 +101,8 @@ def test_compose_does_not_import_torch():
 
 
 def test_the_checkouts_own_files_are_used():
-    assert compose.CONF == CONF
-    assert compose.CONF.is_absolute()
+    assert conf_folder.CONF == CONF
+    assert conf_folder.CONF.is_absolute()
 
 
 def test_a_bad_config_is_an_error_for_python_too():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sam_bench.cli import compose
+from sam_bench.cli.commands import data as data_command
 from sam_bench.data import cifar, human_labels
 from sam_bench.data.human_labels import HumanLabels
 from sam_bench.data.images import Images
@@ -18,7 +19,6 @@ from sam_bench.errors import ConfigError, DataError
 from sam_bench.runs.run import check, run
 from sam_bench.runs.spec import RunSpec
 from sam_bench.training.build import load_data
-from scripts import prepare_data
 from tests.conftest import ROOT
 
 IMAGES = 200
@@ -163,9 +163,9 @@ def test_missing_human_labels_are_said_before_a_download(folder):
 
 def test_prepare_data_verifies_human_labels(small_cifar, folder, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="UCSC-REAL"):
-        prepare_data.main(["data.labels=worse"])
+        data_command.main(["data.labels=worse"])
     publish(folder / "data", monkeypatch, small_cifar)
-    prepare_data.main(["data.labels=worse"])
+    data_command.main(["data.labels=worse"])
     assert f"data/{human_labels.FILE}, and every byte is as it should be" in capsys.readouterr().out
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from sam_bench.cli.compose import choices, compose, compose_seeds
+from sam_bench.cli.compose import compose, compose_seeds
+from sam_bench.cli.conf_folder import choices
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.report.cost import Cost
 from sam_bench.report.rows import rows_of

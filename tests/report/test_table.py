@@ -3,8 +3,6 @@
 import copy
 import json
 import math
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -16,7 +14,6 @@ from sam_bench.errors import StateError
 from sam_bench.report.published import LEFT_OUT, PUBLISHED, differences, is_of_protocol, published, published_table
 from sam_bench.report.stats import t_interval
 from sam_bench.report.table import Findings, protocol, read_records, write_table
-from tests.conftest import ROOT
 
 ERRORS = {"sgd": [3.3, 3.1, 3.2], "sam": [2.9, 2.8, 3.0], "gsam": [2.5]}
 
@@ -312,46 +309,6 @@ def test_published_figures_are_found_by_network_else_the_sam_examples():
     assert beside("nothing", "wrn16_8") is None
     assert beside("sgd", "wrn16_8", label_noise=0.4) is None
     assert all(0 < figure.error < 10 and figure.caveat for figure in PUBLISHED)
-
-
-def run_script(cwd, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts" / "make_table.py"), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-
-
-def test_the_script_makes_all_tables_and_passes_over_what_has_none(tmp_path):
-    tuning = [copy.deepcopy(item) for item in records()]
-    for item in tuning:
-        item["config"]["data"]["split"] = "val"
-    write(tmp_path / "results" / "a_study" / "part", tuning)
-    write(tmp_path / "results" / "sam_example", records())
-    write(tmp_path / "results" / "measured" / "quick", records())
-    done = run_script(tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert {path.parent for path in tmp_path.rglob("*.md")} == {tmp_path / "results" / "sam_example"}
-    assert run_script(tmp_path, "--split", "val").returncode == 0
-    assert (tmp_path / "results" / "a_study" / "part" / "table-val.md").is_file()
-
-
-@pytest.mark.parametrize("arguments", ["", "--experiment nothing", "--experiment a --split val"])
-def test_the_script_without_records_is_one_message(tmp_path, arguments):
-    done = run_script(tmp_path, *arguments.split())
-    assert done.returncode == 1
-    assert done.stderr.startswith("Error: there are no records") and done.stderr.count("\n") == 1
-
-
-def test_the_script_makes_the_files_without_torch(tmp_path):
-    write(tmp_path / "results" / "sam_example", records())
-    program = (
-        "import runpy, sys; sys.argv = ['make_table.py', '--experiment', 'sam_example'];"
-        f"runpy.run_path({str(ROOT / 'scripts' / 'make_table.py')!r}, run_name='__main__');"
-        "sys.exit('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    title, rest = GOLDEN.split("\n\n", 1)
-    assert "\n\n".join((title, compose.describe_preset("sam_example"), rest)) in done.stdout
-    assert (tmp_path / "results" / "sam_example" / "table.tex").is_file()
 
 
 def with_m(made: dict, m: int) -> dict:

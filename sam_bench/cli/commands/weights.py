@@ -1,6 +1,6 @@
 """Keep the last weights of finished runs beside their records, without the state that only a resume needs.
 
-python scripts/keep_weights.py --experiment noisy40_shared
+python -m sam_bench weights --experiment noisy40_shared
 
 The weights go from the last checkpoint of each run in runs/<experiment> to results/<experiment>/weights/<run>.pt. Read
 them with `model.load_state_dict(torch.load(path, weights_only=True))`. They are always the trained weights, even if the
@@ -11,18 +11,14 @@ import io
 import sys
 from pathlib import Path
 
-import torch
-
+from sam_bench.cli.arguments import errors_as_messages, parser
 from sam_bench.errors import StateError
-from sam_bench.report.table import read_records
 from sam_bench.runs.files import write_atomically
-from sam_bench.runs.finished import checkpoint_weights, same
-from scripts.arguments import errors_as_messages, parser
 
 
 @errors_as_messages()
 def main(arguments: list[str]) -> None:
-    arguments_parser = parser(__doc__)
+    arguments_parser = parser(__doc__, "weights")
     arguments_parser.add_argument("--experiment", required=True)
     arguments_parser.add_argument(
         "--split", default="test", choices=("test", "val"), help="images that the runs were evaluated on"
@@ -32,6 +28,11 @@ def main(arguments: list[str]) -> None:
     )
     arguments_parser.add_argument("--runs", default=Path("runs"), type=Path, help="folder with the checkpoints")
     options = arguments_parser.parse_args(arguments)
+
+    import torch
+
+    from sam_bench.report.table import read_records
+    from sam_bench.runs.finished import checkpoint_weights, same
 
     folder = options.results / options.experiment
     records = read_records(folder / "records", options.split)
@@ -59,7 +60,3 @@ def main(arguments: list[str]) -> None:
     print(f"{len(records) - len(without_weights)} of {len(records)} runs have their weights in {folder / 'weights'}")
     if without_weights:
         print(f"Without a checkpoint in {options.runs / options.experiment}: {', '.join(without_weights)}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,14 +1,18 @@
 """The report: what it makes of a folder of records, and what it says where there are none."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
 
 pytest.importorskip("matplotlib")
 
+from sam_bench.cli import pages
+from sam_bench.cli.commands import report, table
 from sam_bench.errors import StateError
-from scripts import report
+from tests.conftest import ROOT
 from tests.report.test_study import OURS, record
 
 
@@ -29,7 +33,7 @@ def results(tmp_path):
 
 
 def test_it_makes_tables_comparison_and_figures_and_touches_nothing_else(results):
-    before = (report.ROOT / "README.md").read_bytes()
+    before = (ROOT / "README.md").read_bytes()
     report.main(["--results", str(results)])
     names = {str(path.relative_to(results / "noisy40")) for path in (results / "noisy40").rglob("*") if path.is_file()}
     made = {name for name in names if not name.startswith("records")}
@@ -38,7 +42,7 @@ def test_it_makes_tables_comparison_and_figures_and_touches_nothing_else(results
         f"figures/{name}.{kind}" for name in ("errors", "differences", "curves", "cost") for kind in ("svg", "png")
     }
     assert made == tables | {"comparison.csv", "comparison.md"} | figures
-    assert (report.ROOT / "README.md").read_bytes() == before
+    assert (ROOT / "README.md").read_bytes() == before
     assert "| SAM    | 0.119 |" in (results / "noisy40" / "table.md").read_text()
 
 
@@ -47,24 +51,32 @@ def test_without_records_it_is_one_message(tmp_path):
         report.main(["--results", str(tmp_path), "--experiment", "nothing"])
 
 
+def test_report_without_matplotlib_says_what_to_install(results):
+    program = "import sys; sys.modules['matplotlib'] = None; from sam_bench.cli.commands.report import main; "
+    command = [sys.executable, "-c", program + "main(sys.argv[1:])", "--results", str(results)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "Error: report needs matplotlib, which is not installed: pip install 'sam_bench[report]'\n"
+
+
 def test_what_is_made_stands_between_its_marks_and_nowhere_else():
-    text = f"above\n{report.BEGIN}\nold\n{report.END}\nbelow\n"
-    once = report.inserted(text, "new")
-    assert once == f"above\n{report.BEGIN}\n\nnew\n\n{report.END}\nbelow\n"
-    assert report.inserted(once, "new") == once
-    for broken in ("none", text + text, text.replace(report.END, "")):
+    text = f"above\n{pages.BEGIN}\nold\n{pages.END}\nbelow\n"
+    once = pages.inserted(text, "new")
+    assert once == f"above\n{pages.BEGIN}\n\nnew\n\n{pages.END}\nbelow\n"
+    assert pages.inserted(once, "new") == once
+    for broken in ("none", text + text, text.replace(pages.END, "")):
         with pytest.raises(StateError, match="must have one line"):
-            report.inserted(broken, "new")
+            pages.inserted(broken, "new")
 
 
 def test_a_table_on_the_protocol_of_a_published_figure_has_it_beside(tmp_path, capsys, monkeypatch):
-    make_table = sys.modules["scripts.make_table"]
     folder = tmp_path / "sam_example" / "records"
     folder.mkdir(parents=True)
     for method in ("sgd", "vasso"):
         made = record(["experiment=sam_example", f"optimizer={method}", "seed=0"], 3.0) | {"schema_version": 1}
         (folder / f"{method}.json").write_text(json.dumps(made))
-    make_table.main(["--results", str(tmp_path), "--experiment", "sam_example"])
+    table.main(["--results", str(tmp_path), "--experiment", "sam_example"])
     text = (folder.parent / "published.md").read_text()
     assert text in capsys.readouterr().out
     lines = text.splitlines()[2:]

@@ -1,8 +1,7 @@
-"""Helpers for the command lines of the scripts."""
+"""Helpers for the arguments of commands."""
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,19 +15,27 @@ from sam_bench.runtime.output import lossy_output
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """A formatter that keeps the description's line breaks and shows the default of each option with a help text."""
+    """A formatter that keeps the description's line breaks, and shows the default of an option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, "", []) else super()._get_help_string(action)
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser whose help begins with the script's docstring."""
-    return argparse.ArgumentParser(description=description, formatter_class=_Formatter, allow_abbrev=False)
+def parser(description: str | None, command: str | None = None) -> argparse.ArgumentParser:
+    """Return a parser whose help begins with a docstring.
+
+    Args:
+        command: name of the command of `sam-bench` that is parsed; None for a script.
+    """
+    program = f"sam-bench {command}" if command else None
+    return argparse.ArgumentParser(program, description=description, formatter_class=_Formatter, allow_abbrev=False)
 
 
 @contextlib.contextmanager
 def errors_as_messages() -> Iterator[None]:
     """Turn a `UserError` into one message and exit code 1, without a traceback.
 
-    An output stream that fails, as with `| head`, does not end the script.
+    An output stream that fails, as with `| head`, does not end the command.
     """
     with lossy_output():
         try:
@@ -62,22 +69,9 @@ def method_names(text: str) -> list[str]:
     return list(METHODS) if text == "all" else names_of(METHODS, "optimizer")(text)
 
 
-def add_config_dir(arguments_parser: argparse.ArgumentParser) -> None:
-    """Add the option `--config-dir`, with the same meaning as in `python -m sam_bench`."""
-
-    def folder(text: str) -> Path:
-        if not Path(text).is_dir():
-            raise argparse.ArgumentTypeError(f"{text} is not a folder")
-        return Path(text)
-
-    arguments_parser.add_argument("--config-dir", type=folder, help="your own folder, searched before conf/")
-
-
-def jobs() -> int:
-    """Return how many runs to train at once for the best throughput: two on a CPU with several cores, one on a GPU."""
-    import torch  # here, because some scripts do not need it
-
-    return 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
+def numbers(text: str) -> list[int]:
+    """Return the value of an option: different integers separated by commas."""
+    return list(dict.fromkeys(int(number) for number in text.split(",")))
 
 
 def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
@@ -90,3 +84,21 @@ def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
         return value
 
     return number
+
+
+def add_config_dir(arguments_parser: argparse.ArgumentParser) -> None:
+    """Add the option `--config-dir`, with the same meaning as in `python -m sam_bench`."""
+
+    def folder(text: str) -> Path:
+        if not Path(text).is_dir():
+            raise argparse.ArgumentTypeError(f"{text} is not a folder")
+        return Path(text)
+
+    arguments_parser.add_argument("--config-dir", type=folder, help="your own folder, searched before conf/")
+
+
+def add_jobs(arguments_parser: argparse.ArgumentParser) -> None:
+    """Add the option `--jobs`, which is None if it is not given."""
+    arguments_parser.add_argument(
+        "--jobs", type=at_least(1), help="runs at once, which share the cores; by default one on a GPU, else two"
+    )

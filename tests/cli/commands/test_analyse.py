@@ -7,10 +7,10 @@ import torch
 
 from sam_bench.analysis.measure import names
 from sam_bench.analysis.spectrum import NotConverged
-from sam_bench.cli import compose
+from sam_bench.cli import analysis, compose
+from sam_bench.cli.commands import analyse, weights
 from sam_bench.runtime.device import Hardware
 from sam_bench.training.build import build_network, fixed_images, load_data
-from scripts import analyse, keep_weights
 from tests.conftest import TINY, everything_below, last_checkpoint
 
 RUN = ["experiment=smoke", "model=resnet8", "data.crop=false", "data.flip=false", "trainer.precision=fp32",
@@ -57,7 +57,7 @@ def test_with_the_statistics_of_each_batch_it_has_a_file_of_its_own(tiny_run, fo
 def test_weights_are_the_kept_ones_where_there_are_any(tiny_run, folder):
     record = tiny_run(*RUN, "optimizer=sam")
     analyse.main([f"run={record['run_id']}", *LITTLE])
-    keep_weights.main(["--experiment", "smoke"])
+    weights.main(["--experiment", "smoke"])
     for path in (folder / "runs" / "smoke" / record["run_id"]).glob("*.pt"):
         path.unlink()
     (found,) = read(folder, "analysis")
@@ -126,7 +126,7 @@ def test_wrong_labels_count_as_they_were_trained_on(tiny_run, folder):
 
 def test_a_run_without_eigenvalues_is_named_and_the_others_are_measured(tiny_run, folder, monkeypatch, capsys):
     ids = [tiny_run(*RUN, "optimizer=sam", f"seed={seed}")["run_id"] for seed in (0, 1)]
-    measured = analyse.measure
+    measured = analysis.measure
     outcomes = iter([NotConverged("no eigenvalues: too many steps"), None])
 
     def measure(*arguments):
@@ -134,7 +134,7 @@ def test_a_run_without_eigenvalues_is_named_and_the_others_are_measured(tiny_run
             raise error
         return measured(*arguments)
 
-    monkeypatch.setattr(analyse, "measure", measure)
+    monkeypatch.setattr(analysis, "measure", measure)
     with pytest.raises(SystemExit, match="1 of 2 runs: no eigenvalues found"):
         analyse.main(["experiment=smoke", *LITTLE])
     (found,) = read(folder, "analysis")

@@ -1,21 +1,14 @@
-"""Make all tables, figures and pages from the committed records. Trains nothing.
-
-python scripts/report.py --experiment noisy40
-
-Without --experiment, this covers all of results/measured, and the generated parts of docs/findings.md and
-results/README.md.
-"""
+"""The tables and figures of experiments, and the pages of the project that are made from all of them."""
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import median
 
-from sam_bench.cli.compose import choices, describe_preset
+from sam_bench.cli.conf_folder import CHECKOUT, choices, describe_preset
+from sam_bench.cli.tables import BENCHMARKS, findings
 from sam_bench.errors import StateError
-from sam_bench.plugins import load_installed
 from sam_bench.report.comparison import Comparison, in_short, write_comparison
 from sam_bench.report.estimate import SEEDS, SHARE, Estimate, not_run
 from sam_bench.report.figures import draw, write_figures
@@ -31,13 +24,9 @@ from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, protocol, read_records, write_table
 from sam_bench.runs.files import write_atomically
 from sam_bench.runs.record import read_record
-from scripts.arguments import errors_as_messages, parser
-from scripts.make_table import findings
 
-ROOT = Path(__file__).resolve().parents[1]
-MEASURED = ROOT / "results" / "measured"
 #: The benchmark from which costs are estimated.
-BENCHMARK = ROOT / "results" / "benchmark" / "amd-epyc-2-threads.json"
+BENCHMARK = BENCHMARKS / "amd-epyc-2-threads.json"
 
 #: Order of the studies; others follow these. docs/findings.md shows the table of the first.
 ORDER = ("noisy40", "noisy40_shared", "noisy40_aug", "clean5k", "clean5k_tuned", "clean5k_aug")
@@ -46,47 +35,7 @@ ORDER = ("noisy40", "noisy40_shared", "noisy40_aug", "clean5k", "clean5k_tuned",
 BEGIN, END = "<!-- made by make report -->", "<!-- so far made by make report -->"
 
 
-@errors_as_messages()
-def main(arguments: list[str]) -> None:
-    arguments_parser = parser(__doc__)
-    arguments_parser.add_argument("--experiment", help="only this experiment")
-    arguments_parser.add_argument(
-        "--results", default=MEASURED, type=Path, help="folder with a folder for each experiment"
-    )
-    options = arguments_parser.parse_args(arguments)
-
-    load_installed()
-    folders = sorted(path.parent for path in options.results.glob("*/records"))
-    if options.experiment:
-        folders = [folder for folder in folders if folder.name == options.experiment]
-    if not folders:
-        sys.exit(f"Error: there are no records in {options.results / (options.experiment or '')}; run something first")
-
-    by_experiment = {folder.name: make(folder) for folder in folders}
-    print(f"Written: tables, comparisons and figures of {', '.join(by_experiment)}")
-
-    # The pages about all studies need the records of all of them.
-    if not options.experiment and options.results.resolve() == MEASURED:
-        test_findings = {
-            name: experiment_findings
-            for name, experiment_findings in by_experiment.items()
-            if experiment_findings is not None
-        }
-        rows = [
-            row
-            for experiment_findings in test_findings.values()
-            for row in (*experiment_findings.rows, *experiment_findings.others)
-        ]
-        write_atomically(MEASURED / "published.md", published(rows).encode())
-        write_atomically(MEASURED / "index.html", index(test_findings).encode())
-        for path, content in (
-            (ROOT / "docs" / "findings.md", opening(test_findings)),
-            (ROOT / "results" / "README.md", what_was_run(folders)),
-        ):
-            write_atomically(path, inserted(path.read_text(encoding="utf-8"), content).encode())
-
-
-def make(folder: Path) -> Findings | None:
+def write_results(folder: Path) -> Findings | None:
     """Write the tables, the comparison and the figures of an experiment, and return the findings of its test runs.
 
     Returns None if no run was evaluated on the test set.
@@ -120,12 +69,31 @@ def sharpness_of(folder: Path, test_findings: Findings) -> Sharpness:
     return read_sharpness(folder, records, (*test_findings.rows, *test_findings.others), rows_of(held_out))
 
 
-def index(by_experiment: Mapping[str, Findings]) -> str:
+def write_pages(measured: Path, by_experiment: Mapping[str, Findings]) -> None:
+    """Write the pages about all studies, and the generated parts of docs/findings.md and results/README.md.
+
+    Args:
+        measured: the checkout's folder with a folder for each experiment.
+        by_experiment: the findings of each experiment that has runs on the test set.
+    """
+    rows = [row for found in by_experiment.values() for row in (*found.rows, *found.others)]
+    write_atomically(measured / "published.md", published(rows).encode())
+    write_atomically(measured / "index.html", index(measured, by_experiment).encode())
+
+    folders = sorted(path.parent for path in measured.glob("*/records"))
+    for path, content in (
+        (CHECKOUT / "docs" / "findings.md", opening(by_experiment)),
+        (CHECKOUT / "results" / "README.md", what_was_run(folders)),
+    ):
+        write_atomically(path, inserted(path.read_text(encoding="utf-8"), content).encode())
+
+
+def index(measured: Path, by_experiment: Mapping[str, Findings]) -> str:
     """Return the HTML page of all studies that have runs, with the figures from their folders."""
     regimes = []
     shown_studies = studies(by_experiment)
     for study in shown_studies:
-        folder = MEASURED / study.experiment
+        folder = measured / study.experiment
         figures = {path.stem: path.read_text(encoding="utf-8") for path in (folder / "figures").glob("*.svg")}
         study_findings = by_experiment[study.experiment]
         sharpness_notes = explanation(sharpness_of(folder, study_findings))
@@ -245,7 +213,3 @@ def inserted(text: str, content: str) -> str:
         )
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n\n{content}\n\n{END}{rest.split(END)[1]}"
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -12,9 +12,10 @@ from PIL import Image
 
 pytest.importorskip("wandb")
 
+from sam_bench.cli import wandb_sync
+from sam_bench.cli.commands import sync as sync_command
 from sam_bench.loggers import wandb as wandb_logger
 from sam_bench.runs.record import summary_of
-from scripts import sync_wandb
 from tests.conftest import ROOT, everything_below
 from tests.loggers.wandb_files import stored
 
@@ -61,7 +62,7 @@ def test_w_and_b_keeps_what_the_live_logger_makes_of_a_run_once_and_the_report(t
     record = tiny_run(*settings, "data.label_noise=0.4", "logger=wandb")
     write_report()
     (live,) = files("runs/smoke/*/wandb/offline-run-*/*.wandb")
-    command = [sys.executable, "-m", "scripts.sync_wandb", "--experiment", "smoke"]
+    command = [sys.executable, "-m", "sam_bench", "sync", "--experiment", "smoke"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -93,7 +94,7 @@ def test_w_and_b_keeps_what_the_live_logger_makes_of_a_run_once_and_the_report(t
     assert (of_report.parent / "files/report/table.md").read_text() == "# smoke\n"
 
     before = everything_below(folder)
-    sync_wandb.main(["--experiment", "smoke"])
+    sync_command.main(["--experiment", "smoke"])
     assert "0 runs synced, 1 synced before; report unchanged" in capsys.readouterr().out
     assert everything_below(folder) == before
 
@@ -157,8 +158,8 @@ def server(folder, monkeypatch):
     stand_in.Table = lambda columns, data: (columns, data)
     stand_in.Image = str
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
-    monkeypatch.setattr(sync_wandb, "CONFIRMATION", 0.0)
-    monkeypatch.setattr(sync_wandb.time, "sleep", server.waits.append)
+    monkeypatch.setattr(wandb_sync, "CONFIRMATION", 0.0)
+    monkeypatch.setattr(wandb_sync.time, "sleep", server.waits.append)
     monkeypatch.setenv("WANDB_DATA_DIR", str(folder / "data"))  # or the script sets it for the tests that follow
     write_record("a")
     write_record("b")
@@ -166,7 +167,7 @@ def server(folder, monkeypatch):
 
 
 def sync(*options: str) -> None:
-    sync_wandb.main(["--experiment", "smoke", *options])
+    sync_command.main(["--experiment", "smoke", *options])
 
 
 ONLINE = ("--mode", "online")

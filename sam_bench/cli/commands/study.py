@@ -1,6 +1,6 @@
 """Train the rows of a study in conf/study/ over its seeds, and compare them. Finished runs are not repeated.
 
-python scripts/study.py noisy40 --seeds 0,1
+python -m sam_bench study noisy40 --seeds 0,1
 
 Seeds are the outer loop, so that after an interruption all rows have about the same number of seeds. The same command
 then continues where it stopped. At the end, the table is written, and the comparison with the study's baselines, which
@@ -8,43 +8,45 @@ pairs runs by seed. Settings of all runs, such as trainer.device=cpu, may follow
 """
 
 import sys
+import typing
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sam_bench.cli.compose import choices
+from sam_bench.cli.arguments import add_config_dir, add_jobs, errors_as_messages, numbers, parser
+from sam_bench.cli.conf_folder import choices
+from sam_bench.cli.parallel import PlannedRun, plan, train
 from sam_bench.errors import ConfigError
 from sam_bench.lookup import lookup
-from sam_bench.report.study import Study
-from scripts.arguments import add_config_dir, at_least, errors_as_messages, jobs, parser
-from scripts.make_table import make
-from scripts.planned_runs import PlannedRun, plan, train
+
+if typing.TYPE_CHECKING:
+    from sam_bench.report.study import Study
 
 
 @errors_as_messages()
 def main(arguments: list[str]) -> None:
     """Train the runs and compare them; exit with an error code if a run ends without a result."""
-    arguments_parser = parser(__doc__)
+    arguments_parser = parser(__doc__, "study")
     arguments_parser.add_argument("study", help="name of a file in conf/study, or a file of your own")
-    arguments_parser.add_argument(
-        "--seeds", type=_parse_numbers, help="seeds to train, with commas; else all of the study's"
-    )
+    arguments_parser.add_argument("--seeds", type=numbers, help="seeds to train, with commas; else all of the study's")
     add_config_dir(arguments_parser)
-    arguments_parser.add_argument(
-        "--jobs", default=jobs(), type=at_least(1), help="runs at once, which share the cores"
-    )
+    add_jobs(arguments_parser)
     arguments_parser.add_argument("overrides", nargs="*", help="settings of all runs")
     options = arguments_parser.parse_intermixed_args(arguments)
 
+    from sam_bench.cli.tables import make_tables
+    from sam_bench.report.study import Study
+
     study = Study.read(path_of(options.study, options.config_dir))
-    seeds = list(dict.fromkeys(options.seeds or study.seeds))
+    seeds = options.seeds or list(dict.fromkeys(study.seeds))
     study = replace(study, seeds=tuple(dict.fromkeys((*study.seeds, *seeds))))
     planned = plan_study(study, seeds, options.overrides, options.config_dir)
-    train(planned, options.jobs, "nothing is compared")
+    if code := train(planned, options.jobs, "nothing is compared"):
+        sys.exit(code)
 
     config = planned[0].config
     folder = config.paths.results_of(study.experiment)
-    make(study.experiment, folder, config.data.split, study, options.overrides, options.config_dir)
+    make_tables(study.experiment, folder, config.data.split, study, options.overrides, options.config_dir)
 
 
 def path_of(study: str, config_dir: Path | None = None) -> Path:
@@ -67,7 +69,7 @@ def path_of(study: str, config_dir: Path | None = None) -> Path:
 
 
 def plan_study(
-    study: Study, seeds: Sequence[int], extra: Sequence[str] = (), config_dir: Path | None = None
+    study: "Study", seeds: Sequence[int], extra: Sequence[str] = (), config_dir: Path | None = None
 ) -> list[PlannedRun]:
     """Compose and check all runs of a study, seed by seed.
 
@@ -83,11 +85,3 @@ def plan_study(
         if (other := titles.setdefault(run.files.record, run.title)) != run.title:
             raise ConfigError(f"{other} and {run.title} are the same run: remove one of them from the study")
     return planned
-
-
-def _parse_numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,14 +1,10 @@
-"""Make the table of an experiment, or of all experiments, from the records of its runs.
+"""Tables of experiments, made from the records of their runs, in the rows of a study if there is one."""
 
-python scripts/make_table.py --experiment quick --split val
-"""
-
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sam_bench.cli.compose import choices, compose_seeds, describe_preset
-from sam_bench.plugins import load_installed
+from sam_bench.cli.compose import compose_seeds
+from sam_bench.cli.conf_folder import CHECKOUT, choices, describe_preset
 from sam_bench.report.comparison import write_comparison
 from sam_bench.report.cost import Cost
 from sam_bench.report.published import published_table
@@ -16,32 +12,12 @@ from sam_bench.report.rows import Record
 from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, read_records, write_table
 from sam_bench.runs.files import write_atomically
-from scripts.arguments import errors_as_messages, parser
 
-BENCHMARKS = Path(__file__).parents[1] / "results" / "benchmark"
-
-
-@errors_as_messages()
-def main(arguments: list[str]) -> None:
-    arguments_parser = parser(__doc__)
-    arguments_parser.add_argument("--experiment", help="one experiment; else every one that has records")
-    arguments_parser.add_argument(
-        "--split", default="test", choices=("test", "val"), help="images that the runs were evaluated on"
-    )
-    arguments_parser.add_argument(
-        "--results", default=Path("results"), type=Path, help="folder with a folder for each experiment"
-    )
-    options = arguments_parser.parse_args(arguments)
-
-    load_installed()
-    experiments = [options.experiment] if options.experiment else with_records(options.results)
-    has_table = [make(experiment, options.results / experiment, options.split) for experiment in experiments]
-    if not any(has_table):
-        folder = options.results / (options.experiment or "")
-        sys.exit(f"Error: there are no records with data.split={options.split} in {folder}; run the experiment first")
+#: The folder of the benchmarks that the costs are read from; without a checkout, those of the current folder.
+BENCHMARKS = (CHECKOUT or Path()) / "results" / "benchmark"
 
 
-def make(
+def make_tables(
     experiment: str,
     folder: Path,
     split: str,
@@ -109,7 +85,3 @@ def with_records(results: Path) -> list[str]:
     """Return the experiments that have records, except those in `results/measured`."""
     folders = [folder.parent.relative_to(results) for folder in sorted(results.rglob("records"))]
     return [str(folder) for folder in folders if folder.parts[0] != "measured"]
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sam_bench.cli.compose import choices, compose
+from sam_bench.cli.commands import study
+from sam_bench.cli.compose import compose
+from sam_bench.cli.conf_folder import choices
 from sam_bench.report.study import Study
 from sam_bench.runs.spec import RunSpec
-from scripts import programs, study
 from tests.conftest import everything_below
-from tests.forked import Forked, command_line
 
 TINY = ["data.train_subset=20", "trainer.batch_size=10", "trainer.epochs=1", "schedule.warmup_epochs=0"]
 TINY += ["trainer.device=cpu"]
@@ -33,17 +33,9 @@ rows:
 
 
 @pytest.fixture
-def one_by_one(folder, monkeypatch):
-    """Runs in processes that need not import everything first; returns their command lines as they begin."""
-    begun = []
-
-    def popen(arguments: list[str], env: dict[str, str]) -> Forked:
-        begun.append(arguments[3:])
-        return Forked(command_line, *arguments[3:], cwd=folder, environment=env)
-
-    monkeypatch.setattr(programs.subprocess, "Popen", popen)
+def mine(folder):
+    """A study in the current folder."""
     (folder / "mine.yaml").write_text(ROWS)
-    return begun
 
 
 def records(folder) -> dict[str, dict]:
@@ -51,12 +43,12 @@ def records(folder) -> dict[str, dict]:
     return {record["run_id"]: record for record in found}
 
 
-def test_the_rows_are_trained_seed_by_seed_and_what_is_finished_stays(one_by_one, folder, capsys):
+def test_the_rows_are_trained_seed_by_seed_and_what_is_finished_stays(forked, mine, folder, capsys):
     study.main(["mine.yaml", "--seeds", "4", "--jobs", "1", *TINY])
     first = records(folder)
     assert {record["seed"] for record in first.values()} == {4} and len(first) == 3
     assert "3/3  SAM  seed 4  " in capsys.readouterr().out
-    one_by_one.clear()
+    forked.clear()
     time.sleep(0.01)
     study.main(["mine.yaml", "--seeds", "3,4,5", "--jobs", "1", *TINY])
     both = records(folder)
@@ -65,9 +57,7 @@ def test_the_rows_are_trained_seed_by_seed_and_what_is_finished_stays(one_by_one
     assert "9 runs, 3 of them done, 1 at once" in told
     shown = [line.split("  ")[1:3] for line in told.splitlines() if line.partition("/")[2].startswith("9  ")]
     assert shown == [[title, f"seed {seed}"] for seed in (3, 5) for title in ("SGD", "SGD, smoothed", "SAM")]
-    assert [word for words in one_by_one for word in words if word.startswith("seed=")] == ["seed=3"] * 3 + [
-        "seed=5"
-    ] * 3
+    assert [word for words in forked for word in words if word.startswith("seed=")] == ["seed=3"] * 3 + ["seed=5"] * 3
     assert (folder / "results/smoke/table.md").read_text() in told
     assert "Written: results/smoke/comparison.csv and .md" in told
     compared = pd.read_csv(folder / "results/smoke/comparison.csv")

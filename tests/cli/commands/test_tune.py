@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 import threading
 import time
 
@@ -12,30 +11,19 @@ import pytest
 import yaml
 
 from sam_bench.cli import main as cli_main
-from sam_bench.cli.compose import CONF, compose
+from sam_bench.cli import parallel, tuning
+from sam_bench.cli.commands import study, tune
+from sam_bench.cli.conf_folder import CONF
 from sam_bench.cli.search_space import search_space
+from sam_bench.cli.tuned_files import Search, check_replaceable, searches, tuned_file
 from sam_bench.data import synthetic
 from sam_bench.data.images import Images
-from sam_bench.errors import ConfigError, StateError
-from sam_bench.optim.registry import METHODS
+from sam_bench.errors import StateError
 from sam_bench.report.tuning import Trial
-from scripts import programs, study, tune
 from tests.conftest import ROOT, everything_below
-from tests.forked import Forked, command_line
 
 TINY = ["data.train_subset=20", "trainer.batch_size=10", "trainer.epochs=1", "schedule.warmup_epochs=0"]
 TINY += ["trainer.device=cpu"]
-
-
-@pytest.fixture
-def forked(folder, monkeypatch):
-    """Trials in processes that need not import everything first."""
-
-    def popen(arguments: list[str], env: dict[str, str]) -> Forked:
-        assert arguments[:3] == [sys.executable, "-m", "sam_bench"]
-        return Forked(command_line, *arguments[3:], cwd=folder, environment=env)
-
-    monkeypatch.setattr(programs.subprocess, "Popen", popen)
 
 
 @pytest.fixture
@@ -48,7 +36,7 @@ def in_this_process(monkeypatch):
             cli_main.main()
             ended(number, 0)
 
-    monkeypatch.setattr(programs.Programs, "run", run)
+    monkeypatch.setattr(parallel.Programs, "run", run)
 
 
 def tuned(*arguments: str, methods: str = "sgd,sam") -> None:
@@ -68,7 +56,7 @@ def test_every_method_has_as_many_trials_and_gets_its_best_values(forked, folder
     assert {record["config"]["data"]["split"] for record in records} == {"val"}
     for method in ("sgd", "sam"):
         text = (folder / f"tuned/smoke_{method}.yaml").read_text()
-        assert text.splitlines()[:2] == ["# @package _global_", f"# {tune.Search(3, ' '.join(TINY)).header()}"]
+        assert text.splitlines()[:2] == ["# @package _global_", f"# {Search(3, ' '.join(TINY)).header()}"]
         least = min(record["test_error"] for record in records if record["method"] == method)
         assert f"#   {least:.2f} %  optimizer.base.lr=" in text.splitlines()[2]
     report = (folder / "tuned/smoke_tuning.md").read_text()
@@ -90,7 +78,7 @@ def test_the_radius_may_be_tuned_alone(forked, folder):
 
 
 def test_the_report_of_another_protocol_does_not_replace_the_presets(in_this_process, folder, monkeypatch):
-    monkeypatch.setattr(tune, "CONF", folder / "conf")
+    monkeypatch.setattr(tuning, "CONF", folder / "conf")
     search = ["--experiment", "smoke", "--methods", "sgd", "--trials", "1", "trainer.device=cpu"]
     tune.main(search)
     usual = (folder / "results/smoke/tuning.md").read_text()
@@ -210,28 +198,6 @@ def test_a_search_that_was_ended_goes_on_to_what_it_would_have_found(forked, fol
     assert runs(folder) == both
 
 
-def test_more_trials_go_on_from_those_that_are_done():
-    space = search_space("gsam")
-    few, many = tune.points(space, 5), tune.points(space, 40)
-    assert many[:5] == few
-    for key, (least, greatest) in space.items():
-        values = sorted(point[key] for point in many)
-        assert least <= values[0] < least * (greatest / least) ** 0.1
-        assert least * (greatest / least) ** 0.9 < values[-1] <= greatest
-
-
-def test_all_methods_try_the_same_values_of_what_they_have_in_common():
-    common = search_space("sgd")
-    expected = tune.points(common, 20)
-    for method in METHODS:
-        points = tune.points(search_space(method), 20)
-        shared = [key for key in common if key in search_space(method)]
-        assert [{key: point[key] for key in shared} for point in points] == [
-            {key: point[key] for key in shared} for point in expected
-        ]
-        assert "optimizer.base.lr" in shared
-
-
 def test_nothing_of_the_test_set_is_read(in_this_process, folder, monkeypatch):
     readings = []
 
@@ -319,14 +285,14 @@ def test_a_file_that_somebody_wrote_stays(folder):
 )
 def test_values_of_another_search_or_a_larger_one_stay(tmp_path, trials, overrides, only, allowed):
     path = tmp_path / "smoke_sam.yaml"
-    path.write_text(f"# @package _global_\n# {tune.Search(3, 'a=1', 'b,c').header()}\n")
-    earlier = tune.searches(tmp_path, "smoke")
-    assert earlier == {"sam": tune.Search(3, "a=1", "b,c")}
+    path.write_text(f"# @package _global_\n# {Search(3, 'a=1', 'b,c').header()}\n")
+    earlier = searches(tmp_path, "smoke")
+    assert earlier == {"sam": Search(3, "a=1", "b,c")}
     if allowed:
-        tune.check_replaceable(path, earlier["sam"], tune.Search(trials, overrides, only))
+        check_replaceable(path, earlier["sam"], Search(trials, overrides, only))
     else:
         with pytest.raises(StateError, match="has the best of 3 trials of b,c alone with a=1"):
-            tune.check_replaceable(path, earlier["sam"], tune.Search(trials, overrides, only))
+            check_replaceable(path, earlier["sam"], Search(trials, overrides, only))
 
 
 def test_methods_tuned_one_by_one_are_reported_together_if_their_trials_are_equally_many(forked, folder):
@@ -337,66 +303,6 @@ def test_methods_tuned_one_by_one_are_reported_together_if_their_trials_are_equa
     tuned("--trials", "3", methods="sam")
     report = (folder / "tuned/smoke_tuning.md").read_text()
     assert "## SGD" not in report and "SGD's values are the best of 2 trials" in report
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("experiment", ["noisy40", "sam_example"])
-def test_every_method_has_a_space_whose_ends_are_valid(experiment, method):
-    space = search_space(method)
-    common = search_space("sgd")
-    decay = "optimizer.delta" if method == "bsam" else "optimizer.base.weight_decay"  # where that is its own
-    assert common.items() - {("optimizer.base.weight_decay", common["optimizer.base.weight_decay"])} <= space.items()
-    assert decay in space and len(space) <= len(common) + 2
-    least, greatest = space[decay]
-    assert greatest >= 100 * least
-    assert ("optimizer.rho" in space) == METHODS[method].perturbs
-    for end in (0, 1):
-        compose([f"experiment={experiment}", f"optimizer={method}", *(f"{k}={v[end]}" for k, v in space.items())])
-
-
-def test_every_space_is_a_methods():
-    assert set(yaml.safe_load((CONF / "tune.yaml").read_text())) == {*METHODS, "common"}
-
-
-@pytest.mark.parametrize("ends", ["[1.0]", "[2.0, 1.0]", "[0, 1]", "0.1", "[a, b]"])
-def test_what_is_no_range_is_refused(tmp_path, ends):
-    (tmp_path / "tune.yaml").write_text(f"sam: {{optimizer.rho: {ends}}}\n")
-    with pytest.raises(ConfigError, match=r"optimizer.rho: .* of sam in .* is not a range"):
-        search_space("sam", tmp_path)
-
-
-def test_search_space_of_an_own_folder_replaces_ours(tmp_path):
-    assert search_space("sam", tmp_path) == search_space("sam")
-    (tmp_path / "tune.yaml").write_text("sam: {optimizer.rho: [1, 2], optimizer.base.lr: null}\n")
-    usual = search_space("sam")["optimizer.base.weight_decay"]
-    assert search_space("sam", tmp_path) == {"optimizer.base.weight_decay": usual, "optimizer.rho": (1, 2)}
-    assert search_space("asam", tmp_path) == search_space("asam")
-
-
-def test_programs_run_side_by_side_and_a_signal_ends_them(tmp_path, capfd):
-    wait = "import pathlib, sys, time\npathlib.Path(sys.argv[1]).touch()\ntime.sleep(60)"
-    commands = [["-c", wait, str(tmp_path / str(number))] for number in range(3)]
-
-    def end_when_two_run() -> None:
-        until = time.monotonic() + 60
-        while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < until:
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    ending = threading.Thread(target=end_when_two_run)
-    before = signal.getsignal(signal.SIGTERM)
-    ending.start()
-    started = programs.Programs(at_once=2)
-    assert started.run(commands) == [-signal.SIGTERM, -signal.SIGTERM, None]
-    ending.join()
-    assert started.stopped == signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_programs_tell_how_each_has_ended():
-    ends = {}
-    codes = programs.Programs(2).run([["-c", f"raise SystemExit({code})"] for code in (0, 3)], ends.__setitem__)
-    assert codes == [0, 3] and ends == {0: 0, 1: 3}
 
 
 @pytest.mark.parametrize(
@@ -419,4 +325,4 @@ def test_committed_values_are_the_best_of_the_committed_trials(table):
         assert [trial.record["test_error"] for trial in trials] == list(rows["test_error"])
         assert {trial.record["config"]["data"]["split"] for trial in trials} == {"val"}
         values = CONF / "tuned" / f"{table.parent.name}_{method}.yaml"
-        assert values.read_text() == tune.tuned_file(trials, tune.Search(len(trials), "", only))
+        assert values.read_text() == tuned_file(trials, Search(len(trials), "", only))

@@ -1,27 +1,7 @@
-"""Measure the sharpness of the loss around the weights of finished runs, or compute slices through it. Trains nothing.
-
-python scripts/analyse.py run=RUN_ID
-python scripts/analyse.py experiment=noisy40 --rows 'SGD;SAM' --seeds 0,1
-python scripts/analyse.py experiment=noisy40 --rows 'SGD;SAM' --seeds 0 --landscape plane
-python scripts/analyse.py run=RUN_ID,RUN_ID --landscape between
-
-The weights come from each run's last checkpoint, or from the file that scripts/keep_weights.py wrote. Runs that average
-weights are analysed at the trained weights, not at the average. The loss is measured on training images, without
-augmentation, in float32. The results are written beside the records:
-  results/<experiment>/analysis/<run>.json           measures
-  results/<experiment>/analysis/<run>-batch.json     measures with analysis=batch_statistics
-  results/<experiment>/landscape/<kind>-<run>.json   slices
-A file that was made from the same weights, images and settings is kept; any other file there is an error.
-
-Settings may follow the options, in the form that python -m sam_bench takes: analysis.images=500, data.root=data,
-paths.results=results/measured. The default is analysis=full. With --landscape between, the two solutions are at 0 and
-1, and BatchNorm's running statistics are estimated again at every point. scripts/report.py --results results makes
-tables and figures from the results.
-"""
+"""Measurements around the weights of finished runs: of sharpness, or of slices through the loss."""
 
 import json
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -33,23 +13,17 @@ from rich.progress import Progress
 from sam_bench.analysis.landscape import filter_normalised, line, plane
 from sam_bench.analysis.measure import measure
 from sam_bench.analysis.objective import Objective
-from sam_bench.analysis.spectrum import NotConverged
 from sam_bench.cli.compose import compose
-from sam_bench.config.schema import AnalysisConfig, Config, path_of
-from sam_bench.errors import ConfigError, ResourceError, StateError
+from sam_bench.cli.tables import findings
+from sam_bench.config.schema import AnalysisConfig, Config
+from sam_bench.errors import ConfigError, StateError
 from sam_bench.lookup import lookup
-from sam_bench.plugins import load_installed
 from sam_bench.report.rows import Record
 from sam_bench.runs.files import write_atomically
 from sam_bench.runs.finished import check_analysable, digest_of, images_of, kept_weights, network_of
 from sam_bench.runs.provenance import code_versions
 from sam_bench.runs.record import SCHEMA_VERSION, as_json, read_record
 from sam_bench.runtime.device import Hardware
-from scripts.arguments import at_least, errors_as_messages, parser
-from scripts.make_table import findings
-
-#: Kinds of slices: through a solution along one random direction, or along two, or straight between two solutions.
-KINDS = ("line", "plane", "between")
 
 #: Seeds of the random directions.
 SEEDS = (0, 1)
@@ -63,7 +37,7 @@ class Slice:
     """A slice through the loss landscape.
 
     Args:
-        kind: one of `KINDS`.
+        kind: "line" or "plane", through a solution along one or two random directions, or "between" two solutions.
         points: number of points along each direction. Odd, so that the solution itself is one of them.
         span: how far the slice goes to each side, in lengths of the direction. Not used between two solutions.
     """
@@ -92,69 +66,24 @@ class Finished:
     folder: Path
 
 
-@errors_as_messages()
-def main(arguments: list[str]) -> None:
-    arguments_parser = parser(__doc__)
-    arguments_parser.add_argument(
-        "what", help="run=RUN_ID, with --landscape between run=RUN_ID,RUN_ID, or experiment=NAME"
-    )
-    arguments_parser.add_argument(
-        "--rows", default="", help="rows of the experiment's table, separated by semicolons; else all"
-    )
-    arguments_parser.add_argument(
-        "--seeds", default=[], type=numbers, help="seeds of the experiment, with commas; else all"
-    )
-    arguments_parser.add_argument(
-        "--landscape", choices=KINDS, help="compute a slice of the loss instead of measuring sharpness"
-    )
-    arguments_parser.add_argument(
-        "--points", default=21, type=at_least(3), help="points of a slice along each direction, odd"
-    )
-    arguments_parser.add_argument(
-        "--span", default=1.0, type=at_least(0.0, float), help="reach of a line or plane to each side"
-    )
-    arguments_parser.add_argument("overrides", nargs="*", help="settings, such as analysis.images=500")
-    options = arguments_parser.parse_intermixed_args(arguments)
+def select_runs(results: Path, what: str, rows: str, seeds: Sequence[int]) -> list[list[Finished]]:
+    """Return the finished runs to analyse, in groups: one of several for `run=RUN_ID,RUN_ID`, else one of each run.
 
-    load_installed()
-    config = compose(["analysis=full", *options.overrides])
-    if config.analysis.is_off:
-        raise ConfigError("analysis=none measures nothing. Choose analysis=full or another one.")
-    if not options.points % 2:
-        raise ConfigError(f"--points {options.points} must be odd, so that the solution is one of the points")
+    Args:
+        results: folder with a folder for each experiment.
+        what: "experiment=NAME", or "run=" and run IDs separated by commas.
+        rows: row titles of the experiment, separated by semicolons; empty for all runs.
+        seeds: seeds of the experiment; empty for all.
 
-    loss_slice = Slice(options.landscape, options.points, options.span) if options.landscape else None
-    kind, _, name = options.what.partition("=")
-    results = path_of("paths.results", config.paths.results)
+    Raises:
+        ConfigError: `what` is neither of the two, there are no such runs, or rows or seeds were given for a run.
+    """
+    kind, _, name = what.partition("=")
     if kind == "experiment" and name:
-        runs = [[run] for run in chosen(results / name, name, options.rows, options.seeds)]
-    elif kind == "run" and name and not options.rows and not options.seeds:
-        runs = [[find(results, run_id) for run_id in name.split(",")]]
-    else:
-        raise ConfigError(
-            f"{options.what} is not possible here: use run=RUN_ID without --rows and --seeds, or experiment=NAME"
-        )
-    if any(len(group) != (2 if loss_slice is not None and loss_slice.kind == "between" else 1) for group in runs):
-        raise ConfigError("--landscape between needs run=RUN_ID,RUN_ID; without it, give one run, run=RUN_ID")
-
-    failures = []
-    with Progress() as progress:
-        runs_task = progress.add_task("runs", total=len(runs))
-        for group in runs:
-            try:
-                message = str(analyse(group, config, loss_slice, progress))
-            except NotConverged as error:
-                failures.append(f"{group[0].record['run_id']}: {error}")
-                message = failures[-1]
-            progress.console.print(message, highlight=False, soft_wrap=True)
-            progress.advance(runs_task)
-    if failures:
-        raise ResourceError(f"{len(failures)} of {len(runs)} runs: no eigenvalues found. Raise analysis.tolerance.")
-
-
-def numbers(text: str) -> list[int]:
-    """Return the value of an option: integers separated by commas."""
-    return [int(number) for number in text.split(",")]
+        return [[run] for run in chosen(results / name, name, rows, seeds)]
+    if kind == "run" and name and not rows and not seeds:
+        return [[find(results, run_id) for run_id in name.split(",")]]
+    raise ConfigError(f"{what} is not possible here: use run=RUN_ID without --rows and --seeds, or experiment=NAME")
 
 
 def chosen(folder: Path, experiment: str, rows: str, seeds: Sequence[int]) -> list[Finished]:
@@ -327,7 +256,3 @@ def check_same(path: Path, request: dict[str, Any]) -> None:
     for key in DECIDING:
         if existing.get(key) != request[key]:
             raise StateError(f"{path} was made with other {key}: move it away to create it again")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
