@@ -2,7 +2,8 @@
 
 python -m sam_bench report --experiment noisy40
 
-In a checkout, the default covers all of results/measured, and the generated parts of docs/findings.md and results/README.md.
+In a checkout, the default covers all of results/measured, and the generated parts of docs/findings.md and
+results/README.md.
 """
 
 import sys
