@@ -202,7 +202,8 @@ def test_differences_are_those_of_the_tables():
     """A difference with its interval is never typed without being in a table."""
     made = "".join(path.read_text() for path in ROOT.glob("results/measured/*/table.md"))
     made += (ROOT / "results" / "measured" / "across.md").read_text()
-    typed = {(page, number) for page, text in PAGES.items() for number in re.findall(r"[+−]?\d+\.\d+ ± \d+\.\d+", text)}
+    difference = r"[+−]?\d+\.\d+\s(?:± \d+\.\d+|\([+−]\d+\.\d+ to [+−]\d+\.\d+\))"
+    typed = {(page, re.sub(r"\s", " ", each)) for page, text in PAGES.items() for each in re.findall(difference, text)}
     assert len(typed) > 10
     assert {(page, number) for page, number in typed if number not in made} == set()
 
