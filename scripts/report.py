@@ -8,6 +8,7 @@ Without --experiment, this covers all of results/measured, and the generated par
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -15,9 +16,11 @@ from statistics import median
 from sam_bench.cli.compose import choices, describe_preset
 from sam_bench.errors import StateError
 from sam_bench.plugins import load_installed
-from sam_bench.report.comparison import Comparison, in_short, write_comparison
+from sam_bench.report.across import across, as_markdown, false_claims, write_across
+from sam_bench.report.comparison import write_comparison
 from sam_bench.report.estimate import SEEDS, SHARE, Estimate, not_run
-from sam_bench.report.figures import draw, write_figures
+from sam_bench.report.figures import as_bytes, draw, write_figures
+from sam_bench.report.forest import forest
 from sam_bench.report.markup import markdown
 from sam_bench.report.page import page
 from sam_bench.report.payload import page_payload, regime
@@ -25,7 +28,6 @@ from sam_bench.report.published import PUBLISHED, is_of_protocol, published_tabl
 from sam_bench.report.rows import Row, distinct, rows_of
 from sam_bench.report.sharpness import Sharpness, explanation, read_sharpness, write_sharpness
 from sam_bench.report.sharpness_figures import draw_sharpness
-from sam_bench.report.statements import across
 from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, protocol, read_records, write_table
 from sam_bench.runs.files import write_atomically
@@ -61,7 +63,8 @@ def main(arguments: list[str]) -> None:
     if not folders:
         sys.exit(f"Error: there are no records in {options.results / (options.experiment or '')}; run something first")
 
-    by_experiment = {folder.name: make(folder) for folder in folders}
+    with ProcessPoolExecutor(initializer=load_installed) as workers:
+        by_experiment = dict(zip([folder.name for folder in folders], workers.map(make, folders), strict=True))
     print(f"Written: tables, comparisons and figures of {', '.join(by_experiment)}")
 
     # The pages about all studies need the records of all of them.
@@ -77,6 +80,7 @@ def main(arguments: list[str]) -> None:
             for row in (*experiment_findings.rows, *experiment_findings.others)
         ]
         write_atomically(MEASURED / "published.md", published(rows).encode())
+        write_forest(test_findings)
         write_atomically(MEASURED / "index.html", index(test_findings).encode())
         for path, content in (
             (ROOT / "README.md", opening(test_findings)),
@@ -138,11 +142,22 @@ def index(by_experiment: Mapping[str, Findings]) -> str:
         "data": ", ".join(data_of(by_experiment[study.experiment] for study in shown_studies)),
         "runs": str(len(records)),
     }
-    return page(
-        page_payload(
-            regimes, versions, {study.title: by_experiment[study.experiment].comparison for study in shown_studies}
-        )
-    )
+    measured = {study.experiment: by_experiment[study.experiment] for study in shown_studies}
+    lines = across(measured)
+    drawn = MEASURED / "forest.svg"
+    svg = drawn.read_text(encoding="utf-8") if drawn.exists() else ""
+    return page(page_payload(regimes, versions, lines, svg, false_claims(measured, lines)))
+
+
+def write_forest(by_experiment: Mapping[str, Findings]) -> None:
+    """Write the comparisons of all studies, with their averages, as tables and as a forest plot."""
+    titles = {study.experiment: study.title for study in studies(by_experiment)}
+    measured = {name: by_experiment[name] for name in titles}
+    lines = across(measured)
+    write_across(lines, false_claims(measured, lines), MEASURED)
+    if figure := forest(lines, titles):
+        for kind in ("svg", "png"):
+            write_atomically(MEASURED / f"forest.{kind}", as_bytes(figure, kind))
 
 
 def data_of(all_findings: Iterable[Findings]) -> list[str]:
@@ -168,10 +183,11 @@ def opening(by_experiment: Mapping[str, Findings]) -> str:
     first_findings = by_experiment[first.experiment]
     folder = f"results/measured/{first.experiment}"
 
-    comparisons = {study.experiment: by_experiment[study.experiment].comparison for study in shown_studies}
+    compared = {study.experiment: by_experiment[study.experiment] for study in shown_studies}
     parts = [
         "\n".join(runs_of(study, by_experiment[study.experiment]) for study in shown_studies),
-        compared_across({name: comparison for name, comparison in comparisons.items() if comparison.found}),
+        "![Differences in all studies, and their averages](results/measured/forest.png)",
+        as_markdown(across({name: each for name, each in compared.items() if each.comparison.found})),
         f"**{first.title}** (`{first.experiment}`):",
         f"![Differences to SGD and to SAM with their intervals]({folder}/figures/differences.png)",
         markdown(*first_findings.for_reading()),
@@ -185,12 +201,6 @@ def runs_of(study: Study, results: Findings) -> str:
     lost = sum(row.diverged for row in results.rows)
     runs = f"{len(results.records)} of {len(study.rows) * len(study.seeds)} runs{f', {lost} diverged' if lost else ''}"
     return f"- [`{study.experiment}`](results/measured/{study.experiment}/table.md): {study.title} ({runs})"
-
-
-def compared_across(studies: Mapping[str, Comparison]) -> str:
-    """Return the table of the differences that the studies found, with a column for each study."""
-    lines = [[line, *(row + in_short(each) for row, each in cells.values())] for line, cells in across(studies).items()]
-    return markdown(["points of test error", *(f"`{name}`" for name in studies)], lines)
 
 
 def what_was_run(folders: Sequence[Path]) -> str:
