@@ -9,9 +9,11 @@ from statistics import median
 from sam_bench.cli.conf_folder import CHECKOUT, choices, describe_preset
 from sam_bench.cli.tables import BENCHMARKS, findings
 from sam_bench.errors import StateError
-from sam_bench.report.comparison import Comparison, in_short, write_comparison
+from sam_bench.report.across import across, as_markdown, false_claims, write_across
+from sam_bench.report.comparison import write_comparison
 from sam_bench.report.estimate import SEEDS, SHARE, Estimate, not_run
-from sam_bench.report.figures import draw, write_figures
+from sam_bench.report.figures import as_bytes, draw, write_figures
+from sam_bench.report.forest import forest
 from sam_bench.report.markup import markdown
 from sam_bench.report.page import page
 from sam_bench.report.payload import page_payload, regime
@@ -19,7 +21,6 @@ from sam_bench.report.published import PUBLISHED, is_of_protocol, published_tabl
 from sam_bench.report.rows import Row, distinct, rows_of
 from sam_bench.report.sharpness import Sharpness, explanation, read_sharpness, write_sharpness
 from sam_bench.report.sharpness_figures import draw_sharpness
-from sam_bench.report.statements import across
 from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, protocol, read_records, write_table
 from sam_bench.runs.files import write_atomically
@@ -78,6 +79,7 @@ def write_pages(measured: Path, by_experiment: Mapping[str, Findings]) -> None:
     """
     rows = [row for found in by_experiment.values() for row in (*found.rows, *found.others)]
     write_atomically(measured / "published.md", published(rows).encode())
+    write_forest(measured, by_experiment)
     write_atomically(measured / "index.html", index(measured, by_experiment).encode())
 
     folders = sorted(path.parent for path in measured.glob("*/records"))
@@ -107,11 +109,22 @@ def index(measured: Path, by_experiment: Mapping[str, Findings]) -> str:
         "data": ", ".join(data_of(by_experiment[study.experiment] for study in shown_studies)),
         "runs": str(len(records)),
     }
-    return page(
-        page_payload(
-            regimes, versions, {study.title: by_experiment[study.experiment].comparison for study in shown_studies}
-        )
-    )
+    compared = {study.experiment: by_experiment[study.experiment] for study in shown_studies}
+    lines = across(compared)
+    drawn = measured / "forest.svg"
+    svg = drawn.read_text(encoding="utf-8") if drawn.exists() else ""
+    return page(page_payload(regimes, versions, lines, svg, false_claims(compared, lines)))
+
+
+def write_forest(measured: Path, by_experiment: Mapping[str, Findings]) -> None:
+    """Write the comparisons of all studies, with their averages, as tables and as a forest plot."""
+    titles = {study.experiment: study.title for study in studies(by_experiment)}
+    compared = {name: by_experiment[name] for name in titles}
+    lines = across(compared)
+    write_across(lines, false_claims(compared, lines), measured)
+    if figure := forest(lines, titles):
+        for kind in ("svg", "png"):
+            write_atomically(measured / f"forest.{kind}", as_bytes(figure, kind))
 
 
 def data_of(all_findings: Iterable[Findings]) -> list[str]:
@@ -137,10 +150,11 @@ def opening(by_experiment: Mapping[str, Findings]) -> str:
     first_findings = by_experiment[first.experiment]
     folder = f"../results/measured/{first.experiment}"
 
-    comparisons = {study.experiment: by_experiment[study.experiment].comparison for study in shown_studies}
+    compared = {study.experiment: by_experiment[study.experiment] for study in shown_studies}
     parts = [
         "\n".join(runs_of(study, by_experiment[study.experiment]) for study in shown_studies),
-        compared_across({name: comparison for name, comparison in comparisons.items() if comparison.found}),
+        "![Differences in all studies, and their averages](../results/measured/forest.png)",
+        as_markdown(across({name: each for name, each in compared.items() if each.comparison.found})),
         f"**{first.title}** (`{first.experiment}`):",
         f"![Differences to SGD and to SAM with their intervals]({folder}/figures/differences.png)",
         markdown(*first_findings.for_reading()),
@@ -154,12 +168,6 @@ def runs_of(study: Study, results: Findings) -> str:
     lost = sum(row.diverged for row in results.rows)
     runs = f"{len(results.records)} of {len(study.rows) * len(study.seeds)} runs{f', {lost} diverged' if lost else ''}"
     return f"- [`{study.experiment}`](../results/measured/{study.experiment}/table.md): {study.title} ({runs})"
-
-
-def compared_across(studies: Mapping[str, Comparison]) -> str:
-    """Return the table of the differences that the studies found, with a column for each study."""
-    lines = [[line, *(row + in_short(each) for row, each in cells.values())] for line, cells in across(studies).items()]
-    return markdown(["points of test error", *(f"`{name}`" for name in studies)], lines)
 
 
 def what_was_run(folders: Sequence[Path]) -> str:

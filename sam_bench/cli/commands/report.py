@@ -7,6 +7,7 @@ results/README.md.
 """
 
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from sam_bench.cli.arguments import errors_as_messages, parser
@@ -39,7 +40,8 @@ def main(arguments: list[str]) -> None:
     if not folders:
         sys.exit(f"Error: there are no records in {options.results / (options.experiment or '')}; run something first")
 
-    by_experiment = {folder.name: write_results(folder) for folder in folders}
+    with ProcessPoolExecutor(initializer=load_installed) as workers:
+        by_experiment = dict(zip([folder.name for folder in folders], workers.map(write_results, folders), strict=True))
     print(f"Written: tables, comparisons and figures of {', '.join(by_experiment)}")
 
     # The pages about all studies need the records of all of them.
