@@ -61,9 +61,8 @@ def train(planned: Sequence[PlannedRun], at_once: int | None, consequence: str, 
         0 if every run has a result, `EXIT_RESUMABLE` after an interruption, `EXIT_RUN` if a run failed.
     """
     at_once = at_once or _fastest_at_once()
-    progress = (
-        "none" if not show_epochs else "auto" if at_once == 1 else "plain"
-    )  # several bars would overwrite each other
+    # Runs side by side show plain lines, since their bars would overwrite each other.
+    progress = "none" if not show_epochs else "auto" if at_once == 1 else "plain"
     waiting = [run for run in planned if run.files.finished() is None]
     done = len(planned) - len(waiting)
     print(f"{len(planned)} runs, {done} of them done, {at_once} at once", flush=True)
