@@ -150,7 +150,7 @@ class Comparison:
         ]
 
         if self.model.pooled.freedom > 0:
-            own = ", ".join(row.title for row in self.model.own)
+            own = "; ".join(row.title for row in self.model.own)
             lines.append(
                 f"Residual standard deviation: {self.model.pooled.variance**0.5:.2f} points, "
                 f"{self.model.pooled.freedom} degrees of freedom (error = row + seed)."
@@ -165,7 +165,7 @@ class Comparison:
             low, high = SAME
             lines.append(f"Equal passes, or seconds: from {1 - low:.0%} less to {high - 1:.0%} more than the row's.")
         if diverged := {row.title: row.diverged for row in self.rows if row.diverged}:
-            listed = ", ".join(f"{title} {count}" for title, count in diverged.items())
+            listed = "; ".join(f"{title} {count}" for title, count in diverged.items())
             lines.append(f"Diverged runs, left out: {listed}.")
         return lines
 

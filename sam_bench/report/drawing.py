@@ -22,7 +22,7 @@ MARKERS = ("o", "s", "^", "D")
 #: The colour of each verdict; without a colour a mark is hollow.
 VERDICT_COLORS = {BETTER: COLORS[0], WORSE: COLORS[1], WITHIN: COLORS[2], UNDECIDED: None}
 #: The label of an axis of differences.
-DIRECTION = "better ← points of test error → worse"
+DIRECTION = "better ← points → worse"
 
 LOOK = {
     "figure.dpi": 100, "savefig.dpi": 300, "figure.constrained_layout.use": True, "font.family": "DejaVu Sans",

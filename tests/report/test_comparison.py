@@ -70,7 +70,7 @@ def test_markdown_has_a_column_for_each_kind():
     assert cells[2][1:] == cells[5][1:] == ["–"] * 4
     assert cells[6][1].rpartition(": ")[2] in VERDICTS
     assert cells[4][1].endswith(")")  # two seeds are too few for a verdict
-    assert "Diverged runs, left out: SAM 1, Lost 3." in remarks
+    assert "Diverged runs, left out: SAM 1; Lost 3." in remarks
 
 
 def test_words_are_difference_interval_and_verdict():
