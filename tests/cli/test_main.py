@@ -188,7 +188,7 @@ REFUSED = {
     "one bad run of a sweep": (["-m", "optimizer.rho=0.1,-1"], "optimizer.rho=-1", "at least 0"),
     "one bad run of a sweep's file": (["sweep=rho", "optimizer=sgd"], "optimizer.rho", "no meaning"),
     "wandb without a project": (["logger=wandb", "logger.wandb.project=''"], "logger.wandb.project", "empty"),
-    "a logger that is not": (["logger=[wandb,tensorboard]"], "tensorboard", "wandb"),
+    "a logger that is not": (["logger=[wandb,comet]"], "comet", "wandb"),
 }
 
 
