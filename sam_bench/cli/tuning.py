@@ -45,7 +45,7 @@ def tune(
     Exits with an error code if a trial ends without a result.
 
     Args:
-        search: how the methods are tuned, in words of the files with tuned values.
+        search: the number of trials and what is tuned, as the files of values say it.
         overrides: settings of all trials in addition to the preset, with that of a plug-in.
         at_once: number of trials in parallel; by default the fastest.
         config_dir: the user's own configuration folder, if any.

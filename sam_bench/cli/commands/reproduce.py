@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
         for method in methods
     ]
     planned = plan(runs)
-    code = train(planned, options.jobs, "the table lacks them", show_epochs=True)
+    code = train(planned, options.jobs, "the comparison is incomplete", show_epochs=True)
     if code == EXIT_RESUMABLE:
         sys.exit(code)
 
