@@ -16,7 +16,7 @@ OLDEST = $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-oldest lint data reproduce-table table report tune study analyse smoke torture bench profile gpu-check clean
+.PHONY: help setup test test-oldest lint docs data reproduce-table table report tune study analyse smoke torture bench profile gpu-check clean
 
 help: ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,26 +57,31 @@ lint: $(DEV) ## Check style, formatting and the types of what can be imported
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
+docs: $(DEV) ## Build the documentation, and say which file to open
+	@$(PYTHON) docs/generate.py
+	@$(PYTHON) -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
 data: $(READY) ## Obtain and verify CIFAR-10, or another data set (OPTIONS=data=cifar100)
-	@$(PYTHON) scripts/prepare_data.py $(OPTIONS)
+	@$(PYTHON) -m sam_bench data $(OPTIONS)
 
 reproduce-table: $(READY) ## Train what is missing, then make the table (EXPERIMENT= METHODS= SEEDS=)
-	@$(PYTHON) scripts/reproduce_table.py $(if $(EXPERIMENT),--experiment $(EXPERIMENT)) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS))
+	@$(PYTHON) -m sam_bench reproduce $(if $(EXPERIMENT),--experiment $(EXPERIMENT)) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 table: $(READY) ## Make the tables of all experiments from their records (or of one: EXPERIMENT=)
-	@$(PYTHON) scripts/make_table.py $(if $(EXPERIMENT),--experiment $(EXPERIMENT))
+	@$(PYTHON) -m sam_bench table $(if $(EXPERIMENT),--experiment $(EXPERIMENT))
 
 report: $(READY) ## Make all committed tables, comparisons and figures anew from their records (or of one: EXPERIMENT=)
-	@$(PYTHON) scripts/report.py $(if $(EXPERIMENT),--experiment $(EXPERIMENT)) $(OPTIONS)
+	@$(PYTHON) -m sam_bench report $(if $(EXPERIMENT),--experiment $(EXPERIMENT)) $(OPTIONS)
 
 tune: $(READY) ## Tune methods, each with as many trials (OPTIONS="--experiment noisy40 --methods sgd,sam --trials 12")
-	@$(PYTHON) scripts/tune.py $(OPTIONS)
+	@$(PYTHON) -m sam_bench tune $(OPTIONS)
 
 study: $(READY) ## Train the rows of a comparison, seed by seed (OPTIONS="noisy40 --seeds 0,1")
-	@$(PYTHON) scripts/study.py $(OPTIONS)
+	@$(PYTHON) -m sam_bench study $(OPTIONS)
 
 analyse: $(READY) ## How sharp the loss is around finished runs' weights (OPTIONS="experiment=noisy40")
-	@$(PYTHON) scripts/analyse.py $(OPTIONS)
+	@$(PYTHON) -m sam_bench analyse $(OPTIONS)
 
 smoke: $(READY) ## Train every method for seconds on generated images
 	@$(PYTHON) -m sam_bench --multirun experiment=smoke 'optimizer=glob(*)'
@@ -94,5 +99,5 @@ gpu-check: $(ENVIRONMENT) ## On a machine with CUDA: its tests and the benchmark
 	@$(PYTHON) scripts/gpu_check.py $(OPTIONS)
 
 clean: ## Remove caches and builds; data, runs, results and .venv stay
-	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist docs/_build docs/studies .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from sam_bench.optim.running_stats import reestimate_statistics as reestimate_statistics
     from sam_bench.optim.sharpness_aware import SharpnessAware as SharpnessAware
 
+__version__ = "0.1.0"
+
 #: The public names of the package, each with its location "module:name".
 _PUBLIC = {entry.class_name: entry.location for entry in METHODS.values() if entry.perturbs} | {
     "Muon": "sam_bench.optim.muon:Muon",

@@ -16,7 +16,7 @@ from typing import Any
 
 from sam_bench.errors import ConfigError, first_line
 from sam_bench.optim.options import Option as Option
-from sam_bench.optim.registry import METHODS, MethodEntry
+from sam_bench.optim.registry import METHODS, MethodEntry, constructor_parameters
 
 #: The group of entry points in which packages list their methods.
 GROUP = "sam_bench.methods"
@@ -55,7 +55,8 @@ def plugin(
         summary: one line that says what the method does.
         paper: the method's source.
         options: settings that only this method has; each is a keyword argument of its constructor, with a default.
-        passes: forward-backward passes per step, for tables; by default "2", or "1" for a method without a second pass.
+        passes: forward-backward passes per step, for tables; by default "2", or "1" for a method without a second pass,
+            for which it must be "1".
         averages: True if weight averaging is part of the method.
         needs_momentum: True if the method makes sense only on a base optimizer with momentum.
         capturable: True if a step may be captured in a CUDA graph. A replay repeats what the device did, and nothing
@@ -64,8 +65,8 @@ def plugin(
     Raises:
         TypeError: `cls` is no subclass of `SharpnessAware`, or its constructor does not take `rho` or an option, or has
             no default for it.
-        ValueError: the name has other characters, a default is out of its option's range, or an option has the name of
-            a setting that all methods have.
+        ValueError: the name has other characters, a default is out of its option's range, an option has the name of a
+            setting that all methods have, or `passes` does not fit the class's `two_passes`.
     """
     # Imported only here, because the second imports torch. Whoever has a class to describe has imported that already.
     from sam_bench.config.schema import OptimizerConfig
@@ -76,7 +77,13 @@ def plugin(
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"the name {name!r} must be small letters, digits and underscores, and begin with a letter")
 
-    parameters = inspect.signature(cls).parameters
+    passes = passes or ("2" if cls.two_passes else "1")
+    if (passes != "1") != cls.two_passes:
+        raise ValueError(
+            f'passes={passes!r} must be "1" if, and only if, two_passes is False, and that of {cls.__name__} is '
+            f"{cls.two_passes}: leave passes out, or correct one of them"
+        )
+
     perturbs = cls.two_passes or cls.perturbs_first
     defaults = {"rho": _default(cls, "rho")} if perturbs else {}
     taken = inspect.signature(SharpnessAware).parameters.keys() | OptimizerConfig.model_fields.keys()
@@ -93,28 +100,14 @@ def plugin(
         cls,
         summary,
         paper,
-        passes=passes or ("2" if cls.two_passes else "1"),
+        passes=passes,
         options=options,
         perturbs=perturbs,
-        has_second_pass=cls.two_passes,
-        perturbs_first=cls.perturbs_first,
         averages=averages,
-        selects_examples=cls.selects_examples,
-        draws="seed" in parameters,
-        gradient_decides=cls.gradient_decides,
-        repeats_batch=cls.repeats_batch,
-        needs_total_steps="total_steps" in parameters,
         needs_momentum=needs_momentum,
-        not_capturable=_why_not_captured(cls) or ("" if capturable else "its description lacks capturable=True"),
+        not_capturable="" if capturable else "its description lacks capturable=True",
         defaults=tuple(defaults.items()),
     )
-
-
-def _why_not_captured(cls: type) -> str:
-    """Return why no step of a class can be captured in a CUDA graph; empty if its attributes do not rule it out."""
-    if cls.repeats_batch:
-        return "a step repeats the batch of the step before"
-    return "the host waits for its decision" if cls.gradient_decides else ""
 
 
 def _default(cls: type, name: str) -> Any:
@@ -123,7 +116,7 @@ def _default(cls: type, name: str) -> Any:
     Raises:
         TypeError: the constructor has no such parameter, or no default for it.
     """
-    parameter = inspect.signature(cls).parameters.get(name)
+    parameter = constructor_parameters(cls).get(name)
     if parameter is None or parameter.default is inspect.Parameter.empty:
         raise TypeError(f"{cls.__name__}'s constructor must take {name}=, with a default")
     return parameter.default

@@ -27,11 +27,11 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam_bench.cli.compose import choices
+from sam_bench.cli.arguments import at_least, errors_as_messages, name_of, names_of, parser
+from sam_bench.cli.conf_folder import choices
 from sam_bench.data import synthetic
 from sam_bench.errors import ResourceError
 from sam_bench.optim.registry import METHODS
-from scripts.arguments import at_least, errors_as_messages, name_of, names_of, parser
 from scripts.benchmark.case import Ours
 from scripts.benchmark.records import Case
 from scripts.markdown import row, table

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import torch
 
+from sam_bench.cli.arguments import at_least, parser
 from sam_bench.cli.compose import compose
 from sam_bench.optim.registry import METHODS
 from sam_bench.runs.record import MEASURED
-from scripts.arguments import at_least, parser
 
 RUN = ["data=synthetic", "data.train_subset=60", "trainer.batch_size=8", "trainer.epochs=3", "trainer.device=cpu",
        "trainer.eval_batch_size=100", "model=resnet8", "trainer.checkpoint_minutes=1e-9"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Processes of their own for tests, without the seconds of imports: forked from one that has imported everything."""
+"""Processes for tests that start at once: they are forked from one that has imported everything."""
 
 import atexit
 import multiprocessing
@@ -17,11 +17,14 @@ SERVER.set_forkserver_preload(["sam_bench.cli.main", "sam_bench.runs.run", "torc
 
 
 class Forked:
-    """A process that does some work; it is asked and answers as a `subprocess.Popen`, its stderr with its stdout.
+    """A process that calls a function, with the interface of `subprocess.Popen`; its stderr goes to its stdout.
 
     Args:
-        work: a function that can be imported, called with the arguments.
-        environment: variables beside those of this process.
+        work: the function, which must be importable.
+        arguments: the arguments of the function.
+        cwd: the current folder of the process.
+        environment: environment variables in addition to those of this process.
+        start_new_session: let the process lead a session of its own.
     """
 
     def __init__(
@@ -35,11 +38,11 @@ class Forked:
         descriptor, self.output = tempfile.mkstemp()
         os.close(descriptor)
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
-        begin = self.output, str(cwd), dict(environment), start_new_session, work, arguments
-        self.process = SERVER.Process(target=_begin, args=begin)
+        args = self.output, str(cwd), dict(environment), start_new_session, work, arguments
+        self.process = SERVER.Process(target=_run, args=args)
         self.process.start()
         self.pid = self.process.pid
-        atexit.register(self.kill)  # where a test failed before its end
+        atexit.register(self.kill)  # in case a test fails before the process ends
 
     @property
     def returncode(self) -> int | None:
@@ -56,37 +59,46 @@ class Forked:
         return self.returncode
 
     def communicate(self, timeout: float = 120) -> tuple[str, None]:
-        """Wait for its end; return what it has printed."""
+        """Wait for the process to end; return its output, and None for its stderr.
+
+        Raises:
+            TimeoutError: the process has not ended after `timeout` seconds; it is killed.
+        """
         self.process.join(timeout)
-        said = Path(self.output).read_text()
+        output = Path(self.output).read_text()
         if self.process.is_alive():
             self.process.kill()
-            raise TimeoutError(f"it did not end within {timeout} seconds; it said:\n{said}")
+            raise TimeoutError(f"the process did not end within {timeout} seconds; its output:\n{output}")
+
         Path(self.output).unlink()
-        return said, None
+        return output, None
 
 
-def _begin(
+def _run(
     output: str, cwd: str, environment: dict[str, str], new_session: bool, work: Callable, arguments: tuple
 ) -> None:
     if new_session:
         os.setsid()
+
     descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
     torch.set_num_threads(1)
+
     try:
         work(*arguments)
     finally:
-        threading._shutdown()  # an interpreter ends so, but multiprocessing leaves the exit functions out
+        # An interpreter ends like this, but multiprocessing does not call the exit functions.
+        threading._shutdown()
         atexit._run_exitfuncs()
 
 
 def command_line(*arguments: str) -> None:
-    """Do what `python -m sam_bench` does with these arguments."""
+    """Run `python -m sam_bench` with these arguments."""
     from sam_bench.cli import main
 
     sys.argv = ["sam_bench", *arguments]
@@ -94,15 +106,14 @@ def command_line(*arguments: str) -> None:
 
 
 def side_by_side(work: Callable, *arguments: object, cwd: Path) -> list[tuple[int, str]]:
-    """Let two processes do the same work, in the places that torchrun would give them; return how they end.
+    """Run a function in two processes with torchrun's environment variables; return each one's exit code and output."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
 
-    Returns:
-        Exit code and output of each.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    places = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    both = [Forked(work, *arguments, cwd=cwd, environment=places | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
-    said = [each.communicate()[0] for each in both]
-    return [(each.returncode, text) for each, text in zip(both, said, strict=True)]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        Forked(work, *arguments, cwd=cwd, environment=shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
+    ]
+    outputs = [process.communicate()[0] for process in processes]
+    return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]

@@ -1,4 +1,4 @@
-"""The presets: each that bears a publication's name has that publication's settings, and meets its figures."""
+"""Tests of the presets: those named after a publication have its settings and can be compared with its figures."""
 
 import functools
 
@@ -9,11 +9,12 @@ from sam_bench.config.schema import Config
 from sam_bench.report.published import differences, published
 from tests.conftest import options
 
+#: Presets of our own protocols.
 OURS = {"quick", "smoke", "wrn16_8", "wrn16_8_short"}
 OURS |= {"noisy40", "noisy40_shared", "noisy40_aug", "clean5k", "clean5k_tuned", "clean5k_aug"}
 OURS |= {"noisy40_draws", "human40", "clean5k_draws"}
-"""Presets that claim nobody's protocol as a whole."""
 
+#: Settings of all publications, unless SOURCES has another value for one of them.
 SHARED = {
     "data.name": "cifar10",
     "data.split": "test",
@@ -36,11 +37,11 @@ SHARED = {
     "trainer.drop_last": False,
     "averaging.name": "none",
 }
-"""What all the sources agree in, but for what is said of one of them below."""
 
+#: Airbench's divisor of learning rates: the length of a step with Nesterov momentum 0.85, times 1,024 examples.
 KILOSTEP = 1024 * (1 + 1 / (1 - 0.85))
-"""By which their author divides learning rates: a step's length with Nesterov momentum 0.85, for 1,024 examples."""
 
+#: Settings that airbench94 and airbench96 have in common.
 AIRBENCH = {
     "optimizer.name": "sgd",
     "optimizer.base.momentum": 0.85,
@@ -63,8 +64,8 @@ AIRBENCH = {
     "trainer.precision": "bf16",
     "trainer.test_time_augmentation": True,
 }
-"""What airbench94 and airbench96 have in common."""
 
+#: Each publication's settings, from its public code; WASAM's code is for CIFAR-100, and only the data differ.
 SOURCES = {
     "sam_example": {
         "model.name": "wrn22_8",
@@ -178,8 +179,8 @@ SOURCES = {
         "trainer.epochs": 37,
     },
 }
-"""As read in their public code; of WASAM's all but the data, which are CIFAR-100."""
 
+#: By preset, the runs whose protocol is that of a published figure.
 FIGURES = {
     "sam_example": ["optimizer=sgd", "optimizer=sam", "optimizer=asam", "optimizer=asam_official"],
     "gsam_example": ["optimizer=gsam"],
@@ -189,8 +190,8 @@ FIGURES = {
         for model in ("resnet20", "wrn28_2", "resnext29_32x4d")
     ],
 }
-"""By preset, the runs that have a published figure of its protocol."""
 
+#: By preset, changes after which a run of its method cannot be compared with the published figure.
 DECISIVE = {
     "sam_example": [
         "data.cutout=false",
@@ -229,65 +230,65 @@ DECISIVE = {
         "trainer.label_smoothing=0.1",
     ],
 }
-"""By preset, changes after which a run of its own method is not one of the figure's protocol any more."""
 
 
 def value(config: Config, key: str) -> object:
+    """Return the value of a setting, which may be an option of the method."""
     *groups, name = key.split(".")
-    own = config.optimizer.options() if groups == ["optimizer"] else {}
-    return own[name] if name in own else getattr(functools.reduce(getattr, groups, config), name)
+    method_options = config.optimizer.options() if groups == ["optimizer"] else {}
+    return method_options[name] if name in method_options else getattr(functools.reduce(getattr, groups, config), name)
 
 
-def reasons(*overrides: str) -> list[str]:
-    """Why a run cannot be compared with its published figure."""
+def differences_from_figure(*overrides: str) -> list[str]:
+    """Return the settings for which a run cannot be compared with its published figure."""
     return differences(compose.compose(list(overrides)).identity())
 
 
-def test_every_preset_is_known_as_a_publications_or_as_our_own():
+def test_every_preset_is_ours_or_a_publications():
     assert set(options("experiment")) == OURS | SOURCES.keys()
     assert not OURS & SOURCES.keys()
 
 
 @pytest.mark.parametrize("preset", SOURCES)
-def test_a_publications_preset_has_its_settings(preset):
+def test_preset_has_the_publications_settings(preset):
     config = compose.compose([f"experiment={preset}"])
     expected = SHARED | SOURCES[preset]
     assert {key: value(config, key) for key in expected} == expected
 
 
 @pytest.mark.parametrize(("preset", "run"), [(preset, run) for preset, runs in FIGURES.items() for run in runs])
-def test_a_presets_run_is_comparable_with_its_figure(preset, run):
+def test_preset_is_comparable_with_its_figure(preset, run):
     config = compose.compose([f"experiment={preset}", *run.split()])
     assert published(config.identity()).model == config.model.name
-    assert reasons(f"experiment={preset}", *run.split()) == []
+    assert differences_from_figure(f"experiment={preset}", *run.split()) == []
 
 
 @pytest.mark.parametrize(
     ("preset", "change"), [(preset, change) for preset, changes in DECISIVE.items() for change in changes]
 )
-def test_a_decisive_change_is_said(preset, change):
+def test_decisive_change_is_a_difference(preset, change):
     key = change.partition("=")[0]
-    found = reasons(f"experiment={preset}", change)
-    assert any(text.startswith(f"{'schedule.name' if key == 'schedule' else key} is ") for text in found)
+    key = "schedule.name" if key == "schedule" else key
+    assert any(text.startswith(f"{key} is ") for text in differences_from_figure(f"experiment={preset}", change))
 
 
 @pytest.mark.parametrize("change", ["schedule=step", "optimizer.rho=6", "optimizer.alpha=0.2", "schedule.lr_min=0.001"])
-def test_what_is_unknown_of_gsams_figure_is_not_asked_for(change):
-    assert reasons("experiment=gsam_example", change) == []
+def test_unpublished_setting_of_gsam_is_no_difference(change):
+    assert differences_from_figure("experiment=gsam_example", change) == []
 
 
 @pytest.mark.parametrize(
-    ("preset", "tied"),
+    ("preset", "seeds"),
     [
         ("noisy40_draws", {"subset_seed": 3, "noise_seed": 3}),
         ("human40", {"subset_seed": 3}),
         ("clean5k_draws", {"subset_seed": 3}),
     ],
 )
-def test_preset_of_draws_follows_the_seed(preset, tied):
+def test_preset_of_draws_follows_the_seed(preset, seeds):
     config = compose.compose([f"experiment={preset}", "seed=3"])
     data = config.identity()["data"]
-    assert {key: data[key] for key in data if key.endswith("_seed")} == tied
+    assert {key: data[key] for key in data if key.endswith("_seed")} == seeds
     assert config.trainer.precision == "bf16"
 
 
@@ -298,15 +299,15 @@ def test_preset_of_draws_follows_the_seed(preset, tied):
         ("clean5k_draws", "clean5k_tuned", ("sgd", "sam")),
     ],
 )
-def test_preset_of_draws_takes_the_values_of_one_draw(preset, other, methods):
+def test_preset_of_draws_has_settings_of_one_draw(preset, other, methods):
     for method in methods:
-        one, many = (compose.compose([f"experiment={name}", f"optimizer={method}"]) for name in (other, preset))
-        assert many.optimizer == one.optimizer
-        changed = {"subset_seed": many.seed, "noise_seed": many.data.noise_seed}
-        assert many.data == one.data.model_copy(update=changed)
+        one_draw, draws = (compose.compose([f"experiment={name}", f"optimizer={method}"]) for name in (other, preset))
+        assert draws.optimizer == one_draw.optimizer
+        changed = {"subset_seed": draws.seed, "noise_seed": draws.data.noise_seed}
+        assert draws.data == one_draw.data.model_copy(update=changed)
 
 
-def test_human40_is_noisy40_with_labels_of_people():
+def test_human40_is_noisy40_with_human_labels():
     human, noisy = (compose.compose([f"experiment={name}", "~tuned"]) for name in ("human40", "noisy40"))
     changed = {"labels": "worse", "label_noise": 0.0, "subset_seed": human.seed}
     assert human.data == noisy.data.model_copy(update=changed)
@@ -314,5 +315,5 @@ def test_human40_is_noisy40_with_labels_of_people():
     assert human.trainer.model_copy(update={"precision": noisy.trainer.precision}) == noisy.trainer
 
 
-def test_batchnorms_statistics_are_nothing_that_sgd_could_differ_in():
-    assert reasons("experiment=closure_example", "optimizer=sgd", "optimizer.batchnorm=clean") == []
+def test_batchnorm_setting_is_no_difference_for_sgd():
+    assert differences_from_figure("experiment=closure_example", "optimizer=sgd", "optimizer.batchnorm=clean") == []

@@ -1,4 +1,4 @@
-"""`check_method` lets our own methods pass, and names what is wrong with others."""
+"""Tests that `check_method` accepts the package's methods and rejects broken ones."""
 
 import numpy as np
 import pytest
@@ -14,58 +14,58 @@ def norm(g):
     return np.sqrt(sum((x**2).sum() for x in g.values()))
 
 
-def moved(w, d, rho):
+def perturbed(w, d, rho):
     return {name: w[name] + rho * d[name] / (norm(d) + 1e-12) for name in w}
 
 
 def sam(gradient, w, rho, memory):
-    return gradient(moved(w, gradient(w), rho))
+    return gradient(perturbed(w, gradient(w), rho))
 
 
 def fsam(gradient, w, rho, memory):
     g = gradient(w)
     m = memory.get("m")
-    h = gradient(moved(w, g if m is None else {name: g[name] - m[name] for name in g}, rho))
+    h = gradient(perturbed(w, g if m is None else {name: g[name] - m[name] for name in g}, rho))
     memory["m"] = g if m is None else {name: 0.9 * m[name] + 0.1 * g[name] for name in g}
     return h
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_our_own_methods_pass(name):
+def test_registered_methods_pass(name):
     options = OPTIONS.get(name, {}) | ARGUMENTS.get(name, {})
     check_method(method(name), None, RADII.get(name, 0.05), **options)
 
 
 @pytest.mark.parametrize(("cls", "reference"), [(SAM, sam), (FSAM, fsam)])
-def test_a_right_method_equals_its_reference(cls, reference):
+def test_correct_method_equals_reference(cls, reference):
     check_method(cls, reference)
 
 
-class TooLong(SAM):
-    """Another radius than it is given."""
+class WrongRadius(SAM):
+    """A method that uses a larger radius than rho."""
 
     def radius(self, group):
         return 1.001 * super().radius(group)
 
 
-class OnePassTooMany(SAM):
-    """A pass that no formula has."""
+class ExtraPass(SAM):
+    """A method that takes a third pass."""
 
     def second_pass(self, closure, losses):
         closure()
         return 1 + super().second_pass(closure, losses)
 
 
-class MovesTheWeights(SAM):
-    """Writes to the weights themselves."""
+class WritesToWeights(SAM):
+    """A method that changes the weights in `direction`."""
 
     def direction(self, w, g):
         torch._foreach_mul_(w, 1.0001)
         return super().direction(w, g)
 
 
-class UsesGradientsUp(SAM):
-    """Writes to a gradient that is given to it."""
+class WritesToGradients(SAM):
+    """A method that changes the gradient that `combine` gets."""
 
     keeps_gradient = True
 
@@ -74,8 +74,8 @@ class UsesGradientsUp(SAM):
         return g
 
 
-class RemembersByItself(SAM):
-    """Keeps its average where no state_dict finds it."""
+class HiddenState(SAM):
+    """A method whose average is not in the state_dict."""
 
     average = None
 
@@ -85,8 +85,8 @@ class RemembersByItself(SAM):
         return super().direction(w, average)
 
 
-class LearnsBeforeTheEnd(SAM):
-    """Remembers a step before it is known to be taken."""
+class EarlyState(SAM):
+    """A method that updates its state before it is known if the step is skipped."""
 
     def init_state(self, p):
         return {"m": torch.zeros_like(p)}
@@ -99,51 +99,51 @@ class LearnsBeforeTheEnd(SAM):
         return h
 
 
-class Waits(SAM):
-    """Asks the device for a number."""
+class WaitsForDevice(SAM):
+    """A method that reads a number from the device in each step."""
 
     def radius(self, group):
         return super().radius(group) * float(self.skipped.item() >= 0)
 
 
-class WaitsEveryFifth(LookSAM):
-    """Asks the device for a number, in its few steps with a second pass."""
+class WaitsEveryFifthStep(LookSAM):
+    """A method that reads a number from the device only in steps with a second pass."""
 
     def direction(self, w, g, h_v):
         return super().direction(w, [x * float((x.sum() != 0).item()) for x in g], h_v)
 
 
-class ChoosesByAMask(SAM):
-    """Has to know how many elements a mask lets through."""
+class IndexesByMask(SAM):
+    """A method that waits for the device since it needs the number of elements that a mask selects."""
 
     def direction(self, w, g):
         return super().direction(w, [torch.where(x.abs() > x[x > 0].sum() * 0, x, 0.0) for x in g])
 
 
 class DividesByZero(SAM):
-    """Has nothing to keep a denominator from 0."""
+    """A method that divides by a norm that may be 0."""
 
     def direction(self, w, g):
         length = torch.stack(torch._foreach_norm(g)).norm()
         return torch._foreach_div(g, length)
 
 
-class PerturbsStatistics(SAM):
-    """Forgets BatchNorm in the second pass."""
+class UpdatesStatisticsTwice(SAM):
+    """A method whose second pass updates the running statistics of BatchNorm too."""
 
     def __init__(self, params, base_optimizer, rho=0.05, **options):
         super().__init__(params, base_optimizer, rho, **options | {"batchnorm": "both"})
 
 
-class OneGroup(SAM):
-    """Does not know of a second group."""
+class FirstGroupOnly(SAM):
+    """A method that ignores all parameter groups but the first."""
 
     def _parameters(self):
         return list(self.param_groups[0]["params"])
 
 
-class DependsOnTheScale(SAM):
-    """Takes gradients where they are still scaled."""
+class UsesScaledGradients(SAM):
+    """A method that uses gradients before they are unscaled."""
 
     keeps_gradient = True
 
@@ -156,8 +156,8 @@ class DependsOnTheScale(SAM):
         return passes
 
 
-class CountsByItself(SAM):
-    """Saves a number that steps through a wrapper do not reach."""
+class OwnStateKey(SAM):
+    """A method that adds a number to the state_dict in a way that wrappers do not see."""
 
     count = 0
 
@@ -173,25 +173,25 @@ class CountsByItself(SAM):
         self.count = int(state_dict["count"])
 
 
-class CountsCalls(CountsByItself):
-    """Takes each part of a batch for a step."""
+class CountsParts(OwnStateKey):
+    """A method that counts each part of a batch as a step."""
 
     def radius(self, group):
         return super().radius(group) / self.count
 
 
-class SharesWithAll(SAM):
-    """Keeps what it remembers in its class."""
+class ClassState(SAM):
+    """A method that keeps its state in the class."""
 
-    seen: list[int] = []  # noqa: RUF012
+    calls: list[int] = []  # noqa: RUF012
 
     def radius(self, group):
-        self.seen.append(1)
-        return super().radius(group) / len(self.seen)
+        self.calls.append(1)
+        return super().radius(group) / len(self.calls)
 
 
-class WorksInTheClosure(SAM):
-    """Changes gradients where a hand-written loop does not come by."""
+class ClosureOnly(SAM):
+    """A method that changes gradients in `second_pass`, which a hand-written loop does not call."""
 
     def second_pass(self, closure, losses):
         passes = super().second_pass(closure, losses)
@@ -199,42 +199,43 @@ class WorksInTheClosure(SAM):
         return passes
 
 
-WRONG = {
-    TooLong: {"reference"},
-    OnePassTooMany: {"reference"},
-    MovesTheWeights: {"reference", "restore", "hooks"},
-    UsesGradientsUp: {"reference", "hooks"},
-    RemembersByItself: {"reference", "resume"},
-    LearnsBeforeTheEnd: {"skipped steps", "failed passes", "hooks"},
-    Waits: {"waiting"},
-    WaitsEveryFifth: {"waiting"},
-    ChoosesByAMask: {"waiting"},
+#: Broken methods, and the checks that must fail for each; others may fail too.
+BROKEN = {
+    WrongRadius: {"reference"},
+    ExtraPass: {"reference"},
+    WritesToWeights: {"reference", "restore", "hooks"},
+    WritesToGradients: {"reference", "hooks"},
+    HiddenState: {"reference", "resume"},
+    EarlyState: {"skipped steps", "failed passes", "hooks"},
+    WaitsForDevice: {"waiting"},
+    WaitsEveryFifthStep: {"waiting"},
+    IndexesByMask: {"waiting"},
     DividesByZero: {"zero gradients"},
-    PerturbsStatistics: {"statistics"},
-    OneGroup: {"groups"},
-    DependsOnTheScale: {"loss scaling"},
-    CountsByItself: {"wrappers"},
-    CountsCalls: {"parts"},
-    SharesWithAll: {"deep copy"},
-    WorksInTheClosure: {"by hand"},
+    UpdatesStatisticsTwice: {"statistics"},
+    FirstGroupOnly: {"groups"},
+    UsesScaledGradients: {"loss scaling"},
+    OwnStateKey: {"wrappers"},
+    CountsParts: {"parts"},
+    ClassState: {"deep copy"},
+    ClosureOnly: {"by hand"},
 }
-"""What is wrong, and the checks that must say so."""
 
 
-@pytest.mark.parametrize("cls", WRONG)
-def test_a_wrong_method_is_caught_by_the_checks_that_are_for_it(cls):
+@pytest.mark.parametrize("cls", BROKEN)
+def test_broken_method_fails_its_checks(cls):
     with pytest.raises(AssertionError) as caught:
         check_method(cls, sam)
+
     heading, *lines = str(caught.value).splitlines()
-    named = {line.removeprefix("- ").partition(":")[0] for line in lines}
-    assert heading == f"{cls.__name__} fails {len(named)} of {len(CHECKS)} checks of sam_bench.testing:"
-    assert named >= WRONG[cls]
+    failed = {line.removeprefix("- ").partition(":")[0] for line in lines}
+    assert heading.startswith(f"{cls.__name__} fails {len(failed)} of {len(CHECKS)} checks")
+    assert failed >= BROKEN[cls]
 
 
-def test_a_method_that_never_shows_its_second_pass_is_told_to():
-    with pytest.raises(AssertionError, match="none of steps 1 to 11 has a second pass: choose options"):
+def test_method_without_second_pass_needs_options():
+    with pytest.raises(AssertionError, match="second pass"):
         check_method(LookSAM, None, k=50)
 
 
-def test_every_check_catches_something():
-    assert set().union(*WRONG.values()) == set(CHECKS)
+def test_every_check_catches_a_broken_method():
+    assert set().union(*BROKEN.values()) == set(CHECKS)

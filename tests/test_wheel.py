@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+import sam_bench
 from tests.conftest import ROOT, TINY, everything_below
 
 
@@ -53,7 +55,13 @@ def test_the_wheel_has_its_types_and_says_what_it_is(installed):
     (metadata,) = site.glob("sam_bench-*.dist-info/METADATA")
     said = metadata.read_text()
     version = said.split("\nVersion: ")[1].split()[0]
+    assert version == sam_bench.__version__
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == version
+    assert f"\nSummary: {citation['abstract']}\n" in said
+    assert f"\nAuthor: {citation['authors'][0]['name']}\n" in said
+    assert f"\nLicense-Expression: {citation['license']}\n" in said
     for version in ("3.11", "3.12", "3.13"):
         assert f"Classifier: Programming Language :: Python :: {version}\n" in said
     assert "Classifier: Typing :: Typed" in said
@@ -83,8 +91,19 @@ def test_it_runs_as_a_module_and_as_a_command(installed, tmp_path):
     assert "finished before" in again.stdout, again.stderr
 
 
+def test_it_has_the_commands(installed, tmp_path):
+    script = f"{installed['PYTHONPATH']}/bin/sam-bench"
+    for name in ("study", "data"):
+        shown = call(installed, tmp_path, script, name, "--help")
+        assert shown.returncode == 0 and shown.stdout.startswith(f"usage: sam-bench {name} "), shown.stderr
+    for name in ("table", "report"):
+        refused = call(installed, tmp_path, script, name)
+        assert refused.returncode == 1 and refused.stderr.startswith("Error: there are no records"), refused.stderr
+    assert everything_below(tmp_path) == []
+
+
 def test_a_method_of_ones_own_is_tested_and_trained_beside_it(installed, tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "recipes" / "own_method.md").read_text(), re.S)
     for name, part in (("sign_sam.py", "plugin("), ("test_sign_sam.py", "check_method(")):
         (tmp_path / name).write_text(next(block for block in blocks if part in block))
     tested = call(installed, tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_sign_sam.py")

@@ -1,4 +1,4 @@
-"""The command line: composes and checks the runs, trains them, and prints a summary of a sweep."""
+"""The command line: a command, or else runs, which are composed, checked and trained, with a summary of a sweep."""
 
 import contextlib
 import math
@@ -11,13 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sam_bench.cli.compose import CONF, CONFIG_NAME, PLUGIN, Asked, composing, new_command, read, requested
+from sam_bench.cli.commands import is_command, run_command
+from sam_bench.cli.compose import CONFIG_NAME, PLUGIN, new_command, read
+from sam_bench.cli.conf_folder import CONF
+from sam_bench.cli.exit_codes import EXIT_CONFIG, EXIT_INTERRUPTED, EXIT_RESUMABLE, EXIT_RUN
+from sam_bench.cli.explain import composing
+from sam_bench.cli.hydra_private import get_args_parser
 from sam_bench.cli.launchers import launcher
+from sam_bench.cli.request import RunRequest, read_request
 from sam_bench.cli.sweep import Outcome, Sweep, summary
 from sam_bench.config.schema import Config
 from sam_bench.errors import Busy, ConfigError, Interrupted, MainProcessFailed, StateError, UserError
@@ -28,15 +33,6 @@ from sam_bench.runtime.signals import SIGNALS, Interruption
 if typing.TYPE_CHECKING:
     from sam_bench.runs.spec import RunSpec
 
-#: A run failed.
-EXIT_RUN = 1
-#: An error was found before any run started.
-EXIT_CONFIG = 2
-#: Runs were asked to end; the same command continues them.
-EXIT_RESUMABLE = 75
-#: Ctrl-C came outside of a run.
-EXIT_INTERRUPTED = 130
-
 AGAIN = "The same command continues from the last checkpoints, if there are any."
 
 #: The specs that this process has resolved in its checks, by config. A worker in another process resolves its own.
@@ -44,36 +40,45 @@ _specs: dict[Config, "RunSpec"] = {}
 
 
 def main() -> None:
-    """Run the command line. Every run is composed and checked before anything is created."""
+    """Run the command line: a command if its first word may be one, else the runs that it asks for."""
+    arguments = sys.argv[1:]
     with lossy_output():
-        _main()
+        try:
+            if arguments and is_command(arguments[0]):
+                run_command(arguments[0], arguments[1:])
+            else:
+                _do_runs()
+        except UserError as error:
+            _stop(EXIT_CONFIG, error)
+        except KeyboardInterrupt:
+            _stop(EXIT_INTERRUPTED, f"Interrupted. {AGAIN}")
 
 
-def _main() -> None:
+def _do_runs() -> None:
+    """Do what the command line asks Hydra for. Every run is composed and checked before anything is created.
+
+    Raises:
+        UserError: a run cannot be done.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     new_command()
-    try:
-        check_processes()
-        request = requested(get_args_parser().parse_args())
+    check_processes()
+    request = read_request(get_args_parser().parse_args())
 
-        # Workers of a sweep load the plug-in too, but do not see the command line.
-        if request.configs and request.configs[0].plugin is not None:
-            os.environ[PLUGIN] = request.configs[0].plugin
+    # Workers of a sweep load the plug-in too, but do not see the command line.
+    if request.configs and request.configs[0].plugin is not None:
+        os.environ[PLUGIN] = request.configs[0].plugin
 
-        if request.configs:
-            _check(request)
-        if request.sweep is None:
-            with composing():
-                _hydra_main()
-        else:
-            sys.exit(_sweep(request))
-    except UserError as error:
-        _stop(EXIT_CONFIG, error)
-    except KeyboardInterrupt:
-        _stop(EXIT_INTERRUPTED, f"Interrupted. {AGAIN}")
+    if request.configs:
+        _check(request)
+    if request.sweep is None:
+        with composing():
+            _hydra_main()
+    else:
+        sys.exit(_sweep(request))
 
 
-def _check(request: Asked) -> None:
+def _check(request: RunRequest) -> None:
     """Check that every run can be done, and keep the resolved specs.
 
     Raises:
@@ -89,7 +94,7 @@ def _check(request: Asked) -> None:
     _specs.update(run.check(request.configs, here=launcher(request.launcher).local))
 
 
-def _sweep(request: Asked) -> int:
+def _sweep(request: RunRequest) -> int:
     """Let Hydra launch the runs of a sweep, print a summary, and return the exit code."""
     code = 0
     request.sweep.begin()
@@ -223,7 +228,7 @@ def _do_run_of_sweep(config: Config, hydra_config: DictConfig) -> Outcome | None
         sys.exit(EXIT_RESUMABLE)
 
     try:
-        sweep.note(number, outcome)
+        sweep.write_outcome(number, outcome)
         if must_end and launched_by == "joblib":
             sweep.stop()
     except StateError as error:

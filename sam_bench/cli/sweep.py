@@ -44,7 +44,7 @@ class Sweep:
         for path in (self._stop_file, *self.folder.glob("outcome-*.json")):
             path.unlink(missing_ok=True)
 
-    def note(self, number: int, outcome: Outcome) -> None:
+    def write_outcome(self, number: int, outcome: Outcome) -> None:
         """Write the outcome of the run with this number."""
         write_atomically(self._path(number), json.dumps(asdict(outcome), ensure_ascii=False).encode())
 

@@ -102,8 +102,8 @@ class OptimizerConfig(Settings):
         for name in values.keys() - cls.names():
             raise ConfigError(cls.unknown(name, "optimizer"))
 
-        needed = (_RADIUS if method.perturbs else ()) + (_SECOND_PASS if method.has_second_pass else ())
-        if not method.takes_parts:
+        needed = (_RADIUS if method.perturbs else ()) + (_SECOND_PASS if method.two_passes else ())
+        if values.get("m") is not None and not method.takes_parts:
             needed = tuple(name for name in needed if name != "m")
         may_be_null = ("m", *(option.name for option in method.options if option.optional))
         options = _option_names()
@@ -572,12 +572,14 @@ class Config(Settings):
             )
 
         # Sizes of batches and parts of them.
-        selects_examples = METHODS[self.optimizer.name].selects_examples
-        if self.trainer.micro_batch_size is not None and (self.optimizer.m or selects_examples):
-            raise ConfigError(
-                f"trainer.micro_batch_size={self.trainer.micro_batch_size} uses one perturbation for a whole batch: it "
-                f"cannot be used with {self.optimizer.name if selects_examples else 'optimizer.m'}: remove one of them"
-            )
+        if self.trainer.micro_batch_size is not None:
+            selects_examples = METHODS[self.optimizer.name].cls.selects_examples
+            if self.optimizer.m or selects_examples:
+                raise ConfigError(
+                    f"trainer.micro_batch_size={self.trainer.micro_batch_size} uses one perturbation for a whole batch"
+                    f": it cannot be used with {self.optimizer.name if selects_examples else 'optimizer.m'}: remove one"
+                    " of them"
+                )
         if self.trainer.drop_last and self.data.train_images < self.trainer.batch_size:
             raise ConfigError(
                 f"trainer.drop_last=true leaves no batch: trainer.batch_size={self.trainer.batch_size} is more than "

@@ -1,6 +1,6 @@
 """A sharpness-aware method's hooks: its perturbation, its use of both gradients, its memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +10,10 @@ from sam_bench.optim.gradients import Gradients, Tensors
 from sam_bench.optim.norms import Direction
 
 Closure = Callable[..., Tensor]
+#: What an optimizer is made for: parameters, parameters with their names, or groups of them.
+Params = Iterable[Any]
+#: A base optimizer's class, or an instance of one.
+BaseOptimizer = type[Optimizer] | Optimizer
 
 
 class Method(Optimizer):

@@ -1,13 +1,19 @@
 """The methods and base optimizers by name.
 
-Importing this does not import torch: a method's code is loaded when `method` is called.
+Importing this does not import torch. A method's code is loaded when its class is asked for, and what the class says of
+itself (`Method`'s flags, its constructor's parameters) is not repeated here.
 """
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sam_bench.lookup import load, lookup
 from sam_bench.optim.options import Option
+
+if TYPE_CHECKING:
+    from sam_bench.optim.sharpness_aware import SharpnessAware
 
 
 @dataclass(frozen=True)
@@ -22,34 +28,17 @@ class MethodEntry:
     implementation: str | type
     summary: str
     paper: str
-    #: Forward-backward passes per step, as tables print them.
+    #: Forward-backward passes per step, as tables print them; "1" if, and only if, no step has a second pass.
     passes: str = "2"
     #: The method's own hyper-parameters: keyword arguments of its class, and settings under `optimizer.`.
     options: tuple[Option, ...] = ()
     #: True if the method has a radius.
     perturbs: bool = True
-    #: True if any step has a second pass, at perturbed weights. Only then are there settings such as `optimizer.m`.
-    has_second_pass: bool = True
-    #: True if the first pass is at perturbed weights too. Running statistics are then re-estimated before evaluations.
-    perturbs_first: bool = False
     #: True if weight averaging is part of the method.
     averages: bool = False
-    #: True if the method chooses the examples of its second pass; the same as its class's attribute.
-    selects_examples: bool = False
-    #: True if the method draws random numbers; its class then takes `seed`.
-    draws: bool = False
-    #: True if the first pass's gradient decides whether a step has a second pass. The host then waits for it, and a
-    #: batch cannot be cut into parts with a perturbation each.
-    gradient_decides: bool = False
-    #: True if a step calls the previous step's closure again. A batch cannot be cut into parts then either.
-    repeats_batch: bool = False
-    #: True if the class takes `examples`; null stands for the number of the run's training images.
-    counts_examples: bool = False
-    #: True if the class takes the run's `total_steps`.
-    needs_total_steps: bool = False
     #: True if the method needs a base optimizer with momentum.
     needs_momentum: bool = False
-    #: The reason why a step cannot be captured in a CUDA graph; empty if it can.
+    #: The reason why a step cannot be captured in a CUDA graph, if the class's flags do not say it; else empty.
     not_capturable: str = ""
     #: Radius and options of a method without a file in `conf/optimizer`.
     defaults: tuple[tuple[str, Any], ...] = ()
@@ -68,14 +57,34 @@ class MethodEntry:
             return self.implementation.partition(":")[2]
         return self.implementation.__name__
 
-    def brought_by(self, package: str) -> "MethodEntry":
-        """Return a copy whose `package` is this one."""
-        return replace(self, package=package)
+    @property
+    def cls(self) -> "type[SharpnessAware]":
+        """Return the method's class; import its code now."""
+        cls: type[SharpnessAware] = load(self.location) if isinstance(self.implementation, str) else self.implementation
+        return cls
+
+    @property
+    def two_passes(self) -> bool:
+        """Return True if any step has a second pass: the class's `two_passes`, known without loading the class."""
+        return self.passes != "1"
 
     @property
     def takes_parts(self) -> bool:
-        """Return True if a batch may be cut into parts with a perturbation each."""
-        return not (self.gradient_decides or self.repeats_batch)
+        """Return True if a batch may be cut into parts with a perturbation each. Loads the class."""
+        return not (self.cls.gradient_decides or self.cls.repeats_batch)
+
+    @property
+    def why_not_captured(self) -> str:
+        """Return the reason why a step cannot be captured in a CUDA graph; empty if it can. Loads the class."""
+        if self.cls.repeats_batch:
+            return "a step repeats the previous batch, whose size may differ"
+        if self.cls.gradient_decides:
+            return "the host waits for the gradient, to know whether there is a second pass"
+        return self.not_capturable
+
+    def brought_by(self, package: str) -> "MethodEntry":
+        """Return a copy whose `package` is this one."""
+        return replace(self, package=package)
 
     @property
     def option_names(self) -> tuple[str, ...]:
@@ -106,7 +115,6 @@ _ENTRIES = (
         "Robbins & Monro (1951)",
         passes="1",
         perturbs=False,
-        has_second_pass=False,
     ),
     MethodEntry(
         "sam", "SAM", "sam:SAM", "perturbation of length ρ along the gradient", "Foret et al. (2021), arXiv:2010.01412"
@@ -220,7 +228,6 @@ _ENTRIES = (
         "SAM with probability p in each step, the base optimizer alone in the others",
         "Zhao et al. (2022), arXiv:2203.09962",
         passes="1 + p",
-        draws=True,
         options=(
             Option("p", float, "the probability that a step has a second pass; 1 is SAM", ge=0, le=1),
             ADAPTIVE,
@@ -233,9 +240,6 @@ _ENTRIES = (
         "SAM in steps with a long gradient, which are more and more of them, the base optimizer alone in the others",
         "Jiang et al. (2023), arXiv:2304.14647",
         passes="1 to 2",
-        gradient_decides=True,
-        needs_total_steps=True,
-        not_capturable="the host waits for the gradient's norm to know whether there is a second pass",
         options=(
             Option("delta", float, "δ, the decay of the averages of ‖g‖² and of its variance", ge=0, lt=1),
             Option("lambda_1", float, "λ₁, how many deviations above its average ‖g‖² must be, at the end"),
@@ -250,8 +254,6 @@ _ENTRIES = (
         "perturbation against the base's momentum, before the only gradient",
         "Becker et al. (2024), arXiv:2401.12033",
         passes="1",
-        has_second_pass=False,
-        perturbs_first=True,
         needs_momentum=True,
     ),
     MethodEntry(
@@ -302,9 +304,6 @@ _ENTRIES = (
         "sampa:SAMPa",
         "perturbation along the gradient at the step before's look ahead, so that neither pass needs the other",
         "Xie et al. (2024), arXiv:2410.10683",
-        perturbs_first=True,
-        repeats_batch=True,
-        not_capturable="a step repeats the previous batch, whose size may differ",
         options=(Option("lmbda", float, "λ, the share of the gradient at the look ahead", ge=0, le=1),),
     ),
     MethodEntry(
@@ -313,9 +312,6 @@ _ENTRIES = (
         "bsam:BSAM",
         "a posterior's noise before the first pass, perturbation and step scaled by its learnt variance",
         "Möllenhoff & Khan (2023), arXiv:2210.01620",
-        perturbs_first=True,
-        draws=True,
-        counts_examples=True,
         not_capturable="the host seeds its noise anew in every step",
         options=(
             Option(
@@ -334,8 +330,6 @@ _ENTRIES = (
         "perturbation of random weights, second pass on the examples whose loss rose most",
         "Du et al. (2022), arXiv:2110.03141",
         passes="4/3 + γ",
-        selects_examples=True,
-        draws=True,
         not_capturable="the host seeds its random mask anew in every step",
         options=(
             Option("beta", float, "β, the share of the weights that is perturbed", gt=0, le=1),
@@ -424,11 +418,23 @@ BASES = {
 }
 
 
-def method(name: str) -> Any:
+def method(name: str) -> "type[SharpnessAware]":
     """Return the class of a method; import its code now.
 
     Raises:
         ConfigError: there is no method of this name.
     """
-    entry = lookup(METHODS, name, "optimizer")
-    return load(entry.location) if isinstance(entry.implementation, str) else entry.implementation
+    entry: MethodEntry = lookup(METHODS, name, "optimizer")
+    return entry.cls
+
+
+def constructor_parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a class's constructor, and those that its `**options` hand on to its parents'."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for parent in cls.__mro__:
+        if "__init__" in vars(parent):
+            own = inspect.signature(vars(parent)["__init__"]).parameters
+            parameters = dict(own) | parameters
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
+                break
+    return parameters

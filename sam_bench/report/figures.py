@@ -4,42 +4,36 @@ The same records and the same matplotlib give the same bytes.
 """
 
 import io
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE
+from sam_bench.report.drawing import (
+    COLORS,
+    DIRECTION,
+    FAINT,
+    INK,
+    LOOK,
+    MARKERS,
+    STYLES,
+    VERDICT_COLORS,
+    WIDTH,
+    height_for,
+    legend_above,
+    name_places,
+    one_panel,
+    plot_interval,
+)
 from sam_bench.report.rows import Record, Row, distinct, memorised, memorised_by_epoch, rows_of, title_of
-from sam_bench.report.stats import ranks
 from sam_bench.report.table import Findings
 from sam_bench.runs.files import write_atomically
 
-#: The width of a column of a two-column page, in inches.
-WIDTH = 3.4
-
-INK, FAINT = "#222222", "#999999"
-#: Okabe and Ito's colors, which differ in lightness too. A single series has the first.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D")
-
 #: Settings that may differ along a line of errors against radii. GSAM has two radii, which change together.
 RADIUS = ("optimizer.rho", "optimizer.rho_min", "dataset_sha256")
-
-LOOK = {
-    "figure.dpi": 100, "savefig.dpi": 300, "figure.constrained_layout.use": True, "font.family": "DejaVu Sans",
-    "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6.5, "ytick.labelsize": 6.5,
-    "legend.fontsize": 6.5, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.linewidth": 1.0,
-    "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.prop_cycle": mpl.cycler(color=COLORS), "svg.hashsalt": "sam_bench", "svg.fonttype": "path",
-}  # fmt: skip
 
 
 def draw(findings: Findings, tuning: Sequence[Record] = ()) -> dict[str, Figure]:
@@ -54,7 +48,6 @@ def draw(findings: Findings, tuning: Sequence[Record] = ()) -> dict[str, Figure]
         "curves": lambda: curves(findings),
         "radius": lambda: radius(tuning),
         "cost": lambda: cost(findings),
-        "ranks": lambda: ranking(findings),
     }
     with mpl.rc_context(LOOK):
         return {name: figure for name, drawn in drawers.items() if (figure := drawn()) is not None}
@@ -87,7 +80,7 @@ def as_bytes(figure: Figure, kind: str) -> bytes:
 def errors(findings: Findings) -> Figure:
     """Draw each row's errors: every seed as a point, the mean as a line, Student's interval as a bar."""
     rows = findings.rows
-    figure, axes = _figure(height_for(len(rows)))
+    figure, axes = one_panel(height_for(len(rows)))
     for place, row in enumerate(rows):
         low, high = row.interval
         axes.plot([low, high], [place, place], color=FAINT, linewidth=3, solid_capstyle="butt", alpha=0.5)
@@ -100,29 +93,28 @@ def errors(findings: Findings) -> Figure:
 
 
 def differences(findings: Findings) -> Figure | None:
-    """Draw differences with their corrected intervals, filled where they exclude 0 and hollow where they do not.
+    """Draw differences with their simultaneous intervals in the colour of the verdict, and the margin as a band.
 
     None if no row has a verdict.
     """
     comparison = findings.comparison
     kinds = [kind for kind in (EPOCHS, PASSES, REFERENCE) if kind in comparison.kinds]
-    rows = [
-        row for row in findings.rows if any((paired := comparison.at(kind, row)) and paired.verdict for kind in kinds)
-    ]
+    rows = [row for row in findings.rows if any((each := comparison.at(kind, row)) and each.verdict for kind in kinds)]
     if not rows:
         return None
 
     figure = Figure(figsize=(WIDTH * (1 if len(kinds) == 1 else 2), height_for(len(rows))))
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=True):
+        axes.axvspan(-comparison.margin, comparison.margin, color=FAINT, alpha=0.15, linewidth=0)
         axes.axvline(0, color=FAINT, linewidth=0.6)
         for place, row in enumerate(rows):
-            paired = comparison.at(kind, row)
-            if paired is None or paired.verdict is None:
+            each = comparison.at(kind, row)
+            if each is None or each.verdict is None:
                 continue
-            color = COLORS[0] if paired.mean < 0 else COLORS[1]
-            plot_interval(axes, place, paired.mean, paired.corrected_interval, color if paired.separated else None)
-        axes.set_xlabel(f"{comparison.heading(kind)} (points)")
+            plot_interval(axes, place, each.mean, each.simultaneous, VERDICT_COLORS[each.verdict])
+        axes.set_title(comparison.heading(kind))
+        axes.set_xlabel(DIRECTION)
 
     name_places(panels[0], [row.title for row in rows])
     return figure
@@ -185,7 +177,7 @@ def radius(tuning: Sequence[Record]) -> Figure | None:
     if not series:
         return None
 
-    figure, axes = _figure(2.2)
+    figure, axes = one_panel(2.2)
     for number, rows in enumerate(series.values()):
         rows.sort(key=lambda row: row.rho)
         style = STYLES[number // 2 % len(STYLES)]
@@ -249,72 +241,13 @@ def cost(findings: Findings) -> Figure | None:
     return figure
 
 
-def ranking(findings: Findings) -> Figure | None:
-    """Draw ranks by the mean error, with intervals of a bootstrap over the seeds.
-
-    Only rows with all the seeds of the row that has the most take part. None for fewer than three rows or two seeds.
-    """
-    seeds = max((row.errors.keys() for row in findings.rows), key=len, default=())
-    rows = [row for row in findings.rows if row.errors.keys() >= set(seeds)]
-    if len(rows) < 3 or len(seeds) < 2:
-        return None
-
-    row_ranks = ranks({row: row.errors for row in rows})
-    ordered = sorted(rows, key=lambda row: row_ranks[row][0])
-    figure, axes = _figure(height_for(len(rows)))
-    for place, row in enumerate(ordered):
-        rank, low, high = row_ranks[row]
-        axes.plot([low, high], [place, place], color=FAINT)
-        axes.plot(rank, place, "o", color=COLORS[0], markersize=3.5)
-
-    name_places(axes, [row.title for row in ordered])
-    axes.set_xlabel("rank by mean test error, 1 the best")
-    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    return figure
-
-
-def _figure(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height))
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()
-
-
-def legend_above(figure: Figure, axes: Axes, columns: int) -> None:
-    """Put a legend above the figure, and make the figure higher by the legend's height."""
-    handles, labels = axes.get_legend_handles_labels()
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + 0.14 * math.ceil(len(labels) / columns))
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns, handlelength=2.6)
-
-
-def plot_interval(axes: Axes, place: float, value: float, ends: tuple[float, float], color: str | None) -> None:
-    """Draw a value with its interval: filled in a color, or hollow and faint if `color` is None (not separated)."""
-    axes.plot(ends, [place, place], color=color or FAINT)
-    face = color or "white"
-    axes.plot(value, place, "o", color=color or FAINT, markersize=3.5, markerfacecolor=face, markeredgewidth=0.8)
-
-
-def height_for(rows: int) -> float:
-    """Return the height, in inches, of a figure with so many rows."""
-    return 0.6 + 0.17 * rows
-
-
-def name_places(axes: Axes, titles: Sequence[str]) -> None:
-    """Label the rows of the y axis, the first at the top."""
-    axes.set_yticks(range(len(titles)), titles)
-    axes.set_ylim(len(titles) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color=FAINT, alpha=0.25, linewidth=0.4)
-
-
 def _rows_with_curves(findings: Findings, most: int) -> list[Row]:
-    """Return up to `most` rows to draw curves of: the best one, then the planned ones, or all if none was planned."""
-    planned = distinct(row for pair in findings.comparison.planned for row in pair)
-    best = [findings.comparison.best[0]] if findings.comparison.best else []
-    wanted = [row for row in distinct([*best, *planned, *([] if planned else findings.rows)]) if row.finished]
+    """Return up to `most` rows to draw curves of: the planned ones, or all if none was planned.
 
-    # Averages of weights have no curves: histories are those of the last weights.
-    wanted = [row for row in wanted if not row.is_average][:most]
+    Averages of weights have no curves: histories are those of the last weights.
+    """
+    planned = distinct(row for pair in findings.comparison.planned for row in pair)
+    wanted = [row for row in planned or findings.rows if row.finished and not row.is_average][:most]
     return [row for row in findings.rows if row in wanted]
 
 

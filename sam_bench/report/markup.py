@@ -1,6 +1,6 @@
 """Tables as text: Markdown, and LaTeX with booktabs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 #: Replacements of the characters that LaTeX does not take as they are.
 LATEX = str.maketrans(
@@ -9,6 +9,16 @@ LATEX = str.maketrans(
     | {"–": "--", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "≈": r"$\approx$"}
     | {"Δ": r"$\Delta$", "ρ": r"$\rho$", "γ": r"$\gamma$", "α": r"$\alpha$", "“": "``", "”": "''"}
 )
+
+
+def row(*cells: str) -> str:
+    """Return one line of a Markdown table."""
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]] = ()) -> list[str]:
+    """Return the lines of a Markdown table: the headings, the rule below them, and the rows, if given."""
+    return [row(*headings), row(*["---"] * len(headings)), *(row(*cells) for cells in rows)]
 
 
 def markdown(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

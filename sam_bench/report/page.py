@@ -12,8 +12,11 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+from sam_bench.report.across import AVERAGE, HETEROGENEITY
+from sam_bench.report.differences import BETTER, UNDECIDED, WITHIN, WORSE
+
 #: The symbol of each verdict in a table, in addition to its colour. Screen readers get the word instead.
-SYMBOLS = {"better": "▼", "worse": "▲", "not separated": "○"}
+SYMBOLS = {BETTER: "▼", WORSE: "▲", WITHIN: "≈", UNDECIDED: "○"}
 
 #: The page's own scripts, in the order in which they are joined into one module.
 SCRIPTS = ("dom.js", "table.js", "curves.js", "details.js", "page.js")
@@ -52,11 +55,12 @@ def page(payload: Mapping[str, Any]) -> str:
     The tables can be read without JavaScript, which adds sorting, filters, curves and the details of rows.
 
     Args:
-        payload: `title`, `finding` (a sentence), `version` (texts by name), `across` (lines with a cell for each
-            regime) and `regimes`; tests/report/page_payload.py has a full example.
+        payload: `title`, `forest` (a figure or none), `version` (texts by name), `across` (lines with a cell for each
+            regime and their average), `false_claims` and `regimes`; tests/report/page_payload.py has a full example.
     """
     regimes = payload["regimes"]
-    sections, glyphs = with_shared_glyphs("\n".join(_regime(regime) for regime in regimes))
+    drawn = [_figures("all", payload["forest"]), *map(_regime, regimes)]
+    (forest, *sections), glyphs = with_shared_glyphs(drawn)
     scripts = [
         *(_script(_asset(f"{library.file}.min.js")) for library in LIBRARIES),
         _script("\n".join(map(_asset, SCRIPTS)), "module"),
@@ -65,12 +69,13 @@ def page(payload: Mapping[str, Any]) -> str:
     return Template(_asset("page.html")).substitute(
         policy=_policy([hashed for _, hashed in scripts]),
         title=escape(payload["title"]),
-        finding=_prose(payload["finding"]),
+        forest=forest,
+        false_claims=escape(payload["false_claims"]),
         styles=_asset("uplot.min.css") + "\n" + _asset("page.css"),
         across=_across(payload["across"], regimes) if len(regimes) > 1 else "",
         tabs="\n".join(_tab(regime) for regime in regimes) if len(regimes) > 1 else "",
         glyphs=glyphs,
-        regimes=sections,
+        regimes="\n".join(sections),
         versions=_definitions(payload["version"]),
         libraries=", ".join(_library(library) for library in LIBRARIES),
         licences="\n".join(_licence(library) for library in LIBRARIES),
@@ -116,8 +121,8 @@ def inlined(svg: str, name: str, alt: str) -> str:
     return (svg[: root.start()] + opened + svg[root.end() :]).strip()
 
 
-def with_shared_glyphs(figures: str) -> tuple[str, str]:
-    """Return figures without their glyphs' outlines, and each outline once, which saves half a megabyte.
+def with_shared_glyphs(parts: Sequence[str]) -> tuple[list[str], str]:
+    """Return parts of the page without their glyphs' outlines, and each outline once, which saves half a megabyte.
 
     Raises:
         ValueError: two figures have different outlines for the same glyph.
@@ -129,8 +134,9 @@ def with_shared_glyphs(figures: str) -> tuple[str, str]:
             raise ValueError(f"two figures draw the glyph {path[1]} in two ways")
         return ""
 
-    figures = re.sub(rf'<path id="({FONT}[^"]*)"[^>]*/>', move, figures).replace("<defs></defs>", "")
-    return figures, "".join(outlines[name] for name in sorted(outlines))
+    glyph = re.compile(rf'<path id="({FONT}[^"]*)"[^>]*/>')
+    without = [glyph.sub(move, part).replace("<defs></defs>", "") for part in parts]
+    return without, "".join(outlines[name] for name in sorted(outlines))
 
 
 def _prose(text: str) -> str:
@@ -159,9 +165,12 @@ def _policy(hashes: Iterable[str]) -> str:
 
 def _across(lines: Sequence[Mapping[str, Any]], regimes: Sequence[Mapping[str, Any]]) -> str:
     """Return the table of the comparisons of all regimes side by side."""
-    headings = "".join(f'<th scope="col">{escape(regime["title"])}</th>' for regime in regimes)
+    titles = [*(regime["title"] for regime in regimes), AVERAGE, HETEROGENEITY]
+    headings = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
     body = "\n".join(
-        f'<tr><th scope="row">{escape(line["title"])}</th>{"".join(map(_cell_across, line["cells"]))}</tr>'
+        f'<tr><th scope="row">{escape(line["title"])}</th>'
+        f"{''.join(map(_cell_across, [*line['cells'], line['average']]))}"
+        f"<td>{escape(line['heterogeneity'])}</td></tr>"
         for line in lines
     )
     return "\n".join(
@@ -174,7 +183,7 @@ def _across(lines: Sequence[Mapping[str, Any]], regimes: Sequence[Mapping[str, A
 
 
 def _cell_across(cell: Mapping[str, str] | None) -> str:
-    return f"<td>{_prose(cell['text'])} {_verdict(cell['verdict'])}</td>" if cell else "<td>–</td>"
+    return f"<td>{_prose(cell['text'])} {_verdict(cell['verdict'] or UNDECIDED)}</td>" if cell else "<td>–</td>"
 
 
 def _tab(regime: Mapping[str, Any]) -> str:
@@ -196,7 +205,7 @@ def _regime(regime: Mapping[str, Any]) -> str:
         _commands(regime["rows"]),
         '<div class="curves"></div>',
         _sharpness(regime["sharpness"]),
-        _figures(regime),
+        *(["<h3>Figures</h3>", _figures(regime["name"], regime["figures"])] if regime["figures"] else []),
         "</section>",
     ]
     return "\n".join(part for part in parts if part)
@@ -296,14 +305,14 @@ def _width(svg: str) -> float:
     return float(width[1]) * 0.105 if width else 34
 
 
-def _figures(regime: Mapping[str, Any]) -> str:
-    figures = "\n".join(
+def _figures(regime: str, figures: Sequence[Mapping[str, str]]) -> str:
+    drawn = "\n".join(
         f'<figure style="--width: {_width(figure["svg"]):.1f}rem"><figcaption>{escape(figure["title"])}</figcaption>'
-        f'<div class="drawing">'
-        f"{inlined(figure['svg'], _identifier(regime['name'], figure['name']), figure['alt'])}</div></figure>"
-        for figure in regime["figures"]
+        f'<div class="drawing">{inlined(figure["svg"], _identifier(regime, figure["name"]), figure["alt"])}</div>'
+        "</figure>"
+        for figure in figures
     )
-    return f'<h3>Figures</h3>\n<div class="figures">\n{figures}\n</div>' if figures else ""
+    return f'<div class="figures">\n{drawn}\n</div>' if drawn else ""
 
 
 def _identifier(*names: str) -> str:

@@ -3,23 +3,26 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sam_bench.report.across import Line, in_words
 from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE, Comparison, difference
-from sam_bench.report.figures import INK
+from sam_bench.report.differences import UNDECIDED, Difference
+from sam_bench.report.drawing import INK
 from sam_bench.report.rows import Record, Row, memorised, memorised_by_epoch, own_settings
-from sam_bench.report.statements import across, statements
-from sam_bench.report.stats import Paired
 from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, protocol
 from sam_bench.runs.record import flat
 
 #: The title of each figure, and a description of what it shows.
 CAPTIONS = {
+    "forest": (
+        "Planned comparisons in all studies, and their averages over the studies",
+        "a line is a study with its simultaneous interval, a diamond the average with its own, the band the margin",
+    ),
     "errors": ("Test error of every seed", "the mean as a line, Student's 95 % interval as a bar"),
-    "differences": ("Differences, seed by seed", "with corrected intervals, filled where they exclude 0"),
+    "differences": ("Differences", "with simultaneous intervals, hollow where undecided, the margin as a band"),
     "curves": ("Over the epochs", "means over the seeds, and bands from the least to the greatest"),
     "radius": ("Error against the radius", "on held-out images, SGD's as a line"),
     "cost": ("Error against cost", "the line is the Pareto front, costs within 5 % being equal"),
-    "ranks": ("Ranks", "by the mean error, with the intervals of a bootstrap over the seeds"),
     "sharpness": ("Sharpness of every solution", "on training images, the median of a row as a line"),
     "explains": ("Test error against sharpness", "a point for each solution"),
     "correlations": (
@@ -37,35 +40,49 @@ CAPTIONS = {
 
 
 def page_payload(
-    regimes: Sequence[Mapping[str, Any]], versions: Mapping[str, str], comparisons: Mapping[str, Comparison]
+    regimes: Sequence[Mapping[str, Any]],
+    versions: Mapping[str, str],
+    lines: Sequence[Line] = (),
+    forest: str = "",
+    false_claims: float = 0,
 ) -> dict[str, Any]:
-    """Return the data of the whole page, whose finding is that of the first regime.
+    """Return the data of the whole page.
 
     Args:
         regimes: what `regime` returned for each study, in order.
         versions: the versions of the software and the data, and the number of runs, by name.
-        comparisons: the comparison of each regime, by title.
+        lines: the comparisons of all studies, with a cell for each regime in their order.
+        forest: the forest plot of these lines as an SVG document, if there is one.
+        false_claims: the most false verdicts to expect on the page.
     """
     return {
         "title": "Sharpness-aware optimizers, compared",
-        "finding": finding(regimes[0]),
+        "forest": [_figure("forest", forest)] if forest else [],
         "version": dict(versions),
         "across": [
-            {"title": line, "cells": [_across(row, each) for row, each in cells.values()]}
-            for line, cells in across(comparisons).items()
+            {
+                "title": line.title,
+                "cells": [each and _difference(each) for each in line.cells.values()],
+                "average": line.pooled and {"text": in_words(line.pooled), "verdict": line.pooled.verdict},
+                "heterogeneity": line.heterogeneity,
+            }
+            for line in lines
         ],
+        "false_claims": f"{false_claims:.2f}",
         "regimes": list(regimes),
     }
 
 
-def _across(row: str, each: Paired | None) -> dict[str, Any] | None:
-    return each and {"text": row + difference(each), "verdict": each.verdict or "not separated"}
-
-
-def finding(regime: Mapping[str, Any]) -> str:
-    """Return the first three statements of a regime as a sentence."""
-    statements_text = "; ".join(each["text"] for each in regime["statements"][:3])
-    return f"{regime['title']}: {statements_text}."
+def _planned(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the planned comparisons that have runs, in order."""
+    return [
+        {
+            "text": f"{row.title} − {base.title}{comparison.equal_in((row, base))}: {difference(each)} points",
+            "verdict": each.verdict or UNDECIDED,
+        }
+        for row, base in comparison.planned
+        if (each := comparison.found.get((row, base)))
+    ]
 
 
 def regime(
@@ -85,9 +102,7 @@ def regime(
         "name": study.experiment,
         "title": study.title,
         "about": " ".join(filter(None, [about, protocol(configs, study.experiment)])),
-        "statements": [
-            {"text": each.text, "verdict": each.verdict or "not separated"} for each in statements(findings.comparison)
-        ],
+        "statements": _planned(findings.comparison),
         "notes": findings.remarks(),
         "sharpness": sharpness,
         "figures": [_figure(name, figures[name]) for name in CAPTIONS if name in figures],
@@ -104,10 +119,10 @@ def _figure(name: str, svg: str) -> dict[str, str]:
 
 
 def _columns(findings: Findings) -> list[dict[str, Any]]:
-    """Return the columns of a study's table; comparisons, memorised and ECE only if a row has them."""
+    """Return the columns of a study's table; comparisons and some measures only if a row has them."""
     comparison = findings.comparison
     kinds = {
-        EPOCHS: "Test error minus that of SGD with as many epochs, in points, seed by seed; corrected interval.",
+        EPOCHS: "Test error minus that of SGD with as many epochs, in points ± half the simultaneous interval.",
         PASSES: "The same, to SGD with as many passes.",
         REFERENCE: f"The same, to {comparison.reference.title}." if comparison.reference else "",
     }
@@ -125,6 +140,7 @@ def _columns(findings: Findings) -> list[dict[str, Any]]:
             for kind, text in kinds.items()
             if kind in comparison.kinds
         ),
+        {"key": "train_error", "title": "training error %", "help": "In the last epoch, as trained.", "digits": 1},
         {"key": "memorised", "title": "memorised %", "help": "Wrong training labels predicted.", "digits": 1},
         {"key": "test_ece", "title": "ECE %", "help": "Calibration error, 15 bins.", "digits": 2},
         {"key": "test_loss", "title": "NLL", "help": "Negative log-likelihood in nats.", "digits": 3},
@@ -132,9 +148,8 @@ def _columns(findings: Findings) -> list[dict[str, Any]]:
         {"key": "cost", "title": "cost", "help": "Training time over SGD's.", "digits": 2},
         {"key": "seeds", "title": "seeds", "help": "Runs that finished.", "digits": 0},
     ]
-    return [
-        column for column in columns if column["key"] not in ("memorised", "test_ece") or findings.has(column["key"])
-    ]
+    sometimes = ("train_error", "memorised", "test_ece")
+    return [column for column in columns if column["key"] not in sometimes or findings.has(column["key"])]
 
 
 def _row(study: Study, findings: Findings, row: Row) -> dict[str, Any]:
@@ -143,7 +158,8 @@ def _row(study: Study, findings: Findings, row: Row) -> dict[str, Any]:
         "rho": _cell(row.rho, "g"),
         "error": _cell(row.mean, ".2f") | {"text": row.error_in_words},
         "tta": _cell(row.tta_mean, ".2f") | {"text": row.tta_error_in_words},
-        **{kind: _difference(findings.comparison, kind, row) for kind in findings.comparison.kinds},
+        **{kind: _difference(findings.comparison.at(kind, row)) for kind in findings.comparison.kinds},
+        "train_error": _cell(means["train_error"], ".1f"),
         "memorised": _cell(means["memorised"], ".1f"),
         "test_ece": _cell(means["test_ece"], ".2f"),
         "test_loss": _cell(means["test_loss"], ".3f"),
@@ -214,8 +230,7 @@ def _cell(value: float | None, form: str, after: str = "") -> dict[str, Any]:
     }
 
 
-def _difference(comparison: Comparison, kind: str, row: Row) -> dict[str, Any]:
-    paired: Paired | None = comparison.at(kind, row)
-    if paired is None:
+def _difference(each: Difference | None) -> dict[str, Any]:
+    if each is None:
         return _cell(None, "")
-    return {"value": paired.mean, "text": difference(paired), "verdict": paired.verdict}
+    return {"value": each.mean, "text": difference(each), "verdict": each.verdict}

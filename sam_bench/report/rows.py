@@ -95,10 +95,7 @@ class Row:
 
     @cached_property
     def means(self) -> dict[str, float]:
-        """Return means over the finished runs of all measures besides the error; NaN for what was not measured.
-
-        Those of `COSTS` are NaN if the devices differ.
-        """
+        """Return the means over finished runs; NaN if not measured, and for `COSTS` if the devices differ."""
         of_weights = pd.DataFrame(self.measured, columns=["test_loss", "test_ece"], dtype=float).mean()
         columns = ["best_test_error", "peak_memory_bytes", *MEANS]
         of_runs = pd.DataFrame(self.finished, columns=columns, dtype=float).mean()
@@ -108,8 +105,10 @@ class Row:
         # Histories are those of the last weights.
         if self.is_average:
             of_runs["best_test_error"] = math.nan
-        memorised_ = pd.Series([memorised(run) for run in self.finished if not self.is_average], dtype=float)
-        return {**of_weights, **of_runs, "memorised": memorised_.mean()}
+        runs = [] if self.is_average else self.finished
+        last = [(memorised(run), (run["history"].get("train_error") or [None])[-1]) for run in runs]
+        of_histories = pd.DataFrame(last, columns=["memorised", "train_error"], dtype=float).mean()
+        return {**of_weights, **of_runs, **of_histories}
 
     @property
     def mean(self) -> float:

@@ -1,6 +1,6 @@
 """The sharpness of the loss around solutions and its correlation with the test error: tables, and a finding in words.
 
-It reads what scripts/analyse.py has measured. Nothing here is computed from weights, and torch is not needed.
+It reads what the command analyse has measured. Nothing here is computed from weights, and torch is not needed.
 """
 
 import json
@@ -176,7 +176,7 @@ class Sharpness:
 def read_sharpness(
     folder: Path, records: Sequence[Record], rows: Sequence[Row], held_out: Sequence[Row] = ()
 ) -> Sharpness:
-    """Read what scripts/analyse.py measured of an experiment's runs.
+    """Read what the command analyse measured of an experiment's runs.
 
     Runs with averaged weights are left out: the weights that they have trained belong to another row too.
 

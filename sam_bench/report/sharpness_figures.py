@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from sam_bench.report.figures import (
+from sam_bench.report.drawing import (
     COLORS,
     FAINT,
     INK,

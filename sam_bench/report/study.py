@@ -32,6 +32,7 @@ class Study:
         reference: the title of the row that all others are compared with as well.
         planned: pairs of a row and its baseline that were named before there were runs, unless the note says otherwise.
             They are corrected for their own number.
+        margin: differences up to so many points do not matter; 0 if the file fixes no margin.
         note: what a reader must know besides.
         rows: for each title, the overrides of its runs besides the preset and the seed.
     """
@@ -42,6 +43,7 @@ class Study:
     baselines: tuple[str, ...]
     reference: str
     planned: tuple[tuple[str, str], ...]
+    margin: float
     note: str
     rows: dict[str, list[str]]
 
@@ -60,14 +62,17 @@ class Study:
 
         expected = {
             "title": str, "experiment": str, "seeds": list, "baselines": list, "reference": str, "planned": list,
-            "note": str, "rows": dict,
+            "margin": str, "note": str, "rows": dict,
         }  # fmt: skip
+        values = {"margin": "0"} | values if isinstance(values, dict) else values
         if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != expected:
             kinds = {str: "text", list: "a list", dict: "a mapping"}
             entries = ", ".join(f"{key} ({kinds[kind]})" for key, kind in expected.items())
             raise ConfigError(f"{path} must have {entries}, and nothing else")
         if not all(re.fullmatch(r"[0-9]+", str(seed)) for seed in values["seeds"]):
             raise ConfigError(f"{path}: seeds={values['seeds']} must be whole numbers of at least 0")
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", values["margin"]):
+            raise ConfigError(f"{path}: margin={values['margin']} must be a number of points of at least 0")
         if not all(isinstance(overrides, str) for overrides in values["rows"].values()):
             raise ConfigError(f"{path}: each row must be text with the overrides of its runs, such as optimizer=sam")
 
@@ -81,7 +86,7 @@ class Study:
         return cls(
             **values
             | {"seeds": tuple(map(int, values["seeds"])), "baselines": tuple(values["baselines"]), "rows": rows}
-            | {"planned": tuple((row, base) for row, base in planned)}
+            | {"planned": tuple((row, base) for row, base in planned), "margin": float(values["margin"])}
         )
 
     def runs(self, seeds: Sequence[int], extra: Sequence[str] = ()) -> list[tuple[str, list[str]]]:

@@ -1,6 +1,5 @@
 """The table of an experiment's errors, from its records alone: nothing is trained, and torch is not needed."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import pandas as pd
 from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE, Comparison, in_short
 from sam_bench.report.cost import Cost
 from sam_bench.report.markup import latex, markdown
+from sam_bench.report.protocol import protocol
 from sam_bench.report.rows import Record, Row, distinct, in_words, own_settings, rows_of, title_of
 from sam_bench.report.study import Study, remarks_on_mixtures
 from sam_bench.runs.files import write_atomically
@@ -74,7 +74,13 @@ class Findings:
             (by_title[row], by_title[base]) for row, base in study.planned if row in by_title and base in by_title
         ]
         comparison = Comparison.of(
-            rows, dict.fromkeys(rows, baselines), cost, by_title.get(study.reference), planned, len(study.planned)
+            rows,
+            dict.fromkeys(rows, baselines),
+            cost,
+            by_title.get(study.reference),
+            planned,
+            len(study.planned),
+            study.margin,
         )
 
         in_table = {(id(run), row.weights) for row in rows for run in row.runs}
@@ -122,7 +128,8 @@ class Findings:
             "worst_seed_error": max(row.errors.values(), default=None),
             "best_epoch_error_mean": means["best_test_error"],
         }
-        line |= {key: means[key] for key in ("test_loss", "test_ece", "memorised", "passes", "skipped_steps")}
+        line |= {key: means[key] for key in ("test_loss", "test_ece", "train_error", "memorised")}
+        line |= {key: means[key] for key in ("passes", "skipped_steps")}
         line |= {"cost": self.relative_cost(row), "cost_measured": self.cost.is_measured(row)}
         line |= {key: means[key] for key in ("train_seconds", "images_per_second")}
         line["peak_memory_mib"] = means["peak_memory_bytes"] / MIB
@@ -130,11 +137,11 @@ class Findings:
             line["test_error_tta_mean"] = row.tta_mean
 
         for kind in self.comparison.kinds if row in self.rows else ():
-            paired = self.comparison.at(kind, row)
+            each = self.comparison.at(kind, row)
             key = kind.replace(" ", "_")
-            line[f"delta_{key}"] = paired and paired.mean
-            line[f"delta_{key}_low"], line[f"delta_{key}_high"] = paired.corrected_interval if paired else (None, None)
-            line[f"delta_{key}_verdict"] = paired and paired.verdict
+            line[f"delta_{key}"] = each and each.mean
+            line[f"delta_{key}_low"], line[f"delta_{key}_high"] = each.simultaneous if each else (None, None)
+            line[f"delta_{key}_verdict"] = each and each.verdict
         return line
 
     def for_reading(self) -> tuple[list[str], list[list[str]]]:
@@ -159,7 +166,8 @@ class Findings:
 
         # Measures that no row has get no column.
         for name, key, form in (
-            ("memorised %", "memorised", ".1f"), ("ECE %", "test_ece", ".2f"), ("passes", "passes", ",.0f")
+            ("training error %", "train_error", ".1f"), ("memorised %", "memorised", ".1f"),
+            ("ECE %", "test_ece", ".2f"), ("passes", "passes", ",.0f"),
         ):  # fmt: skip
             if self.has(key):
                 columns[name] = [_number(row.means[key], form) for row in self.rows]
@@ -181,6 +189,11 @@ class Findings:
             lines.append(f"Cost from passes alone, as no benchmark here has it: {', '.join(estimated)}.")
         if self.comparison.found:
             lines += self.comparison.remarks()
+        if len(records) > len(self.rows):
+            draws = len({record["dataset_sha256"] for record in records})
+            lines.append(f"Draws of images and labels: {draws}. Draws of the tuning: 1.")
+        if self.has("train_error"):
+            lines.append("Training error: in the last epoch, on the images and labels as they are trained on.")
         if self.has("memorised"):
             lines.append(
                 "Memorised: of the training images whose labels are wrong, those that are predicted as labelled, in "
@@ -249,22 +262,6 @@ def write_table(findings: Findings, experiment: str, folder: Path, name: str = "
     return text
 
 
-def protocol(configs: Sequence[Mapping[str, Any]], experiment: str) -> str:
-    """Return a sentence with the settings that all runs share and, marked, those that most share.
-
-    Args:
-        configs: the configurations of the runs, as in records.
-    """
-    by_run = [_protocol_parts(config) for config in configs]
-    parts = []
-    for key in distinct(key for of_run in by_run for key in of_run):
-        values = Counter(of_run.get(key) for of_run in by_run)
-        value, count = values.most_common(1)[0]
-        if value is not None:
-            parts.append(value if count == len(by_run) else f"{value} (not in all rows)")
-    return f"The {experiment} protocol: {', '.join(parts)}."
-
-
 def _base_settings(row: Row) -> dict[str, Any]:
     """Return the settings in which SGD must agree with a row to be its baseline."""
     return {
@@ -287,56 +284,3 @@ def _about(study: Study, rows: Sequence[Row]) -> tuple[str, ...]:
     if missing := [title for title in study.rows if title not in {row.title for row in rows}]:
         lines.append(f"Not run: {', '.join(missing)}.")
     return (*lines, *([study.note] if study.note else []))
-
-
-def _setting(key: str, value: Any) -> str:
-    """Return a setting in words; a switch is named, or denied."""
-    if isinstance(value, bool):
-        return key if value else f"no {key}"
-    return f"{key} {value}"
-
-
-def _protocol_parts(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return a config's protocol in words, by what each part is about; the order is that of the sentence."""
-    model = config["model"]
-    data = config["data"]
-    trainer = config["trainer"]
-    base = config["optimizer"]["base"]
-
-    images = f"{data['train_subset']:,} training images" if data.get("train_subset") else "all training images"
-    if "subset_seed" in data:
-        is_tied = data["subset_seed"] == config["seed"]
-        images += " drawn by the run's seed" if is_tied else f" drawn by seed {data['subset_seed']}"
-
-    crop = f"crop ({data['padding']} padding)" if "padding" in data else "crop"
-    crop += f" by up to {data['padding_pixels']} pixels" if "padding_pixels" in data else ""
-    flip = "alternating flip" if "alternate_flips" in data else "flip"
-    names = {"crop": crop, "flip": flip, "cutout": "cutout"}
-    augmentation = [name for key, name in names.items() if data[key]]
-    augmentation += [f"mixup {data['mixup']:g}"] if "mixup" in data else []
-
-    warmup_start = config["schedule"].get("warmup_start", 0)
-    start_at = config["optimizer"].get("start_at", 0)
-    return {
-        "model": model.get("arch") or model["name"],
-        "data": data["name"],
-        "images": images,
-        **(
-            {"noise": f"label noise {data['label_noise']:g} over {data['noise_over']}"} if "label_noise" in data else {}
-        ),
-        **({"labels": f"{data['labels']} labels of CIFAR-10N"} if "labels" in data else {}),
-        "split": f"{data['split']} split",
-        "augmentation": f"augmentation {' + '.join(augmentation) or 'none'}",
-        "normalise": "normalised" if data["normalise"] else "not normalised",
-        "epochs": f"{trainer['epochs']} epoch{'s' if trainer['epochs'] > 1 else ''}",
-        "batch": f"batch {trainer['batch_size']}",
-        "schedule": f"{config['schedule']['name']} schedule by the {config['schedule']['every']}",
-        "warm-up": f"warm-up {config['schedule']['warmup_epochs']:g}"
-        + (f" from {warmup_start:g} of the rate" if warmup_start else ""),
-        **({"start": f"the method from {start_at:g} of the run on"} if start_at else {}),
-        "base": f"base optimizer {base['name']}",
-        **{f"base.{key}": _setting(key, value) for key, value in base.items() if key != "name"},
-        **({"loss": "loss summed over the batch"} if trainer.get("loss_reduction") == "sum" else {}),
-        "smoothing": f"label smoothing {trainer['label_smoothing']:g} over {trainer['smoothing_over']}",
-        "batchnorm": f"BatchNorm {config['optimizer']['batchnorm']}",
-    }

@@ -59,7 +59,7 @@ def same(a: Weights, b: Weights) -> bool:
 
 
 def kept_weights(record: Record, results: Path, runs: Path) -> Weights:
-    """Return a run's last weights, from the file that `scripts/keep_weights.py` wrote, or from its last checkpoint.
+    """Return a run's last weights, from the file that the command weights wrote, or from its last checkpoint.
 
     Args:
         results, runs: the experiment's two folders.

@@ -124,7 +124,7 @@ def _run(spec: RunSpec, asked_to_end: Callable[[], bool], loggers: Iterable[Logg
         if not config.analysis.is_off and "analysis" not in record:
             MESSAGES.warning(
                 f"{spec.run_id} was finished without an analysis: trainer.rerun=true trains it again, with one; "
-                f"scripts/analyse.py run={spec.run_id} measures its last weights"
+                f"python -m sam_bench analyse run={spec.run_id} measures its last weights"
             )
         return record, False
 

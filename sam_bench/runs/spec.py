@@ -111,7 +111,7 @@ def batchnorm_policy(config: Config) -> str:
     without an unperturbed pass it comes before the last evaluation. For a base optimizer whose average of the weights
     is evaluated it comes before every evaluation.
     """
-    reestimates = METHODS[config.optimizer.name].perturbs_first or BASES[config.optimizer.base.name].averages
+    reestimates = METHODS[config.optimizer.name].cls.perturbs_first or BASES[config.optimizer.base.name].averages
     return "re-estimated" if reestimates else config.optimizer.batchnorm
 
 
@@ -152,7 +152,7 @@ def _examples_per_perturbation(config: Config) -> int | None:
     """Return the number of examples that share a perturbation; None for a method without a second pass."""
     optimizer = config.optimizer
     size = config.trainer.batch_size
-    if not METHODS[optimizer.name].has_second_pass:
+    if not METHODS[optimizer.name].two_passes:
         return None
     return size if optimizer.sync_perturbation else optimizer.m or size // world_size()
 

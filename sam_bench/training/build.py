@@ -19,7 +19,7 @@ from sam_bench.errors import ConfigError
 from sam_bench.lookup import load, suggestion
 from sam_bench.models.airbench import WHITENING_IMAGES, Airbench
 from sam_bench.models.registry import model as build_model
-from sam_bench.optim.registry import BASES, METHODS, method
+from sam_bench.optim.registry import BASES, METHODS, constructor_parameters, method
 from sam_bench.optim.sharpness_aware import SharpnessAware
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes, in_parallel
@@ -224,23 +224,27 @@ def build_optimizer(config: Config, model: torch.nn.Module) -> SharpnessAware:
     except ValueError as error:
         raise ConfigError(f"optimizer/base={options.base.name} with model={config.model.title}: {error}") from error
 
-    # What the method's constructor takes beside its own settings follows from its entry in the registry.
+    # What the method's constructor is given beside its own settings.
     arguments = {"model": model, "batchnorm": options.batchnorm, "clip_norm": options.clip_norm, **options.options()}
-    if METHODS[options.name].counts_examples and arguments["examples"] is None:
-        arguments["examples"] = config.data.train_images
     if METHODS[options.name].perturbs:
         arguments["rho"] = options.rho
-    if METHODS[options.name].draws:
-        arguments["seed"] = config.seed
-    if METHODS[options.name].has_second_pass:
+    if METHODS[options.name].two_passes:
         arguments["sync_perturbation"] = options.sync_perturbation
         # Rounding must not leave a short run without any step with a second pass.
         arguments["start"] = min(round(options.start_at * config.steps), config.steps - 1)
-    if METHODS[options.name].needs_total_steps:
+
+    # What it takes of the run.
+    cls = method(options.name)
+    parameters = constructor_parameters(cls)
+    if "seed" in parameters:
+        arguments["seed"] = config.seed
+    if "total_steps" in parameters:
         arguments["total_steps"] = config.steps
+    if "examples" in arguments and arguments["examples"] is None:
+        arguments["examples"] = config.data.train_images
 
     try:
-        return method(options.name)(model.parameters(), base, **arguments)
+        return cls(model.parameters(), base, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer={options.name} with model={config.model.title}: {error}") from error
 

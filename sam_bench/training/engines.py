@@ -46,8 +46,8 @@ def _why_not_captured(config: Config) -> str:
     """Return why a step cannot be captured in a CUDA graph; empty if it can."""
     method = METHODS[config.optimizer.name]
     base = config.optimizer.base.name
-    if method.not_capturable:
-        return f"{method.title}'s step cannot be captured, because {method.not_capturable}"
+    if method.why_not_captured:
+        return f"{method.title}'s step cannot be captured, because {method.why_not_captured}"
     if not BASES[base].captured:
         return f"a step of optimizer.base={base} cannot be captured, because {BASES[base].why_not_captured}"
     return "steps of several processes are not captured" if world_size() > 1 else ""

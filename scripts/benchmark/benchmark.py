@@ -23,12 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sam_bench.cli.compose import choices
+from sam_bench.cli.arguments import at_least, errors_as_messages, method_names, names_of, parser
+from sam_bench.cli.conf_folder import choices
 from sam_bench.errors import ConfigError, StateError, UserError
 from sam_bench.runs.files import write_atomically
 from sam_bench.runs.provenance import code_versions
 from sam_bench.runtime.device import Hardware
-from scripts.arguments import at_least, errors_as_messages, method_names, names_of, parser
 from scripts.benchmark.plan import Plan
 from scripts.benchmark.records import Case, CaseResult, Comparison, ComparisonResult
 from scripts.benchmark.report import report

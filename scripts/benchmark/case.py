@@ -17,6 +17,7 @@ from typing import Any, TextIO, TypeVar
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from sam_bench.cli.arguments import parser
 from sam_bench.cli.compose import compose
 from sam_bench.data import synthetic
 from sam_bench.data.registry import DATASETS
@@ -29,7 +30,6 @@ from sam_bench.training.cuda_graph import CudaGraphs
 from sam_bench.training.evaluate import evaluate
 from sam_bench.training.loss import cross_entropy, smoothing_for_torch
 from sam_bench.training.step import WARMUP_STEPS
-from scripts.arguments import parser
 from scripts.benchmark.records import Case
 
 CLASSES = DATASETS["synthetic"].classes

@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import median
 from timeit import repeat
 
-from sam_bench.cli.compose import choices
+from sam_bench.cli.arguments import at_least, errors_as_messages, names_of, parser
+from sam_bench.cli.conf_folder import choices
 from sam_bench.data import synthetic
 from sam_bench.runs.checkpoint import Checkpoints
-from scripts.arguments import at_least, errors_as_messages, names_of, parser
 from scripts.benchmark.case import Ours
 from scripts.benchmark.records import Case
 from scripts.markdown import row, table

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+from sam_bench.cli.arguments import parser
 from sam_bench.optim.registry import METHODS
-from scripts.arguments import parser
 from scripts.benchmark.records import CaseResult, ComparisonResult
 from scripts.markdown import table
 

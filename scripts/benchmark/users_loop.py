@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from sam_bench.cli.arguments import at_least, errors_as_messages, parser
 from sam_bench.cli.compose import compose
 from sam_bench.data.images import Images
 from sam_bench.data.registry import DATASETS
@@ -25,7 +26,6 @@ from sam_bench.runtime.device import Hardware
 from sam_bench.training.build import build_network, load_data
 from sam_bench.training.loss import smoothing_for_torch
 from sam_bench.training.schedules import learning_rate
-from scripts.arguments import at_least, errors_as_messages, parser
 
 CIFAR10 = DATASETS["cifar10"]
 

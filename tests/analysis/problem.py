@@ -1,4 +1,4 @@
-"""A tiny network in float64 with everything that needs care, its images, and its dense Hessian."""
+"""A tiny network in float64, its images, its loss as a plain function, and its dense Hessian."""
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,8 @@ from sam_bench.analysis.objective import Objective
 IMAGES, CLASSES, BATCH = 40, 3, 20
 
 
-def network() -> nn.Module:
-    """Convolution, batch normalisation with running statistics of its own, dropout, a parameter that is frozen."""
+def make_network() -> nn.Module:
+    """Return a network with all that needs care: running statistics, dropout and a frozen parameter."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = nn.Sequential(
@@ -26,30 +26,33 @@ def network() -> nn.Module:
 
 
 def examples() -> tuple[Tensor, Tensor]:
-    """Inputs and labels."""
+    """Draw inputs and labels."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(IMAGES, 3, 6, 6, dtype=torch.float64, generator=generator)
     return x, torch.randint(0, CLASSES, (IMAGES,), generator=generator)
 
 
-def objective(batchnorm: str = "stored") -> Objective:
-    return Objective(network(), *examples(), BATCH, batchnorm)
+def make_objective(batchnorm: str = "stored") -> Objective:
+    return Objective(make_network(), *examples(), BATCH, batchnorm)
 
 
 def plain_loss(w: Tensor, batchnorm: str = "stored", only: int | None = None) -> Tensor:
-    """L(w), a plain function of one vector, that shares no code with ours.
+    """Compute L(w) without the package's code.
 
     Args:
-        only: the half of the images that it is of; else of both.
+        w: the parameters that are not frozen, as one vector.
+        only: the half of the images, 0 or 1; else both.
     """
-    model = network().eval()
+    model = make_network().eval()
     if batchnorm == "batch":
         model[1].train()
+
     parameters, start = {}, 0
     for name, p in model.named_parameters():
         if p.requires_grad:
             parameters[name] = w[start : start + p.numel()].reshape(p.shape)
             start += p.numel()
+
     x, y = examples()
     halves = zip(x.split(BATCH), y.split(BATCH), strict=True)
     losses = torch.stack([F.cross_entropy(functional_call(model, parameters, a), b) for a, b in halves])

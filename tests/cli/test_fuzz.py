@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sam_bench.cli import compose, main
+from sam_bench.cli.request import read_request
 from sam_bench.config.schema import Config
 from sam_bench.errors import ConfigError, UserError
 from sam_bench.runs import run
@@ -84,7 +85,7 @@ def test_whatever_is_typed_is_refused_with_a_reason_or_can_be_run(somewhere, wor
     except SystemExit:  # argparse's own usage, for what begins with a dash
         return
     try:
-        asked = compose.requested(parsed)
+        asked = read_request(parsed)
     except ConfigError as error:
         assert str(error).strip(), "no reason"
         assert "Traceback" not in str(error)

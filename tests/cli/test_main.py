@@ -10,6 +10,8 @@ from tests.conftest import TINY, everything_below
 SYNTHETIC = ["data=synthetic"]
 REFUSED = {
     "a typo after +": (["optimizer=gsam", "+optimizer.rh=1"], "optimizer.rh", "did you mean rho"),
+    "an unknown command": (["stduy", "noisy40"], "Unknown command stduy", "did you mean study"),
+    "a command that is none": (["seed"], "Unknown command seed", "key=value"),
     "a typo": (["optimizer.rh=1"], "optimizer.rh", "did you mean rho"),
     "a setting without its group": (["rho=0.1"], "rho", "did you mean optimizer.rho"),
     "the same after +": (["+lr=0.1"], "lr", "did you mean optimizer.base.lr"),
@@ -186,7 +188,7 @@ REFUSED = {
     "one bad run of a sweep": (["-m", "optimizer.rho=0.1,-1"], "optimizer.rho=-1", "at least 0"),
     "one bad run of a sweep's file": (["sweep=rho", "optimizer=sgd"], "optimizer.rho", "no meaning"),
     "wandb without a project": (["logger=wandb", "logger.wandb.project=''"], "logger.wandb.project", "empty"),
-    "a logger that is not": (["logger=[wandb,tensorboard]"], "tensorboard", "wandb"),
+    "a logger that is not": (["logger=[wandb,comet]"], "comet", "wandb"),
 }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sam_bench.cli import compose, launchers, main
+from sam_bench.cli.request import read_request
 from sam_bench.cli.sweep import Outcome, Sweep, summary
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.runs import run
@@ -135,9 +136,9 @@ def test_a_launcher_is_chosen_or_its_package_is_named(command, folder, launcher,
     arguments = main.get_args_parser().parse_args([*SWEEP, f"hydra/launcher={launcher}", "seed=0,1"])
     if importlib.util.find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
         with pytest.raises(ConfigError, match=rf"hydra/launcher={launcher}.*pip install -e '\.\[{launcher}\]'"):
-            compose.requested(arguments)
+            read_request(arguments)
     else:
-        asked = compose.requested(arguments)
+        asked = read_request(arguments)
         assert (asked.launcher, len(asked.configs)) == (launcher, 2)
     assert everything_below(folder) == []
 
@@ -277,7 +278,7 @@ def test_a_sweep_whose_folder_is_full_goes_on(command, folder, small_synthetic, 
     def full(*_):
         raise StateError("outcome-0.json cannot be written (No space left on device)")
 
-    monkeypatch.setattr(Sweep, "note", full)
+    monkeypatch.setattr(Sweep, "write_outcome", full)
     code, out, error = command(*SWEEP, "seed=0,1")
     assert (code, len(records("smoke"))) == (main.EXIT_RUN, 2)
     assert "2 unfinished" in out
@@ -297,7 +298,7 @@ def test_a_run_that_was_just_finished_when_a_signal_came_counts_as_finished(
 
 def test_a_folder_chosen_for_sweeps_keeps_nothing_of_the_last_one(command, folder, small_synthetic, records):
     Sweep(folder / "mine").stop()
-    Sweep(folder / "mine").note(1, Outcome("another", "failed"))
+    Sweep(folder / "mine").write_outcome(1, Outcome("another", "failed"))
     code, out, _ = command(*SWEEP, "hydra.sweep.dir=mine", "seed=0,1")
     assert code == 0
     assert "2 runs: 2 finished, 0 skipped, 0 diverged, 0 failed" in out

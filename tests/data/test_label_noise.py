@@ -1,4 +1,4 @@
-"""Label noise: which labels are wrong, that they are always the same ones, and that the test set has none."""
+"""Tests of symmetric label noise: how many labels are wrong, which ones, and in which runs."""
 
 import pytest
 import torch
@@ -26,13 +26,13 @@ def loaded(*overrides: str):
 
 
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.8])
-def test_over_the_others_exactly_the_share_of_all_labels_is_wrong(share):
+def test_noise_over_others_makes_exact_share_wrong(share):
     noisy = LabelNoise(share, "others").apply(balanced(), CLASSES)
     assert noisy.wrong_labels == int(share * COUNT)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.8])
-def test_over_all_classes_a_tenth_of_what_is_drawn_anew_is_right_again(share):
+def test_noise_over_all_leaves_a_tenth_correct(share):
     noisy = LabelNoise(share, "all").apply(balanced(), CLASSES)
     drawn = int(share * COUNT)
     expected = drawn * (1 - 1 / CLASSES)
@@ -41,25 +41,28 @@ def test_over_all_classes_a_tenth_of_what_is_drawn_anew_is_right_again(share):
 
 
 @pytest.mark.parametrize("over", ["all", "others"])
-def test_every_class_is_hit_alike_and_every_wrong_class_is_as_likely(over):
+def test_noise_is_uniform_over_classes(over):
     noisy = LabelNoise(0.4, over).apply(balanced(), CLASSES)
+
+    # Counts of examples by true label and noisy label.
     table = torch.zeros(CLASSES, CLASSES).index_put_(
         (noisy.true_labels, noisy.labels), torch.ones(COUNT), accumulate=True
     )
     wrong = table[~torch.eye(CLASSES, dtype=torch.bool)]
     expected = 0.4 * COUNT / CLASSES / (CLASSES if over == "all" else CLASSES - 1)
+
     assert torch.all((wrong - expected).abs() < 5 * expected**0.5)
     assert table.sum(1).tolist() == [COUNT / CLASSES] * CLASSES
 
 
-def test_a_seed_of_the_noise_decides_it():
-    first, again, other = (LabelNoise(0.4, seed=seed).apply(balanced(), CLASSES).labels for seed in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+def test_noise_depends_only_on_its_seed():
+    labels, same_seed, other_seed = (LabelNoise(0.4, seed=seed).apply(balanced(), CLASSES).labels for seed in (0, 0, 1))
+    assert torch.equal(labels, same_seed)
+    assert not torch.equal(labels, other_seed)
 
 
 @pytest.mark.parametrize("overrides", [[], ["data.split=val"], ["data.train_subset=500"]])
-def test_images_and_their_division_are_those_without_noise(overrides):
+def test_load_data_noise_keeps_images(overrides):
     clean = loaded(*overrides)
     noisy = loaded(*overrides, "data.label_noise=0.4")
     for name in ("train", "test"):
@@ -69,47 +72,55 @@ def test_images_and_their_division_are_those_without_noise(overrides):
     assert noisy.sha256 != clean.sha256
 
 
-def test_labels_of_the_test_set_are_true_and_those_of_held_out_images_are_not():
+def test_load_data_noise_spares_only_the_test_set():
     test = loaded("data.label_noise=0.4").test
     assert torch.equal(test.labels, synthetic.load()[1].labels)
     assert test.true_labels is None and test.wrong_labels == 0
+
     held_out = loaded("data.label_noise=0.4", "data.split=val").test
     assert 0.3 * len(held_out) < held_out.wrong_labels < 0.42 * len(held_out)
 
 
-def test_the_noise_is_the_same_for_every_method_and_seed_and_part_of_the_identity():
-    def composed(*overrides: str):
-        return compose.compose([*SYNTHETIC, *overrides])
+def test_noise_is_equal_for_all_methods_and_seeds():
+    choices = ([], ["seed=3"], ["optimizer=gsam"])
+    configs = [compose.compose([*SYNTHETIC, "data.label_noise=0.4", *choice]) for choice in choices]
+    assert len({load_data(config.data).sha256 for config in configs}) == 1
 
-    noisy = [composed("data.label_noise=0.4", *own) for own in ([], ["seed=3"], ["optimizer=gsam"])]
-    assert len({load_data(config.data).sha256 for config in noisy}) == 1
-    assert noisy[0].identity()["data"]["label_noise"] == 0.4
-    assert composed("data.noise_seed=7", "data.noise_over=others").identity() == composed().identity()
-    settings = ([], ["data.noise_seed=7"], ["data.noise_over=others"])
-    assert len({str(composed("data.label_noise=0.4", *own).identity()) for own in settings}) == 3
+
+def test_noise_is_in_the_identity_unless_zero():
+    def identity(*overrides: str) -> dict:
+        return compose.compose([*SYNTHETIC, *overrides]).identity()
+
+    assert identity("data.label_noise=0.4")["data"]["label_noise"] == 0.4
+    assert identity("data.noise_seed=7", "data.noise_over=others") == identity()
+
+    choices = ([], ["data.noise_seed=7"], ["data.noise_over=others"])
+    assert len({str(identity("data.label_noise=0.4", *choice)) for choice in choices}) == 3
 
 
 @pytest.mark.parametrize(
-    "override, reason",
+    ("override", "message"),
     [
         ("data.label_noise=-0.1", "at least 0"),
         ("data.label_noise=1.0", "below 1"),
-        ("data.label_noise=1e-5", "none of the 5000 training labels"),
+        ("data.label_noise=1e-5", "none of .*5000"),
         ("data.noise_over=some", "all, others"),
         ("data.noise_seed=-1", "at least 0"),
     ],
 )
-def test_noise_that_is_none_is_refused(override, reason):
-    with pytest.raises(ConfigError, match=reason):
+def test_bad_noise_is_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
         compose.compose(["data=synthetic", override])
 
 
-def test_a_run_trains_on_the_noisy_labels_and_says_how_many_are_wrong(folder, capsys):
+def test_run_counts_wrong_labels(folder, capsys):
     overrides = [*SYNTHETIC, "experiment=smoke", "model=resnet8", "optimizer=sgd", "trainer.epochs=1"]
-    settings = ["trainer.device=cpu", "schedule.warmup_epochs=0", "data.label_noise=0.4", "trainer.progress=plain"]
-    config = compose.compose([*overrides, *settings])
+    overrides += ["trainer.device=cpu", "schedule.warmup_epochs=0", "data.label_noise=0.4", "trainer.progress=plain"]
+    config = compose.compose(overrides)
+
     record, _ = run(RunSpec.resolve(config))
+
     train = load_data(config.data).train
     assert record["wrong_train_labels"] == train.wrong_labels == int((train.labels != train.true_labels).sum())
     assert record["wrong_test_labels"] == 0
-    assert f"{100 * train.wrong_labels / 500:.1f} % of the training labels wrong" in capsys.readouterr().out
+    assert f"{100 * train.wrong_labels / 500:.1f} % of the training labels" in capsys.readouterr().out

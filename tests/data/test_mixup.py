@@ -1,4 +1,4 @@
-"""Mixup against its formula: the images of a batch, its loss, and the steps of methods with one pass and with two."""
+"""Tests of mixup against its formula: a batch's images, its loss, and steps of one and of two passes."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ RHO = 0.3
 LR = 0.1
 
 
-def batches(mixup: float, seed: int = 0, share: tuple[int, int] = (0, 1)) -> Batches:
+def make_batches(mixup: float, seed: int = 0, share: tuple[int, int] = (0, 1)) -> Batches:
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (50, 3, 32, 32), dtype=torch.uint8, generator=generator)
     images = Images(pixels, torch.arange(50) % 10)
@@ -29,43 +29,49 @@ def batches(mixup: float, seed: int = 0, share: tuple[int, int] = (0, 1)) -> Bat
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 8.0])
-def test_the_greater_part_of_beta_is_the_labels(alpha):
-    drawn = [float(draw_mixture(alpha, 4, generator_for(0, number))[0][0]) for number in range(2000)]
-    assert min(drawn) >= 0.5
-    random = np.random.default_rng(0).beta(alpha, alpha, 2000)
-    assert stats.ks_2samp(drawn, np.maximum(random, 1 - random)).pvalue > 1e-3
+def test_share_is_greater_part_of_beta(alpha):
+    shares = [float(draw_mixture(alpha, 4, generator_for(0, number))[0][0]) for number in range(2000)]
+    assert min(shares) >= 0.5
+    beta = np.random.default_rng(0).beta(alpha, alpha, 2000)
+    assert stats.ks_2samp(shares, np.maximum(beta, 1 - beta)).pvalue > 1e-3
 
 
-def test_every_image_is_mixed_in_once_in_one_part():
+def test_each_image_is_a_partner_once_with_equal_share():
     share, partner = draw_mixture(1.0, 20, generator_for(0, "mixup"))
     assert sorted(partner.tolist()) == list(range(20))
     assert len(set(share.tolist())) == 1
 
 
 @pytest.mark.parametrize("share", [(0, 1), (1, 2)])
-def test_a_batch_is_the_mixture_of_the_batch_without_mixup_with_itself(share):
-    seen = set()
-    for plain, mixed in zip(batches(0.0, share=share).epoch(2), batches(1.0, share=share).epoch(2), strict=True):
+def test_batch_is_mixed_with_itself(share):
+    weights = set()
+    plain_batches, mixed_batches = (make_batches(mixup, share=share).epoch(2) for mixup in (0.0, 1.0))
+    for plain, mixed in zip(plain_batches, mixed_batches, strict=True):
         assert torch.equal(mixed.labels, plain.labels)
-        part = float(mixed.share[0])
-        seen.add(part)
-        assert plain.share is None and torch.equal(mixed.share, torch.full((len(plain),), part))
+
+        # All images of a batch have one weight.
+        weight = float(mixed.share[0])
+        weights.add(weight)
+        assert plain.share is None and torch.equal(mixed.share, torch.full((len(plain),), weight))
+
+        # The second label is that of an image with which the formula gives the mixture.
         for image, own, label in zip(mixed.images, plain.images, mixed.mixed_labels, strict=True):
-            fits = [torch.allclose(image, part * own + (1 - part) * x, atol=1e-3) for x in plain.images]
+            fits = [torch.allclose(image, weight * own + (1 - weight) * x, atol=1e-3) for x in plain.images]
             assert label in plain.labels[torch.tensor(fits)]
-    assert len(seen) == 5
+    assert len(weights) == 5
 
 
-def test_mixtures_depend_on_seed_epoch_and_step_alone():
-    whole = list(batches(1.0).epoch(3))
-    later = list(batches(1.0).epoch(3, first=2))
+def test_mixtures_depend_on_seed_epoch_and_step():
+    whole = list(make_batches(1.0).epoch(3))
+    later = list(make_batches(1.0).epoch(3, first=2))
     for a, b in zip(whole[2:], later, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a.tensors(), b.tensors(), strict=True))
-    for other in (batches(1.0, seed=1).epoch(3), batches(1.0).epoch(4)):
+    for other in (make_batches(1.0, seed=1).epoch(3), make_batches(1.0).epoch(4)):
         assert not torch.equal(next(other).share, whole[0].share)
 
 
-def batch_of(count: int, share: float) -> Batch:
+def make_batch(count: int, share: float) -> Batch:
+    """Return a batch for a linear model of 6 inputs and 4 classes, in float64."""
     generator = torch.Generator().manual_seed(count)
     images = torch.randn(count, 6, generator=generator, dtype=torch.float64)
     labels, mixed = torch.randint(0, 4, (2, count), generator=generator)
@@ -73,19 +79,21 @@ def batch_of(count: int, share: float) -> Batch:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_is_that_of_mixed_targets(smoothing):
-    batch = batch_of(7, 0.8)
+def test_loss_is_that_of_mixed_targets(smoothing):
+    batch = make_batch(7, 0.8)
     logits = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
     own, other = (nn.functional.one_hot(labels, 4).double() for labels in (batch.labels, batch.mixed_labels))
     targets = 0.8 * own + 0.2 * other
     targets = (1 - smoothing) * targets + smoothing / 4
     losses = -(targets * logits.log_softmax(1)).sum(1)
+
     torch.testing.assert_close(batch_loss(logits, batch, smoothing, "none"), losses, rtol=1e-12, atol=0)
     torch.testing.assert_close(batch_loss(logits, batch, smoothing), losses.mean(), rtol=1e-12, atol=0)
 
 
 def gradient(weight: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Of the mixture's loss for logits `x Wᵀ`, by hand: softmax less the mixed targets."""
+    """Compute the gradient of the mixture's loss for logits `x Wᵀ`: softmax less the mixed targets, times x."""
     targets = torch.zeros(len(batch), 4, dtype=torch.float64)
     for i in range(len(batch)):
         targets[i, batch.labels[i]] += batch.share[i]
@@ -96,20 +104,23 @@ def gradient(weight: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 @pytest.mark.parametrize(("m", "micro"), [(None, None), (None, 3), (4, None)])
 @pytest.mark.parametrize("name", ["sgd", "sam"])
-def test_steps_are_those_of_a_plain_reference(name, m, micro):
-    """Both passes of SAM see the same mixture."""
+def test_step_equals_plain_reference(name, m, micro):
+    m = m if name == "sam" else None
     torch.manual_seed(0)
     model = nn.Linear(6, 4, bias=False).double()
     base = torch.optim.SGD(model.parameters(), lr=LR)
     own = {"rho": RHO} if METHODS[name].perturbs else {}
     optimizer = method(name)(model.parameters(), base, model=model, **own)
-    step = Step(model, optimizer, Hardware(CPU, "fp32"), Processes("cpu"), 0.0, m if name == "sam" else None, micro)
+    step = Step(model, optimizer, Hardware(CPU, "fp32"), Processes("cpu"), 0.0, m, micro)
+
     w = model.weight.detach().clone()
     for share in (0.9, 0.6, 1.0):
-        batch = batch_of(8, share)
+        batch = make_batch(8, share)
         step(batch)
+
+        # Both passes of SAM see the same mixture.
         direction = torch.zeros_like(w)
-        for part in batch.split((m if name == "sam" else None) or 8):
+        for part in batch.split(m or 8):
             g = gradient(w, part)
             perturbed = w + RHO * g / g.norm() if name == "sam" else w
             direction += gradient(perturbed, part) * len(part) / 8
@@ -117,10 +128,11 @@ def test_steps_are_those_of_a_plain_reference(name, m, micro):
         torch.testing.assert_close(model.weight.detach(), w, rtol=1e-9, atol=1e-12)
 
 
-def test_esams_chosen_examples_keep_their_mixtures():
-    batch = batch_of(8, 0.7)
+def test_chosen_examples_keep_their_mixtures():
+    batch = make_batch(8, 0.7)
     chosen = batch.take(torch.tensor([5, 2]))
     assert torch.equal(chosen.mixed_labels, batch.mixed_labels[[5, 2]])
+
     logits = torch.randn(8, 4, dtype=torch.float64)
     losses = batch_loss(logits, batch, reduction="none")
     torch.testing.assert_close(batch_loss(logits[[5, 2]], chosen, reduction="none"), losses[[5, 2]])

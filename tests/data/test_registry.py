@@ -1,4 +1,4 @@
-"""Data sets by name: what is registered, what the configuration offers, and what the loaders give agree."""
+"""Tests that the registry of data sets agrees with the configuration and the loaders."""
 
 import subprocess
 import sys
@@ -8,51 +8,50 @@ import torch
 
 from sam_bench.cli import compose
 from sam_bench.data import synthetic
-from sam_bench.data.images import divide
+from sam_bench.data.images import Images, divide
 from sam_bench.data.registry import DATASETS
 from sam_bench.lookup import load
 from sam_bench.training.build import load_data, obtain_data, verify_data
 from tests.conftest import ROOT, options
 
 
-def test_every_data_set_has_a_file():
+def test_every_data_set_has_a_config_file():
     assert set(options("data")) == set(DATASETS)
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_data_sets_code_is_where_it_is_said_to_be(name):
+def test_registry_names_existing_code(name):
     spec = DATASETS[name]
     assert callable(load(spec.loader))
     assert spec.files is None or load(spec.files).title == spec.title
     assert spec.train_images % spec.classes == 0 == spec.test_images % spec.classes
 
 
-def test_the_registry_needs_no_torch():
+def test_registry_does_not_import_torch():
     program = "import sam_bench.data.registry, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
-def test_a_generated_set_needs_no_obtaining(folder, monkeypatch):
+def test_synthetic_data_need_no_files(folder, monkeypatch):
     config = compose.compose(["data=synthetic"]).data
     assert obtain_data(config) is None
-    monkeypatch.setattr(synthetic, "load", lambda *_: pytest.fail("it has no files to verify"))
+    monkeypatch.setattr(synthetic, "load", lambda *_: pytest.fail("there are no files to verify"))
     verify_data(config)
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
 @pytest.mark.parametrize("subset", [None, 100])
-def test_a_config_counts_the_images_that_are_loaded(split, subset):
+def test_config_counts_loaded_images(split, subset):
     overrides = ["data=synthetic", f"data.split={split}", f"data.train_subset={subset or 'null'}"]
     config = compose.compose(overrides).data
     dataset = load_data(config)
     assert len(dataset.train) == config.train_images
-    spec = DATASETS["synthetic"]
-    assert (len(dataset.test) == spec.test_images) == (split == "test")
+    assert (len(dataset.test) == DATASETS["synthetic"].test_images) == (split == "test")
 
 
-def test_what_is_held_out_is_balanced_over_many_classes():
+def test_held_out_images_are_balanced_over_100_classes():
     train, test = synthetic.load()
     spec = DATASETS["cifar100"]
-    hundred = type(train)(train.pixels, torch.arange(len(train)) % spec.classes)
-    val = divide(spec, hundred, test, "val", None)
+    relabelled = Images(train.pixels, torch.arange(len(train)) % spec.classes)
+    val = divide(spec, relabelled, test, "val", None)
     assert torch.bincount(val.test.labels).tolist() == [5] * spec.classes

@@ -1,4 +1,4 @@
-"""The generated set: always the same, balanced, and learnable."""
+"""Tests of the synthetic data set."""
 
 import pytest
 import torch
@@ -8,15 +8,15 @@ from sam_bench.data import synthetic
 from tests.conftest import execute
 
 
-def test_it_is_always_the_same_and_balanced():
-    (train, test), (again, _) = synthetic.load(), synthetic.load()
-    assert torch.equal(train.pixels, again.pixels)
+def test_synthetic_data_are_fixed_and_balanced():
+    (train, test), (second, _) = synthetic.load(), synthetic.load()
+    assert torch.equal(train.pixels, second.pixels)
     assert torch.bincount(train.labels).tolist() == [500] * 10
     assert torch.bincount(test.labels).tolist() == [100] * 10
     assert train.pixels.dtype == torch.uint8
 
 
-def test_it_can_be_learned(folder):
+def test_synthetic_data_can_be_learned(folder):
     record = execute(
         compose.compose(
             [
@@ -37,7 +37,7 @@ def test_it_can_be_learned(folder):
     assert record["train_loss"] < record["history"]["train_loss"][0]
 
 
-def test_its_images_are_not_told_by_their_brightness_alone():
+def test_synthetic_classes_do_not_differ_in_brightness():
     train, _ = synthetic.load()
     means = torch.stack([train.pixels[train.labels == label].float().mean() for label in range(10)])
     assert means.std() < train.pixels.float().mean(dim=(1, 2, 3)).std() * 2

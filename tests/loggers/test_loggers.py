@@ -1,4 +1,4 @@
-"""Who is told of a run: the console, loggers that the configuration names, loggers that a program brings along."""
+"""Tests of the console, and of loggers that a configuration or a program names."""
 
 import json
 import logging
@@ -20,8 +20,8 @@ from tests.conftest import ROOT, TINY
 RUN = [*TINY, "trainer.device=cpu", "model=resnet8", "optimizer=sgd", "trainer.epochs=2"]
 
 
-class Told:
-    """A logger that keeps what it is told."""
+class RecordingLogger:
+    """Logger that keeps its calls."""
 
     def __init__(self):
         self.calls = []
@@ -36,12 +36,13 @@ class Told:
         self.calls.append(("finish", summary))
 
 
-def test_a_logger_is_told_of_beginning_epochs_and_end(folder, small_synthetic):
-    told = Told()
-    record, _ = run(RunSpec.resolve(compose(RUN)), loggers=[told])
+def test_logger_receives_start_epochs_and_end(folder, small_synthetic):
+    logger = RecordingLogger()
+    record, _ = run(RunSpec.resolve(compose(RUN)), loggers=[logger])
+
     errors = record["history"]["test_error"]
     summary = {name: record[name] for name in ("test_error", "best_test_error", "status")}
-    assert told.calls == [
+    assert logger.calls == [
         ("start", record["run_id"], 0, record["steps"]),
         ("log", 1, errors[0]),
         ("log", 2, errors[1]),
@@ -49,8 +50,8 @@ def test_a_logger_is_told_of_beginning_epochs_and_end(folder, small_synthetic):
     ]
 
 
-class Failing(Told):
-    """A logger that fails at the first call of one kind."""
+class FailingLogger(RecordingLogger):
+    """Logger that fails when the method of this name is called."""
 
     def __init__(self, at):
         super().__init__()
@@ -58,35 +59,40 @@ class Failing(Told):
 
     def __getattribute__(self, name):
         if name == object.__getattribute__(self, "at"):
-            return lambda *of: 1 / 0
+            return lambda *_: 1 / 0
         return super().__getattribute__(name)
 
 
 @pytest.mark.parametrize("at", ["start", "log", "finish"])
-def test_a_logger_that_fails_costs_a_warning_never_the_run(folder, small_synthetic, capsys, at):
-    told = Told()
-    record, _ = run(RunSpec.resolve(compose(RUN)), loggers=[Failing(at), told])
+def test_failing_logger_costs_only_a_warning(folder, small_synthetic, capsys, at):
+    other_logger = RecordingLogger()
+    record, _ = run(RunSpec.resolve(compose(RUN)), loggers=[FailingLogger(at), other_logger])
+
     assert record["status"] == "finished"
-    assert capsys.readouterr().err.count("Failing failed and is left out: ZeroDivisionError") == 1
-    assert [call[0] for call in told.calls] == ["start", "log", "log", "finish"]
-    assert logging.getLogger("sam_bench").level == logging.NOTSET
-    assert not any(isinstance(each, Console) for each in logging.getLogger("sam_bench").handlers)
+    assert capsys.readouterr().err.count("ZeroDivisionError") == 1
+    assert [call[0] for call in other_logger.calls] == ["start", "log", "log", "finish"]
+
+    # The run's console is removed.
+    messages = logging.getLogger("sam_bench")
+    assert messages.level == logging.NOTSET
+    assert not any(isinstance(handler, Console) for handler in messages.handlers)
 
 
-def test_a_configuration_can_be_pickled():
+def test_configuration_with_logger_can_be_pickled():
     config = compose([*RUN, "logger=wandb"])
     assert pickle.loads(pickle.dumps(config)) == config
 
 
-def test_a_logger_is_told_of_a_failure(folder, small_synthetic, monkeypatch):
-    monkeypatch.setattr("sam_bench.training.loop.evaluate", lambda *of: 1 / 0)
-    told = Told()
+def test_logger_receives_failure(folder, small_synthetic, monkeypatch):
+    monkeypatch.setattr("sam_bench.training.loop.evaluate", lambda *_: 1 / 0)
+    logger = RecordingLogger()
     with pytest.raises(ZeroDivisionError):
-        run(RunSpec.resolve(compose(RUN)), loggers=[told])
-    assert told.calls[-1] == ("finish", None)
+        run(RunSpec.resolve(compose(RUN)), loggers=[logger])
+    assert logger.calls[-1] == ("finish", None)
 
 
-MINE = """
+#: A user's logger, which writes lines to the file that its settings name.
+USERS_LOGGER = """
 from sam_bench.config import fields
 
 class Settings(fields.Settings):
@@ -107,39 +113,40 @@ class Logger:
 """
 
 
-def test_a_module_and_a_file_of_settings_make_a_logger(tmp_path):
-    """Two files, beside a copy of the package in which nothing else is changed; both loggers at once."""
+def test_module_and_settings_file_make_a_logger(tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "sam_bench", copy / "sam_bench")
     shutil.copytree(ROOT / "conf", copy / "conf")
-    (copy / "sam_bench" / "loggers" / "lines.py").write_text(MINE)
+    (copy / "sam_bench" / "loggers" / "lines.py").write_text(USERS_LOGGER)
     (copy / "conf" / "logger" / "lines.yaml").write_text("# @package logger.lines\nfile: lines.txt\n")
+
     command = [sys.executable, "-m", "sam_bench", *RUN, "logger=[wandb,lines]", "experiment=smoke"]
     environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+
     assert done.returncode == 0, done.stderr
     name, *epochs, end = (copy / "lines.txt").read_text().splitlines()
     assert (name.startswith("sgd-resnet8"), len(epochs), end) == (True, 2, "finished")
     assert list(copy.rglob("offline-run-*/*.wandb"))
 
 
-def test_messages_go_through_logging_to_whoever_listens(folder, small_synthetic, caplog):
+def test_messages_go_through_logging(folder, small_synthetic, caplog):
     with caplog.at_level(logging.INFO, "sam_bench"):
         record, _ = run(RunSpec.resolve(compose(RUN)))
-    texts = [each.getMessage() for each in caplog.records]
+    texts = [message.getMessage() for message in caplog.records]
     assert any(text.startswith("epoch 2/2") for text in texts)
     assert texts[-1].endswith(f"{record['run_id']}.json")
 
 
 @pytest.mark.parametrize(("kind", "lines"), [("plain", 4), ("none", 0)])
-def test_the_console_shows_what_it_is_told_to(folder, small_synthetic, capsys, kind, lines):
+def test_console_shows_progress_of_its_kind(folder, small_synthetic, capsys, kind, lines):
     run(RunSpec.resolve(compose([*RUN, f"trainer.progress={kind}"])))
     assert len(capsys.readouterr().out.splitlines()) == lines
 
 
 def test_wandb_agent_trains_what_the_sweep_proposes(folder):
     pytest.importorskip("wandb")
-    from tests.loggers.wandb_files import stored  # which imports wandb
+    from tests.loggers.wandb_files import stored  # here, because it imports wandb
 
     sweep = yaml.safe_load((ROOT / "examples" / "wandb_sweep.yaml").read_text(encoding="utf-8"))
     fixed = {name: values["value"] for name, values in sweep["parameters"].items() if "value" in values}
@@ -147,7 +154,7 @@ def test_wandb_agent_trains_what_the_sweep_proposes(folder):
     quick = {"experiment": "smoke", "data": "synthetic", "trainer.epochs": 1, "logger.wandb.mode": "offline"}
     arguments = [f"{name}={value}" for name, value in (fixed | searched | quick).items()]
 
-    # An agent puts each of these in its place, and names the run.
+    # An agent replaces these macros of the sweep's command, and names the run.
     macros = {"${env}": ["/usr/bin/env"], "${interpreter}": [sys.executable], "${args_no_hyphens}": arguments}
     command = [word for part in sweep["command"] for word in macros.get(part, [part])]
     agent = {"WANDB_SWEEP_ID": "asweep", "WANDB_RUN_ID": "theagentsrun", "PYTHONPATH": str(ROOT)}

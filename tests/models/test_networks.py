@@ -1,4 +1,4 @@
-"""Sizes and costs of the networks, against the published ones."""
+"""Tests of the networks: parameters, operations, names and settings."""
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from sam_bench.models.registry import MODELS, member, model
 from sam_bench.report.estimate import GIGAFLOP
 from tests.conftest import network, options
 
+#: Numbers of parameters, as published.
 PUBLISHED = {
     "resnet20": 269_722,
     "resnet56": 853_018,
@@ -22,44 +23,47 @@ PUBLISHED = {
     "pyramidnet272": 26_210_842,
     "wrn22_8": 17_158_106,
 }
+
+#: Numbers of parameters that we counted ourselves: they only guard against changes.
 COUNTED = {"resnet8": 75_290, "resnext29_32x4d": 4_775_754, "airbench94": 1_971_640, "airbench96": 9_915_704}
-"""Parameters. Those that are counted only guard against change."""
 
 OWN = [name for name in options("model") if name != "torchvision"]
 
 
-def test_every_network_is_counted():
+def test_every_network_has_known_size_and_cost():
     assert set(OWN) == PUBLISHED.keys() | COUNTED.keys() == GIGAFLOP.keys()
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_parameters_and_operations_are_the_published_ones(name):
+def test_network_has_known_parameters_and_operations(name):
     with torch.device("meta"):
         built = network(name)
     counter = FlopCounterMode(display=False)
     with counter:
         logits = built(torch.empty(1, 3, 32, 32, device="meta"))
+
     assert logits.shape == (1, 10)
     assert sum(p.numel() for p in built.parameters()) == (PUBLISHED | COUNTED)[name]
     assert counter.get_total_flops() / 1e9 == pytest.approx(GIGAFLOP[name], abs=5e-4)
 
 
 @pytest.mark.parametrize("name", [*OWN, "resnet18", "torchvision"])
-def test_a_name_tells_the_family_and_its_options(name):
+def test_member_gives_family_and_options(name):
     config = compose.compose([f"model={name}"]).model
     family, options = member(config.name)
     assert family == config.family
-    assert options.items() <= config.options().items() and config.options().keys() - options.keys() <= {"arch"}
+    assert options.items() <= config.options().items()
+    assert config.options().keys() - options.keys() <= {"arch"}
 
 
-def test_a_name_of_no_network_is_refused():
-    for name in ("resnet9000", "resnet", "wrn16", "lenet5"):
-        with pytest.raises(ConfigError, match=f"no network is called {name}"):
-            member(name)
+@pytest.mark.parametrize("name", ["resnet9000", "resnet", "wrn16", "lenet5"])
+def test_member_unknown_name_is_refused(name):
+    with pytest.raises(ConfigError, match=name):
+        member(name)
 
 
 @pytest.mark.parametrize("name", ["wrn16_8", "wrn22_8"])
-def test_wide_networks_start_as_the_sam_example_has_it(name):
+def test_wide_resnet_starts_as_in_sam_example(name):
     built = network(name)
     assert not built.classifier.weight.any()
     assert not built.classifier.bias.any()
@@ -69,19 +73,19 @@ def test_wide_networks_start_as_the_sam_example_has_it(name):
     assert all(m.bias is None for m in built.modules() if isinstance(m, torch.nn.Conv2d))
 
 
-def test_an_unknown_family_is_refused_with_a_suggestion():
+def test_unknown_family_gets_a_suggestion():
     with pytest.raises(ConfigError, match="did you mean wide_resnet"):
         model("wide_resnt", classes=10, depth=16, width=8)
 
 
 @pytest.mark.parametrize("name", options("model"))
-def test_a_network_has_as_many_logits_as_there_are_classes(name):
+def test_network_has_one_logit_per_class(name):
     with torch.device("meta"):
         built = network(name, "data=cifar100")
     assert built(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 100)
 
 
-def test_every_family_has_a_preset_that_is_called_as_its_network_is():
+def test_every_family_has_a_preset_of_its_name():
     configs = {name: compose.compose([f"model={name}"]).model for name in options("model")}
     assert {config.family for config in configs.values()} == set(MODELS)
     assert {name: config.name for name, config in configs.items()} == {name: name for name in configs}
@@ -101,7 +105,7 @@ def test_every_family_has_a_preset_that_is_called_as_its_network_is():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_depth_and_width_are_settings_that_change_network_title_and_identity(overrides, title, parameters):
+def test_settings_change_network_title_and_identity(overrides, title, parameters):
     config = compose.compose(overrides).model
     assert config.title == title
     assert config.identity() == {"name": title}
@@ -110,20 +114,20 @@ def test_depth_and_width_are_settings_that_change_network_title_and_identity(ove
     assert sum(p.numel() for p in built.parameters()) == parameters
 
 
-def test_what_a_torchvision_network_is_called_names_its_architecture():
+def test_torchvision_title_names_the_architecture():
     config = compose.compose(["model=torchvision", "model.arch=densenet121"]).model
     assert config.title == "torchvision-densenet121"
     assert config.identity() == {"name": "torchvision", "arch": "densenet121"}
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "densenet121", "mobilenet_v3_small", "vgg11_bn"])
-def test_torchvisions_classifiers_give_a_logit_a_class(arch):
+def test_torchvision_network_has_one_logit_per_class(arch):
     built = model("torchvision", classes=10, arch=arch).eval()
     assert built(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(
-    ("arch", "said"),
+    ("arch", "message"),
     [
         ("resnet19", "did you mean resnet1"),
         ("vit_b_16", "32×32"),
@@ -132,6 +136,6 @@ def test_torchvisions_classifiers_give_a_logit_a_class(arch):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*default weight initialization:FutureWarning")
-def test_torchvisions_others_are_refused(arch, said):
-    with pytest.raises((ConfigError, ValueError), match=said):
+def test_unsuitable_torchvision_network_is_refused(arch, message):
+    with pytest.raises((ConfigError, ValueError), match=message):
         model("torchvision", classes=10, arch=arch)

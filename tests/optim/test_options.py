@@ -1,6 +1,5 @@
 """Tests of the methods' options: registry, classes, presets and --help agree on them."""
 
-import inspect
 import math
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from sam_bench.cli import compose
 from sam_bench.errors import ConfigError
 from sam_bench.optim.options import Option
-from sam_bench.optim.registry import METHODS, method
+from sam_bench.optim.registry import METHODS, constructor_parameters, method
 from tests.conftest import CONF
 from tests.optim.problem import network, wrap
 
@@ -56,9 +55,10 @@ def test_help_describes_every_option(command):
 def test_class_and_preset_have_same_defaults(name):
     config = compose.compose([f"optimizer={name}"]).optimizer
     preset = vars(config) | config.options()
-    parameters = inspect.signature(method(name)).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.name in preset}
-    assert {option.name for option in METHODS[name].options} <= set(defaults)
+    own = (*METHODS[name].option_names, *(("rho", "rho_min") if METHODS[name].perturbs else ()))
+    parameters = constructor_parameters(method(name))
+    defaults = {key: parameters[key].default for key in own if key in parameters}
+    assert set(METHODS[name].option_names) <= set(defaults)
 
     different = {key for key, default in defaults.items() if default != preset[key]}
     assert different == DIFFERENT_DEFAULTS.get(name, set())

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from sam_bench import GSAM, SAM
+from sam_bench.optim.method import Method
 from sam_bench.optim.norms import global_norm, inner_product
-from sam_bench.optim.registry import METHODS
+from sam_bench.optim.registry import METHODS, method
 from tests.optim.problem import (
     SGD,
     TWICE,
@@ -82,11 +83,9 @@ def test_gradient_in_one_pass_only(name, only_in):
 
     optimizer.step(closure)
 
-    # The last pass counts. The first one counts too if the method combines both.
-    if name not in TWICE:
-        expected = only_in == 1
-    else:
-        expected = only_in == 2 or name in ("gsam", "wsam", "gnp", "stable_sam", "saner", "sampa", "bsam")
+    # The last pass counts, and the first one too if the method combines both.
+    first_counts = name not in TWICE or method(name).combine is not Method.combine
+    expected = first_counts if only_in == 1 else name in TWICE
     assert optimizer.skipped.item() == 0
     assert (not torch.equal(sometimes.detach(), torch.ones(3).double())) == expected
 

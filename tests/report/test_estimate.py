@@ -15,7 +15,7 @@ ESTIMATE = Estimate(MEASURED)
 
 def test_a_measured_network_takes_what_it_took_and_another_as_much_more_as_it_has_operations():
     rate = ESTIMATE.rates["wrn16_8"]
-    assert 40 < rate < 50  # images a second in the README's table: 46
+    assert 40 < rate < 50  # images a second in the table of docs/cost.md: 46
     assert ESTIMATE.seconds("wrn16_8", 1000) == pytest.approx(1000 / rate)
     assert ESTIMATE.seconds("wrn28_10", 1000) == pytest.approx(1000 / rate * GIGAFLOP["wrn28_10"] / GIGAFLOP["wrn16_8"])
 

@@ -127,9 +127,11 @@ def test_embedded_data_cannot_end_its_element():
 
 def test_every_row_stands_in_the_static_table(read):
     heading, *lines = read.rows[: 1 + len(payload()["across"])]
-    assert heading == ["points of test error", *(regime["title"] for regime in payload()["regimes"])]
-    assert lines[0] == ["SAM − SGD at equal epochs", "−3.10 ± 0.50 ▼ better", "–"]
-    assert lines[1] == [f"{NASTY} − SAM", "+1.20 ± 0.30 ▲ worse", "ASAM: +0.10 ○ not separated"]
+    titles = [regime["title"] for regime in payload()["regimes"]]
+    assert heading == ["points of test error", *titles, "average over studies", "scatter τ between studies"]
+    assert lines[0] == ["SAM − SGD at equal epochs", "−3.10 ± 0.50 ▼ better", "–", "–", "–"]
+    assert lines[1][:3] == [f"{NASTY} − SAM", "+1.20 ± 0.30 ▲ worse", "+0.10 ○ undecided"]
+    assert lines[1][3:] == ["+0.65 (−0.20 to +0.90) ≈ within the margin", f"τ 0.10 {NASTY}"]
     written = iter([row for row in read.rows[1 + len(lines) :] if row[0] != "method"])
     for regime in payload()["regimes"]:
         for row, cells in zip(regime["rows"], written, strict=False):
@@ -142,13 +144,8 @@ def test_every_row_stands_in_the_static_table(read):
 
 
 def test_verdicts_are_words_too(read):
-    better, worse, neither = (
-        next(cell for row in read.rows for cell in row if cell.endswith(f" {word}"))
-        for word in ("better", "worse", "not separated")
-    )
-    assert "▼" in better
-    assert "▲" in worse
-    assert "○" in neither
+    for symbol, word in zip("▼▲≈○", ("better", "worse", "within the margin", "undecided"), strict=True):
+        assert symbol in next(cell for row in read.rows for cell in row if cell.endswith(f" {word}"))
 
 
 def test_cells_are_sorted_by_number_and_unknown_ones_are_left_blank(text):
@@ -181,14 +178,14 @@ def test_figures_do_not_get_in_each_others_way(text, read):
     identifiers = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
     assert len(set(identifiers)) == len(identifiers)
     referred = re.findall(r'xlink:href="#([^"]+)"|clip-path="url\(#([^)]+)\)"', text)
-    assert len(referred) == 12
+    assert len(referred) == 15
     assert {a or b for a, b in referred} <= set(identifiers)
     assert "<metadata" not in text
 
 
 def test_glyphs_are_drawn_once_for_all_figures(text):
     assert text.count('<path id="DejaVuSans-4c" d="M 6 46 L') == 1
-    assert text.count('<use xlink:href="#DejaVuSans-4c"/>') == 4
+    assert text.count('<use xlink:href="#DejaVuSans-4c"/>') == 5
     assert text.index('<path id="DejaVuSans-4c"') < text.index('<div class="drawing">')
     other = payload()
     other["regimes"][1]["figures"][0]["svg"] = FIGURE.replace("M 6 46", "M 6 47")
@@ -234,6 +231,7 @@ def test_a_page_of_little_is_a_page():
         "figures": [],
         "columns": [],
     }
-    read = Reader(page({"title": "T", "finding": "F", "version": {}, "across": [], "regimes": [empty | {"rows": []}]}))
+    whole = {"title": "T", "forest": [], "version": {}, "across": [], "false_claims": "0"}
+    read = Reader(page(whole | {"regimes": [empty | {"rows": []}]}))
     assert read.open == []
     assert read.rows == [["method"]]

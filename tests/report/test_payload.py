@@ -10,10 +10,12 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from sam_bench.cli.compose import compose
+from sam_bench.report.across import across
 from sam_bench.report.figures import as_bytes, draw
 from sam_bench.report.page import page
 from sam_bench.report.payload import page_payload, regime
 from sam_bench.report.table import Findings
+from tests.report.page_payload import FIGURE
 from tests.report.test_study import OURS, settings, some
 
 STUDY = OURS["noisy40"]
@@ -35,22 +37,27 @@ def made(found):
     return regime(STUDY, found, svgs, about="A preset.")
 
 
-def test_it_is_plain_data_and_the_finding_is_the_first_statements(made, found):
-    whole = page_payload([made], {"sam_bench": "1"}, {STUDY.title: found.comparison})
+def test_payload_is_plain_data(made, found):
+    lines = across({STUDY.experiment: found})
+    whole = page_payload([made], {"sam_bench": "1"}, lines, FIGURE, 0.25)
     assert whole["across"][0] == {
-        "title": "SAM − SGD at equal epochs and passes and seconds",
-        "cells": [{"text": "+0.00", "verdict": "not separated"}],
+        "title": "SAM − SGD at equal epochs and passes",
+        "cells": [{"value": 0.0, "text": "+0.00", "verdict": None}],
+        "average": None,
+        "heterogeneity": "–",
     }
     assert json.loads(json.dumps(whole, allow_nan=False)) == whole
-    finding = "SAM − SGD at equal epochs and passes and seconds: +0.00 points, of too few seeds to tell."
-    assert whole["finding"] == f"{STUDY.title}: {finding}"
+    assert (whole["false_claims"], whole["forest"][0]["svg"]) == ("0.25", FIGURE)
+    assert made["statements"] == [
+        {"text": "SAM − SGD at equal epochs and passes: +0.00 points", "verdict": "undecided"}
+    ]
     assert made["about"].startswith("A preset. The noisy40 protocol: ")
     assert {figure["name"] for figure in made["figures"]} == {"errors", "curves", "cost"}
     assert all("currentColor" in figure["svg"] and figure["alt"] for figure in made["figures"])
 
 
 def test_the_page_sorts_by_numbers(made):
-    shown = page(page_payload([made], {}, {}))
+    shown = page(page_payload([made], {}))
     values = re.findall(r'<td data-sort="([^"]*)"', shown)
     assert any(values) and all(value == "" or math.isfinite(float(value)) for value in values)
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from sam_bench.cli.compose import choices, compose, compose_seeds
+from sam_bench.cli.compose import compose, compose_seeds
+from sam_bench.cli.conf_folder import choices
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.report.cost import Cost
 from sam_bench.report.rows import rows_of
@@ -118,8 +119,7 @@ def test_study_of_draws_has_rows_over_all_draws():
     assert [(row.title, tuple(row.errors)) for row in found.rows] == [("SGD", (0, 1)), ("SAM", (0, 1))]
     assert found.others == ()
     assert all(row.is_of_draws and "data.subset_seed" not in row.settings for row in found.rows)
-    remarks = " ".join(found.remarks())
-    assert "Over seeds that are draws of images and wrong labels too: tuning is one draw." in remarks
+    assert "Draws of images and labels: 2. Draws of the tuning: 1." in found.remarks()
 
 
 def test_study_of_draws_refuses_a_seed_on_other_data():
@@ -222,6 +222,20 @@ def test_study_keeps_names_as_they_are_written(tmp_path, encoding):
     study = Study.read(tmp_path / "a.yaml")
     assert study.rows == {"SGD": ["optimizer=sgd"], "No": ["optimizer=sam"], "on": ["optimizer=asam"], "1.0": []}
     assert (study.reference, study.planned, study.seeds) == ("on", (("No", "SGD"),), (0, 3))
+    assert study.margin == 0
+
+
+def test_margin_of_our_studies_is_fixed():
+    assert {study.margin for name, study in OURS.items() if name != "airbench94"} == {1}
+    assert OURS["airbench94"].margin == 0.2
+
+
+@pytest.mark.parametrize("margin", ["-1", "none", "[1]"])
+def test_study_refuses_what_is_no_margin(tmp_path, margin):
+    text = STUDY.format(seeds="[0]", overrides="optimizer=asam") + f"margin: {margin}\n"
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="margin"):
+        Study.read(tmp_path / "a.yaml")
 
 
 @pytest.mark.parametrize(("seeds", "overrides"), [("[one]", "optimizer=asam"), ("[0]", "[optimizer=asam]")])

@@ -1,10 +1,11 @@
-"""Committed records: their runs have the ids that they had, whatever settings have come since."""
+"""Tests that the runs of committed records keep their ids, even where new settings have been added."""
 
 import json
 
 import pytest
 
-from sam_bench.cli.compose import choices, compose, compose_seeds
+from sam_bench.cli.compose import compose, compose_seeds
+from sam_bench.cli.conf_folder import choices
 from sam_bench.config.schema import DataConfig
 from sam_bench.report.study import Study
 from sam_bench.runs.spec import RunSpec, digest
@@ -19,13 +20,13 @@ STUDIES = [name for name in choices("study") if name in RECORDS]
 
 
 @pytest.mark.parametrize("experiment", RECORDS)
-def test_run_id_is_of_the_committed_config(experiment):
+def test_run_id_is_digest_of_config(experiment):
     for record in RECORDS[experiment]:
         assert record["run_id"].endswith(f"-{digest(record['config'])}")
 
 
 @pytest.mark.parametrize("experiment", RECORDS)
-def test_data_settings_read_back_are_the_committed_ones(experiment):
+def test_data_settings_read_back_are_unchanged(experiment):
     defaults = dict(compose(["data=cifar10"]).data)
     for record in RECORDS[experiment]:
         recorded = record["config"]["data"]
@@ -33,17 +34,18 @@ def test_data_settings_read_back_are_the_committed_ones(experiment):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_study_composed_today_has_the_committed_ids(name):
+def test_study_has_committed_run_ids(name):
     study = Study.read(choices("study")[name])
     seed = study.seeds[0]
     configs = {title: compose_seeds(study.overrides(title), [seed])[seed] for title in study.rows}
-    of_seed = [
+
+    committed = [
         record for record in RECORDS[name] if record["seed"] == seed and record["config"]["data"]["split"] == "test"
     ]
-    rows = study.rows_of(of_seed, {title: {seed: config.identity()} for title, config in configs.items()})
+    rows = study.rows_of(committed, {title: {seed: config.identity()} for title, config in configs.items()})
 
-    # A setting that had come into every identity would leave no row at all.
-    assert sum(len(row.runs) for row in rows) > min(len(of_seed), len(study.rows)) / 2
+    # Without this check, a new setting in every identity would leave no row to compare.
+    assert sum(len(row.runs) for row in rows) > min(len(committed), len(study.rows)) / 2
     for row in rows:
         for run in row.runs:
             spec = RunSpec.on(configs[row.title], Hardware.choose("cpu", run["precision"]))

@@ -1,4 +1,4 @@
-"""Runs from a config to a record: everything runs, nothing twice, and what broke off goes on."""
+"""Tests of runs, from a configuration to a record."""
 
 import itertools
 import json
@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from sam_bench.cli import compose
-from sam_bench.config.schema import AveragingConfig
 from sam_bench.data.batches import Batches
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.runs import run
@@ -23,12 +22,13 @@ from sam_bench.runs.spec import RunSpec
 from sam_bench.runtime.device import Hardware
 from sam_bench.runtime.distributed import Processes
 from sam_bench.training import build, pace
-from sam_bench.training.averages import Averages
 from sam_bench.training.evaluate import MEASURES
 from tests.conftest import FP16, ROOT, TINY, everything_below, execute, last_checkpoint, lasting, options
 from tests.forked import command_line, side_by_side
 
+#: A run of two steps on the CPU.
 SMALL = ["model=resnet8", *TINY, "trainer.device=cpu"]
+#: Keys of every record.
 REQUIRED = {
     "schema_version",
     "run_id",
@@ -62,23 +62,17 @@ REQUIRED = {
 }
 
 
-def config(*overrides: str):
-    return compose.compose([*SMALL, *overrides])
-
-
 @pytest.mark.parametrize("model", options("model"))
 def test_every_network_trains(tiny_run, model):
     record = tiny_run("optimizer=sgd", f"model={model}", "data.train_subset=10")
     assert (record["status"], record["steps"], record["passes"]) == ("finished", 2, 2)
 
 
+#: Passes of two steps on five images each, for the methods where they are not 4.
 PASSES = {"sgd": 2, "msam": 2, "looksam": 3, "ss_sam": 3, "esam": 2 * (4 / 3 + 3 / 5)}
-"""Of two steps on five images each, where they are not 4."""
 
-
+#: Averages that a record lists. Lookahead has none, because it writes its mean into the weights.
 AVERAGED = {"swa": ["swa 0.75"], "ema": ["ema 0.999"]}
-"""Weights that are evaluated beside the last ones; lookahead sets those to its mean."""
-
 
 COMBINATIONS = list(itertools.product(options("averaging"), ("fp32", "bf16", "fp16")))
 
@@ -93,9 +87,12 @@ TRAINED += [
 
 @pytest.mark.parametrize(("optimizer", "averaging", "precision"), TRAINED)
 def test_every_method_trains(tiny_run, optimizer, averaging, precision):
-    chosen = FP16 if precision == "fp16" else ["model=resnet8", f"trainer.precision={precision}"]
-    calm = ["optimizer.examples=200000"] if optimizer == "bsam" else []  # the noise of as few as here is too much
-    record = tiny_run(*chosen, f"optimizer={optimizer}", f"averaging={averaging}", *calm)
+    overrides = FP16 if precision == "fp16" else ["model=resnet8", f"trainer.precision={precision}"]
+    overrides = [*overrides, f"optimizer={optimizer}", f"averaging={averaging}"]
+    if optimizer == "bsam":
+        overrides.append("optimizer.examples=200000")  # with as few examples as here, its noise is too strong
+    record = tiny_run(*overrides)
+
     assert record["status"] == "finished"
     assert record["passes"] == pytest.approx(PASSES.get(optimizer, 4))
     assert (record["method"], record["precision"]) == (optimizer, precision)
@@ -118,6 +115,7 @@ def test_every_base_trains(tiny_run, optimizer, base):
         with pytest.raises(ConfigError, match="decouple=False"):
             tiny_run(*overrides)
         overrides.append("optimizer.decouple=false")
+
     if optimizer == "msam" and base in ("adagrad", "adafactor", "asgd", "rmsprop", "schedule_free", "plain_sgd"):
         with pytest.raises(ConfigError, match="momentum"):
             tiny_run(*overrides)
@@ -127,45 +125,47 @@ def test_every_base_trains(tiny_run, optimizer, base):
         assert record["batchnorm"] == ("re-estimated" if optimizer == "msam" or base == "schedule_free" else "clean")
 
 
-def test_the_record_has_the_version_of_a_bases_package(tiny_run):
+def test_record_has_version_of_base_package(tiny_run):
     assert "schedulefree" not in tiny_run("model=resnet8")["versions"]
     versions = tiny_run("model=resnet8", "optimizer/base=schedule_free")["versions"]
     assert versions["schedulefree"] == metadata.version("schedulefree")
 
 
-def test_a_base_whose_package_is_missing_says_how_to_get_it(tiny_run, monkeypatch):
+def test_base_with_missing_package_is_refused(tiny_run, monkeypatch):
     monkeypatch.setitem(sys.modules, "schedulefree", None)
-    with pytest.raises(ConfigError, match=r"needs the package schedulefree.*pip install -e '.\[schedule-free\]'"):
+    with pytest.raises(ConfigError, match=r"schedulefree.*pip install -e '.\[schedule-free\]'"):
         tiny_run("model=resnet8", "optimizer/base=schedule_free")
 
 
-def test_muon_refuses_a_network_without_hidden_layers_before_anything_is_created(monkeypatch):
+def test_muon_without_hidden_layers_is_refused(monkeypatch):
     monkeypatch.setattr(run, "build_network", lambda config: torch.nn.Linear(3, 2))
     with pytest.raises(ConfigError, match=r"optimizer/base=muon with model=wrn16_8.*hidden layer"):
         run.check([compose.compose(["data=synthetic", "optimizer/base=muon"])])
 
 
-def test_several_averages_lie_side_by_side_and_leave_the_raw_model_alone(tiny_run, folder):
+def test_several_averages_leave_model_alone(tiny_run, folder):
     overrides = ["model=resnet8", "trainer.epochs=4", "optimizer=wasam"]
     starts = tiny_run(*overrides, "averaging.starts=[0.0,0.5,0.75]")
     assert list(starts["averaged"]) == ["swa 0", "swa 0.5", "swa 0.75"]
     assert len({measured["test_loss"] for measured in starts["averaged"].values()}) == 3
+
+    # The weights of the run itself are those of a run without averages.
     alone = tiny_run("model=resnet8", "trainer.epochs=4", "optimizer=sam")
     assert alone["averaged"] == {}
     for key in ("test_error", "test_loss", "train_loss", "passes"):
         assert alone[key] == starts[key]
-    saved = [last_checkpoint(folder, record["run_id"])["training"] for record in (starts, alone)]
-    for a, b in zip(*(state["model"].values() for state in saved), strict=True):
+    checkpoints = [last_checkpoint(folder, record["run_id"])["training"] for record in (starts, alone)]
+    for a, b in zip(*(state["model"].values() for state in checkpoints), strict=True):
         assert torch.equal(a, b)
 
 
-def test_an_average_of_the_last_epoch_alone_is_the_model_itself_but_for_its_running_statistics(tiny_run):
+def test_average_of_last_epoch_equals_model(tiny_run):
+    # SqueezeNet has no BatchNorm, whose statistics an average estimates anew.
     record = tiny_run("model=torchvision", "model.arch=squeezenet1_1", "averaging=swa", "trainer.epochs=2")
-    measured = record["averaged"]["swa 0.75"]
-    assert measured == {name: record[name] for name in MEASURES}
+    assert record["averaged"]["swa 0.75"] == {name: record[name] for name in MEASURES}
 
 
-def test_parts_of_a_batch_have_perturbations_of_their_own(tiny_run):
+def test_m_perturbs_each_part(tiny_run):
     whole, parts = tiny_run("model=resnet8"), tiny_run("model=resnet8", "optimizer.m=2")
     assert (whole["m"], parts["m"]) == (5, 2)
     assert parts["passes"] == whole["passes"] == 4
@@ -178,23 +178,26 @@ def test_parts_of_a_batch_have_perturbations_of_their_own(tiny_run):
     ("optimizer", "start_at", "passes"),
     [("sam", 0.5, 6 + 2 * 6), ("sam", 0.8, 10 + 2 * 2), ("sam", 0.99, 11 + 2), ("looksam", 0.5, 6 + 6 + 2)],
 )
-def test_a_method_that_begins_late_takes_one_pass_a_step_till_then(tiny_run, optimizer, start_at, passes):
+def test_start_at_takes_one_pass_before(tiny_run, optimizer, start_at, passes):
     overrides = ["model=resnet8", "data.train_subset=20", "trainer.batch_size=6", "trainer.epochs=3"]
     record = tiny_run(*overrides, f"optimizer={optimizer}", f"optimizer.start_at={start_at}")
     assert (record["steps"], record["passes"]) == (12, passes)
     assert record["config"]["optimizer"]["start_at"] == start_at
-    alone = tiny_run(*overrides, "optimizer=sgd")
-    assert record["history"]["train_loss"][0] == alone["history"]["train_loss"][0]
-    assert record["test_loss"] != alone["test_loss"]
+
+    sgd = tiny_run(*overrides, "optimizer=sgd")
+    assert record["history"]["train_loss"][0] == sgd["history"]["train_loss"][0]
+    assert record["test_loss"] != sgd["test_loss"]
 
 
-def test_the_pace_of_one_pass_is_not_taken_for_that_of_two(tiny_run, monkeypatch):
-    seen = []
-    monkeypatch.setattr(pace.Pace, "after_step", lambda self, seconds, position, left: seen.append((id(self), left)))
+def test_pace_starts_anew_with_second_pass(tiny_run, monkeypatch):
+    calls = []
+    monkeypatch.setattr(pace.Pace, "after_step", lambda self, seconds, position, left: calls.append((id(self), left)))
     overrides = ["model=resnet8", "data.train_subset=20", "trainer.batch_size=6", "trainer.epochs=3", "optimizer=sam"]
     tiny_run(*overrides, "optimizer.start_at=0.5")
-    paces, left = zip(*seen, strict=True)
-    assert left[:5] == (17, 16, 15, 14, 13) and left[5:] == (6, 5, 4, 3, 2, 1, 0)  # those of two passes count twice
+
+    # Steps of two passes count twice among those left, and are timed by another `Pace`.
+    paces, left = zip(*calls, strict=True)
+    assert left[:5] == (17, 16, 15, 14, 13) and left[5:] == (6, 5, 4, 3, 2, 1, 0)
     assert len(set(paces[:5])) == len(set(paces[5:])) == 1 and paces[0] != paces[5]
 
 
@@ -208,21 +211,23 @@ def test_every_schedule_trains(tiny_run, schedule, rho_schedule):
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_trains(tiny_run, experiment, folder):
-    own = {
-        "airbench94": ["model=airbench94"],  # what it freezes for a time is a part of its network
+    needed = {
+        "airbench94": ["model=airbench94"],  # it freezes a layer that only its own network has
         "airbench96": ["model=airbench96"],
         "human40": ["data.labels=clean"],  # people labelled no generated image
     }
-    changes = ["model=resnet8", "schedule.warmup_epochs=0", *own.get(experiment, [])]
-    record = tiny_run(f"experiment={experiment}", *changes)
+    overrides = ["model=resnet8", "schedule.warmup_epochs=0", *needed.get(experiment, [])]
+    record = tiny_run(f"experiment={experiment}", *overrides)
+
     assert record["experiment"] == experiment
     assert (folder / "results" / experiment / "records" / f"{record['run_id']}.json").is_file()
 
 
-def test_a_record_holds_what_is_needed_and_nothing_of_the_machines_user(tiny_run, folder, monkeypatch):
+def test_record_is_complete_and_names_no_user(tiny_run, folder, monkeypatch):
     for name in ("HOME", "USER", "LOGNAME", "WANDB_API_KEY"):
         monkeypatch.setenv(name, f"/private/of-{name}")
     record = tiny_run("model=resnet8", "trainer.epochs=2", "trainer.eval_every=1", f"paths.runs={folder / 'runs'}")
+
     assert record.keys() >= REQUIRED
     assert record["dataset"] == "synthetic"
     assert len(record["dataset_sha256"]) == 64
@@ -230,56 +235,60 @@ def test_a_record_holds_what_is_needed_and_nothing_of_the_machines_user(tiny_run
     assert record["best_test_error"] == min(record["history"]["test_error"])
     assert {len(values) for values in record["history"].values()} == {2}
     assert record["peak_memory_bytes"] > 2**20
+
     assert not re.search(f"{folder}|private|{socket.gethostname()}\\b", json.dumps(record))
     assert not [name for name in everything_below(folder) if name.rpartition("/")[2].startswith(".")]
 
 
-def test_a_finished_run_is_not_repeated(tiny_run, folder, monkeypatch):
+def test_finished_run_is_not_repeated(tiny_run, folder, monkeypatch):
     first = tiny_run("model=resnet8")
-    monkeypatch.setattr(run, "load_data", lambda config: pytest.fail("it was started again"))
+    monkeypatch.setattr(run, "load_data", lambda config: pytest.fail("the run was repeated"))
     assert tiny_run("model=resnet8") == first
 
 
-def test_a_rerun_keeps_the_old_record_aside(tiny_run, folder):
+def test_rerun_keeps_old_record_aside(tiny_run, folder):
     first = tiny_run("model=resnet8")
     again = tiny_run("model=resnet8", "trainer.rerun=true")
     assert lasting(again) == lasting(first)
+
     (old,) = (folder / "results" / "default" / "records" / "superseded").iterdir()
     assert json.loads(old.read_text()) == first
     assert len(list((folder / "runs" / "default" / "superseded").iterdir())) == 1
     assert tiny_run("model=resnet8") == again
 
 
-def test_a_run_does_not_depend_on_what_ran_before_in_the_process(tiny_run, folder):
+def test_run_does_not_depend_on_earlier_runs(tiny_run, folder):
     alone = tiny_run("model=resnet8")
     (folder / "results").rename(folder / "before")
     (folder / "runs").rename(folder / "runs_before")
+
     tiny_run("model=resnet20", "optimizer=gsam", "seed=3")
     assert lasting(tiny_run("model=resnet8")) == lasting(alone)
 
 
-def start(*overrides: str) -> list[torch.Tensor]:
-    """Initial weights, and the batches of two epochs: images, labels, true labels and mixtures."""
-    chosen = config("data.label_noise=0.4", "data.mixup=0.2", *overrides)
+def initial_tensors(*overrides: str) -> list[torch.Tensor]:
+    """Return the initial weights, and two epochs' batches: images, labels, true labels and mixtures."""
+    config = compose.compose([*SMALL, "data.label_noise=0.4", "data.mixup=0.2", *overrides])
     hardware = Hardware.choose("cpu", "fp32")
-    training = build.prepare(chosen, build.load_data(chosen.data), hardware, "eager", Processes("cpu"))
+    training = build.prepare(config, build.load_data(config.data), hardware, "eager", Processes("cpu"))
     batches = [batch for epoch in (0, 3) for batch in training.train.epoch(epoch)]
     weights = [p.detach().clone() for p in training.model.parameters()]
     return [*weights, *(tensor for batch in batches for tensor in batch.tensors())]
 
 
-def test_runs_of_one_seed_are_paired_whatever_their_method_and_settings(small_synthetic, folder):
-    first = start("optimizer=sgd")
+def test_runs_of_one_seed_are_paired(small_synthetic, folder):
+    first = initial_tensors("optimizer=sgd")
     others = [[f"optimizer={name}"] for name in options("optimizer")]
     others += [["optimizer=sam", "optimizer.rho=0.3", "optimizer.base.lr=0.01"], ["trainer.epochs=9", "averaging=ema"]]
     for overrides in others:
-        assert all(torch.equal(a, b) for a, b in zip(first, start(*overrides), strict=True))
-    another_seed = start("optimizer=sgd", "seed=7")
-    for place in (0, -1, -5):  # weights; of the last batch its mixture and its images
+        assert all(torch.equal(a, b) for a, b in zip(first, initial_tensors(*overrides), strict=True))
+
+    another_seed = initial_tensors("optimizer=sgd", "seed=7")
+    for place in (0, -1, -5):  # first weights, then the last batch's mixture and images
         assert not torch.equal(first[place], another_seed[place])
 
 
-def test_a_record_that_cannot_be_read_is_an_error(tiny_run, folder):
+def test_unreadable_record_is_refused(tiny_run, folder):
     record = tiny_run("model=resnet8")
     path = folder / "results" / "default" / "records" / f"{record['run_id']}.json"
     path.write_text("{}")
@@ -290,44 +299,44 @@ def test_a_record_that_cannot_be_read_is_an_error(tiny_run, folder):
 @pytest.mark.parametrize(
     "overrides", [["optimizer=sgd", "optimizer.base.lr=1e30"], ["optimizer=sam", "optimizer.rho=1e38"]]
 )
-def test_a_run_that_came_to_nothing_is_recorded_and_named_as_diverged(tiny_run, overrides, capsys):
+def test_diverged_run_is_recorded(tiny_run, overrides, capsys):
     record = tiny_run("model=resnet8", "trainer.epochs=3", *overrides, "trainer.progress=plain")
     assert record["status"] == "diverged"
     assert "diverged" in capsys.readouterr().err
     assert record["skipped_steps"] == sum(record["history"]["skipped_steps"]) > 0
 
 
-def test_a_run_says_what_it_is_and_where_its_record_is(tiny_run, capsys):
+def test_console_names_run_and_record(tiny_run, capsys):
     record = tiny_run("model=resnet8", "optimizer=gsam", "trainer.progress=plain")
     first, *_, last = capsys.readouterr().out.splitlines()
-    assert first.startswith(
-        f"{record['run_id']}  GSAM ρ 2 on sgd, resnet8, synthetic (10 images), test split, 1 epoch,"
-    )
-    assert last.endswith(f"written: results/default/records/{record['run_id']}.json")
+    assert first.startswith(record["run_id"])
+    for words in ("GSAM ρ 2", "sgd", "resnet8", "synthetic (10 images)", "test split", "1 epoch"):
+        assert words in first
+    assert last.endswith(f"results/default/records/{record['run_id']}.json")
 
 
-def test_one_bad_batch_is_skipped_and_counted_and_hides_nothing(tiny_run, monkeypatch):
+def test_nan_batch_is_skipped_and_counted(tiny_run, monkeypatch):
     epoch = Batches.epoch
 
-    def with_one_bad(batches, number, first=0):
+    def epoch_with_nan(batches, number, first=0):
         for position, batch in enumerate(epoch(batches, number, first), start=first):
             yield replace(batch, images=batch.images * float("nan")) if position == 1 else batch
 
-    monkeypatch.setattr(Batches, "epoch", with_one_bad)
+    monkeypatch.setattr(Batches, "epoch", epoch_with_nan)
     record = tiny_run("model=resnet8", "trainer.epochs=2", "trainer.batch_size=3")
     assert record["status"] == "finished"
     assert record["history"]["skipped_steps"] == [1, 1]
     assert 0 < record["train_loss"] < 10
 
 
-def test_the_last_epoch_is_evaluated_whatever_the_interval(tiny_run):
+def test_last_epoch_is_always_evaluated(tiny_run):
     record = tiny_run("model=resnet8", "trainer.epochs=3", "trainer.eval_every=2")
     errors = record["history"]["test_error"]
     assert [error is None for error in errors] == [True, False, False]
     assert record["test_error"] == errors[-1]
 
 
-def test_the_last_batch_is_kept_or_dropped(tiny_run):
+def test_last_batch_is_kept_or_dropped(tiny_run):
     kept, dropped = (
         tiny_run("model=resnet8", "trainer.epochs=2", "trainer.batch_size=4", f"trainer.drop_last={choice}")
         for choice in ("false", "true")
@@ -338,28 +347,28 @@ def test_the_last_batch_is_kept_or_dropped(tiny_run):
         assert record["images_per_second"] == pytest.approx(2 * images / record["train_seconds"])
 
 
-def test_images_per_second_are_the_median_epochs(tiny_run):
+def test_images_per_second_is_median_of_epochs(tiny_run):
     record = tiny_run("model=resnet8", "trainer.epochs=3")
     assert record["images_per_second"] == pytest.approx(10 / sorted(record["history"]["train_seconds"])[1])
 
 
-def test_outside_a_checkout_the_commit_is_what_the_environment_says(monkeypatch, tmp_path):
+def test_commit_without_git_is_from_environment(monkeypatch, tmp_path):
     inside = git_commit()
     monkeypatch.setenv("SAM_BENCH_COMMIT", "abc")
     assert git_commit() == (inside or "abc")
-    monkeypatch.setenv("PATH", str(tmp_path))  # where there is no git
+    monkeypatch.setenv("PATH", str(tmp_path))  # so that no git is found
     assert git_commit() == "abc"
 
 
-def test_tuning_does_not_touch_the_test_set(tiny_run, small_synthetic):
+def test_val_split_leaves_test_set_alone(tiny_run, small_synthetic):
     record = tiny_run("model=resnet8", "data.split=val")
     assert (record["train_images"], record["test_images"]) == (10, 20)
     assert record["dataset_sha256"] != tiny_run("model=resnet8")["dataset_sha256"]
 
 
 def run_id(*overrides: str, device: str = "cpu", precision: str = "fp32") -> str:
-    chosen = config(*overrides)
-    return RunSpec.on(chosen, Hardware(torch.device(device), precision)).run_id
+    config = compose.compose([*SMALL, *overrides])
+    return RunSpec.on(config, Hardware(torch.device(device), precision)).run_id
 
 
 @pytest.mark.parametrize(
@@ -370,7 +379,7 @@ def run_id(*overrides: str, device: str = "cpu", precision: str = "fp32") -> str
      "trainer.micro_batch_size=2", "averaging=swa", "optimizer.start_at=0.5", "trainer.drop_last=true",
      "data.padding=reflect", "schedule.warmup_start=0.25"],
 )  # fmt: skip
-def test_what_can_change_the_result_changes_the_run(override):
+def test_setting_with_effect_changes_run_id(override):
     assert run_id(override) != run_id()
 
 
@@ -381,46 +390,47 @@ def test_what_can_change_the_result_changes_the_run(override):
      "trainer.checkpoint_minutes=null", "trainer.deterministic=true", "trainer.engine=eager",
      "trainer.drop_last=false", "data.padding=zeros", "schedule.warmup_start=0", "optimizer.start_at=0"],
 )  # fmt: skip
-def test_what_cannot_change_the_result_does_not_change_the_run(folder, override):
+def test_setting_without_effect_keeps_run_id(folder, override):
     assert run_id(override) == run_id()
 
 
 @pytest.mark.parametrize("name", ["usam-resnet8-seed0-c4e2c1054f", "vasso-resnet8-seed0-a5f831d064"])
-def test_a_setting_that_came_later_leaves_the_names_of_earlier_runs_as_they_are(name):
-    """Two of those whose records are committed."""
+def test_later_settings_keep_committed_run_ids(name):
+    # The records of both runs are committed.
     overrides = ["experiment=quick", f"optimizer={name.partition('-')[0]}", "data.split=val", "seed=0"]
-    chosen = compose.compose(overrides)
-    assert RunSpec.on(chosen, Hardware(torch.device("cpu"), "bf16")).run_id == name
+    config = compose.compose(overrides)
+    assert RunSpec.on(config, Hardware(torch.device("cpu"), "bf16")).run_id == name
 
 
-def test_a_run_warms_up_from_where_it_is_told_and_by_the_epoch(tiny_run):
+def test_warmup_start_sets_first_rate(tiny_run):
     protocol = ["model=resnet8", "schedule.warmup_epochs=2", "schedule.every=epoch", "trainer.epochs=3"]
     assert tiny_run(*protocol)["history"]["lr"][:2] == pytest.approx([0.05, 0.1])
     assert tiny_run(*protocol, "schedule.warmup_start=0.25")["history"]["lr"][:2] == pytest.approx([0.025, 0.0625])
 
 
-def test_the_padding_of_the_crop_makes_a_difference(tiny_run):
+def test_crop_padding_changes_training(tiny_run):
     zeros, reflect = (tiny_run("model=resnet8", f"data.padding={padding}") for padding in ("zeros", "reflect"))
     assert zeros["train_loss"] != reflect["train_loss"]
 
 
-def test_device_and_precision_in_fact_used_are_part_of_the_run():
-    exact = run_id("trainer.deterministic=true", device="cuda")
-    assert len({run_id(), run_id(device="cuda"), run_id(precision="bf16"), exact}) == 4
+def test_run_id_depends_on_device_and_precision():
+    deterministic = run_id("trainer.deterministic=true", device="cuda")
+    assert len({run_id(), run_id(device="cuda"), run_id(precision="bf16"), deterministic}) == 4
 
 
-def test_cuda_where_there_is_none_is_an_error_not_a_run_on_the_cpu(tiny_run, monkeypatch, folder):
+def test_missing_cuda_is_refused(tiny_run, monkeypatch, folder):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no CUDA device"):
         tiny_run("trainer.device=cuda")
     assert everything_below(folder) == []
 
 
-def test_a_long_run_on_the_cpu_says_how_long_and_what_to_do_instead(tiny_run, monkeypatch, capsys):
+def test_long_run_on_cpu_warns(tiny_run, monkeypatch, capsys):
     monkeypatch.setattr(pace, "STEPS", 1)
     three_steps = ["model=resnet8", "data.train_subset=30", "trainer.batch_size=10", "trainer.progress=plain"]
     tiny_run(*three_steps)
     assert "experiment=noisy40" not in capsys.readouterr().err
+
     monkeypatch.setattr(pace, "HOURS", 1e-9)
     tiny_run(*three_steps, "seed=1")
     assert "experiment=noisy40" in capsys.readouterr().err
@@ -428,7 +438,7 @@ def test_a_long_run_on_the_cpu_says_how_long_and_what_to_do_instead(tiny_run, mo
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("optimizer", options("optimizer"))
-def test_every_method_trains_on_the_gpu(folder, small_synthetic, optimizer):
+def test_every_method_trains_on_gpu(folder, small_synthetic, optimizer):
     record = execute(compose.compose([*TINY, "model=resnet8", f"optimizer={optimizer}", "trainer.device=cuda"]))
     assert record["status"] == "finished"
     assert record["precision"] == "bf16"
@@ -437,15 +447,15 @@ def test_every_method_trains_on_the_gpu(folder, small_synthetic, optimizer):
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("base", options("optimizer/base"))
-def test_every_base_trains_on_the_gpu(folder, small_synthetic, base):
+def test_every_base_trains_on_gpu(folder, small_synthetic, base):
     if base == "schedule_free":
         pytest.importorskip("schedulefree")
     overrides = [*TINY, "model=resnet8", "optimizer=sam", f"optimizer/base={base}", "trainer.device=cuda"]
     assert execute(compose.compose(overrides))["status"] == "finished"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget a peak")
-def test_peak_memory_is_of_the_run_not_of_what_was_before():
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets the peak of a process")
+def test_peak_memory_excludes_earlier_peaks():
     hardware = Hardware(torch.device("cpu"), "fp32")
     block = torch.ones(2**27)
     with_block = hardware.peak_memory()
@@ -455,16 +465,9 @@ def test_peak_memory_is_of_the_run_not_of_what_was_before():
 
 
 def torchrun(folder, *overrides: str) -> subprocess.CompletedProcess:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "sam_bench",
-    ]
+    """Train in two processes of torchrun."""
+    torchrun_options = ["--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", *torchrun_options, "-m", "sam_bench"]
     return subprocess.run(
         [*command, *overrides],
         cwd=folder,
@@ -474,7 +477,7 @@ def torchrun(folder, *overrides: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_two_processes_make_one_run_which_equals_that_of_one_with_half_the_batch_as_m(folder, records):
+def test_two_processes_equal_one_with_parts(folder, records):
     overrides = ["experiment=smoke", "optimizer=gsam", "averaging=swa", "data.train_subset=60", "trainer.batch_size=20",
                  "trainer.precision=fp32", "trainer.device=cpu"]  # fmt: skip
     done = torchrun(folder, *overrides, "trainer.progress=plain")
@@ -482,39 +485,29 @@ def test_two_processes_make_one_run_which_equals_that_of_one_with_half_the_batch
     assert done.stdout.count("epoch 2/2") == done.stdout.count("written: ") == 1
     ((name, together),) = records("smoke").items()
     assert (together["m"], together["processes"], together["passes"]) == (10, 2, 12)
+
+    # The same run started again is not repeated, and one process says so.
     again = side_by_side(command_line, *overrides, "trainer.progress=plain", cwd=folder)
     assert [code for code, _ in again] == [0, 0]
-    assert sorted(said.count("finished before") for _, said in again) == [0, 1]
+    assert sorted(output.count("finished before") for _, output in again) == [0, 1]
 
+    # One process with parts of half a batch takes the same steps.
     alone = execute(compose.compose([*overrides, "optimizer.m=10", "trainer.progress=none"]))
     assert (alone["m"], alone["processes"]) == (10, 1)
     assert together["history"]["train_loss"] == pytest.approx(alone["history"]["train_loss"], rel=1e-4)
     states = [last_checkpoint(folder, run_id, "smoke")["training"]["model"] for run_id in (name, alone["run_id"])]
     for key in states[0]:
-        if "running" not in key and "num_batches" not in key:  # of the main process's half of each batch
+        if "running" not in key and "num_batches" not in key:  # statistics of the main process's halves
             torch.testing.assert_close(states[0][key], states[1][key], rtol=1e-3, atol=1e-5)
 
 
-def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_created(folder, monkeypatch):
+def test_indivisible_batch_is_refused(folder, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ConfigError, match=r"trainer\.batch_size=128 .* 3 processes"):
         run.check([compose.compose(["experiment=smoke"])])
-    with pytest.raises(ConfigError, match="last batch of an epoch=20"):
+    with pytest.raises(ConfigError, match=r"last batch.*20"):
         run.check([compose.compose(["experiment=smoke", "trainer.batch_size=120"])])
+    overrides = ["experiment=smoke", "trainer.batch_size=150", "data.train_subset=450", "optimizer.m=65"]
     with pytest.raises(ConfigError, match=r"optimizer\.m=65 .* 50 examples"):
-        overrides = ["experiment=smoke", "trainer.batch_size=150", "data.train_subset=450", "optimizer.m=65"]
         run.check([compose.compose(overrides)])
     assert everything_below(folder) == []
-
-
-def test_an_average_begins_with_the_first_epoch_after_its_start():
-    model = torch.nn.Linear(1, 1)
-    averages = Averages(AveragingConfig(name="swa", starts=(0.0, 0.5, 0.75)), model, epochs=4)
-    for done in (1, 2, 3, 4):
-        averages.after_epoch(done)
-        averages.after_step()
-    assert [average.count for average in averages.by_name.values()] == [4, 2, 1]
-    averages = Averages(AveragingConfig(name="ema", decay=0.9), model, epochs=4)
-    averages.after_epoch(1)
-    averages.after_step()
-    assert averages.by_name["ema 0.9"].count == 1

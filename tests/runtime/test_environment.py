@@ -1,4 +1,4 @@
-"""The place of a process among several, from what torchrun and schedulers leave in the environment."""
+"""Tests of reading a process's rank from the environment variables of torchrun and schedulers."""
 
 import pytest
 
@@ -9,14 +9,16 @@ NAMES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @pytest.fixture
-def variables(monkeypatch):
-    def use(**values: str) -> None:
+def set_variables(monkeypatch):
+    """Return a function that sets these variables and removes the others of torchrun."""
+
+    def set_only(**values: str) -> None:
         for name in NAMES:
             monkeypatch.delenv(name, raising=False)
         for name, value in values.items():
             monkeypatch.setenv(name, value)
 
-    return use
+    return set_only
 
 
 @pytest.mark.parametrize(
@@ -30,18 +32,19 @@ def variables(monkeypatch):
         {"RANK": "", "WORLD_SIZE": " ", "LOCAL_RANK": ""},
     ],
 )
-def test_one_process_is_alone_whatever_else_is_set(variables, values):
-    variables(**values)
+def test_single_process_ignores_other_variables(set_variables, values):
+    set_variables(**values)
     environment.check_processes()
     assert (environment.world_size(), environment.rank(), environment.local_rank()) == (1, 0, 0)
     assert environment.is_main_process()
 
 
+#: The variables of the third of four processes, the second on its machine.
 WHOLE = {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
 
 
-def test_torchruns_variables_give_the_place(variables):
-    variables(**WHOLE)
+def test_torchrun_variables_give_rank(set_variables):
+    set_variables(**WHOLE)
     environment.check_processes()
     assert (environment.world_size(), environment.rank(), environment.local_rank()) == (4, 2, 1)
     assert not environment.is_main_process()
@@ -51,7 +54,7 @@ def test_torchruns_variables_give_the_place(variables):
     ("name", "value"),
     [("RANK", ""), ("RANK", "4"), ("RANK", "two"), ("LOCAL_RANK", ""), ("WORLD_SIZE", "-2"), ("MASTER_ADDR", "")],
 )
-def test_incomplete_variables_are_refused_by_name(variables, name, value):
-    variables(**WHOLE | {name: value})
+def test_incomplete_variables_are_refused_by_name(set_variables, name, value):
+    set_variables(**WHOLE | {name: value})
     with pytest.raises(ConfigError, match=name):
         environment.check_processes()

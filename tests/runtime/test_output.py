@@ -1,4 +1,4 @@
-"""A program whose output can no longer be written goes on."""
+"""Tests that a program continues when its output can no longer be written."""
 
 import errno
 import io
@@ -10,8 +10,8 @@ import pytest
 from sam_bench.runtime.output import lossy_output
 
 
-class Gone(io.StringIO):
-    """A stream that takes so many characters, and then fails."""
+class FailingStream(io.StringIO):
+    """Stream that fails once it has taken a number of characters."""
 
     def __init__(self, error: Exception, room: int):
         super().__init__()
@@ -28,8 +28,8 @@ class Gone(io.StringIO):
     "error", [OSError(errno.EIO, ""), BrokenPipeError(), OSError(errno.ENOSPC, ""), ValueError("closed file")]
 )
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
-def test_stream_that_fails_is_given_up(monkeypatch, name, error):
-    stream = Gone(error, room=5)
+def test_failing_stream_is_given_up(monkeypatch, name, error):
+    stream = FailingStream(error, room=5)
     monkeypatch.setattr(sys, name, stream)
     with lossy_output():
         for _ in range(3):
@@ -37,8 +37,8 @@ def test_stream_that_fails_is_given_up(monkeypatch, name, error):
     assert stream.getvalue() == "1234\n" and getattr(sys, name) is stream
 
 
-def test_full_disk_does_not_fail_the_last_flush(monkeypatch):
-    with Path("/dev/full").open("w", encoding="utf-8") as stream:  # which is flushed at the end
+def test_last_flush_survives_full_disk(monkeypatch):
+    with Path("/dev/full").open("w", encoding="utf-8") as stream:  # closing it flushes it
         monkeypatch.setattr(sys, "stdout", stream)
         with lossy_output():
             print("lost")

@@ -1,4 +1,4 @@
-"""A stand-in for `torch.cuda`'s graphs, on the CPU, that behaves as CUDA does in the midst of a capture."""
+"""Stand-in on the CPU for `torch.cuda`'s graphs, which behaves as CUDA does during a capture."""
 
 import contextlib
 from types import SimpleNamespace
@@ -13,18 +13,22 @@ PREVIOUS = "CUDA error: operation failed due to a previous error during capture"
 
 
 def written_by(operation, arguments, options) -> list[torch.Tensor]:
-    """The tensors that an operation changes."""
-    given = dict(zip((argument.name for argument in operation._schema.arguments), arguments, strict=False)) | options
-    changed = [a.name for a in operation._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    changed += ["running_mean", "running_var"] if name_of(operation) == "aten.native_batch_norm" else []  # untold there
-    return [x for name in changed for x in tree_leaves(given.get(name)) if isinstance(x, torch.Tensor)]
+    """Return the tensors that an operation changes."""
+    schema = operation._schema.arguments
+    by_name = dict(zip((argument.name for argument in schema), arguments, strict=False)) | options
+    changed = [argument.name for argument in schema if argument.alias_info is not None and argument.alias_info.is_write]
+    if name_of(operation) == "aten.native_batch_norm":
+        changed += ["running_mean", "running_var"]  # the schema does not mark them
+    return [x for name in changed for x in tree_leaves(by_name.get(name)) if isinstance(x, torch.Tensor)]
 
 
 class Capturing(TorchDispatchMode):
-    """Nothing is computed. After a violation every launch fails, and so does the end of the capture.
+    """Mode that records operations and computes nothing.
+
+    After a violation every further launch fails, and so does the end of the capture.
 
     Args:
-        violates: tells of an operation, and how many of its name came before, whether the capture cannot hold it.
+        violates: called with an operation's name and the number of earlier ones of that name; True is a violation.
     """
 
     def __init__(self, graph, violates):
@@ -38,29 +42,36 @@ class Capturing(TorchDispatchMode):
         options = options or {}
         if is_view(operation):
             return operation(*arguments, **options)
+
         name = name_of(operation)
         before = self.counts.get(name, 0)
         self.counts[name] = before + 1
+
         if self.broken:
             raise RuntimeError(PREVIOUS)
         if self.violates(name, before):
             self.broken = True
             raise RuntimeError(f"CUDA error: {name} is not permitted when a stream is capturing")
+
+        # The operation runs for its result's shapes, and what it has written is taken back.
         written = written_by(operation, arguments, options)
         values = [x.clone() for x in written]
         result = operation(*arguments, **options)
         for x, value in zip(written, values, strict=True):
             x.copy_(value)
+
+        # Memory that nothing has been written to holds no numbers.
         known = {x.data_ptr() for x in written}
         for x in tree_leaves(result):
             if isinstance(x, torch.Tensor) and x.data_ptr() not in known and x.is_floating_point():
-                x.fill_(float("nan"))  # nothing was written there
+                x.fill_(float("nan"))
+
         self.graph.recorded.append((operation, arguments, options, result))
         return result
 
 
 class Graph:
-    """What `torch.cuda.CUDAGraph` is."""
+    """Stand-in for `torch.cuda.CUDAGraph`."""
 
     def __init__(self):
         self.recorded = []
@@ -75,7 +86,7 @@ class Graph:
 
 
 class Generator:
-    """The default generator of a device as it was in torch 2.10: in a capture for good after one that failed."""
+    """Stand-in for a device's default generator in torch 2.10, which a failed capture leaves in capture mode."""
 
     def __init__(self):
         self.in_capture = False
@@ -88,7 +99,7 @@ class Generator:
 
 
 def install(monkeypatch, violates=lambda name, before: False) -> None:
-    """Put the stand-in in the place of what `CudaGraphs` uses of `torch.cuda`."""
+    """Replace by the stand-in what `CudaGraphs` uses of `torch.cuda`."""
     stream = SimpleNamespace(wait_stream=lambda other: None, device_index=0)
     generator = Generator()
 

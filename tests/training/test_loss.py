@@ -1,4 +1,4 @@
-"""Label smoothing in both forms, and evaluation, against plain computations."""
+"""Tests of label smoothing and of evaluation, against plain computations."""
 
 import math
 
@@ -17,7 +17,8 @@ from sam_bench.training.loss import cross_entropy, smoothing_for_torch
 NORMALISE = DATASETS["cifar10"].mean, DATASETS["cifar10"].std
 
 
-def by_hand(logits: torch.Tensor, labels: torch.Tensor, smoothing: float, over: str) -> float:
+def plain_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float, over: str) -> float:
+    """Return the mean cross entropy with label smoothing, in Python numbers."""
     total = 0.0
     for scores, label in zip(logits.tolist(), labels.tolist(), strict=True):
         normaliser = math.log(sum(math.exp(score) for score in scores))
@@ -38,10 +39,10 @@ def test_smoothing_equals_its_definition(classes, over, smoothing):
     logits = torch.randn(20, classes, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, classes, (20,), generator=generator)
     loss = cross_entropy(logits, labels, smoothing_for_torch(smoothing, over, classes))
-    assert loss.item() == pytest.approx(by_hand(logits, labels, smoothing, over), abs=1e-12)
+    assert loss.item() == pytest.approx(plain_cross_entropy(logits, labels, smoothing, over), abs=1e-12)
 
 
-def test_half_precision_logits_are_reduced_in_single():
+def test_loss_of_half_precision_is_single_precision():
     logits = torch.randn(8, 10).bfloat16()
     labels = torch.arange(8)
     assert cross_entropy(logits, labels).dtype == torch.float32
@@ -49,16 +50,18 @@ def test_half_precision_logits_are_reduced_in_single():
 
 
 @pytest.mark.parametrize("batch_size", [7, 50, 100])
-def test_evaluation_counts_every_image_once_and_leaves_the_model_as_it_was(batch_size):
+def test_evaluation_counts_each_image_once(batch_size):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Flatten(), torch.nn.Linear(3072, 10))
     pixels, labels = torch.randint(0, 256, (50, 3, 32, 32), dtype=torch.uint8), torch.randint(0, 10, (50,))
     augment = Augment(True, True, NORMALISE, True, torch.device("cpu"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     batches = Batches(Images(pixels, labels), augment, 10, seed=0)
+
     measured = evaluate(model, batches, batch_size, Hardware(torch.device("cpu"), "fp32"), Processes("cpu"))
+
     with torch.no_grad():
         logits = model.eval()(augment.evaluate(augment.prepare(pixels)))
     assert measured["test_error"] == 100 * (logits.argmax(1) != labels).sum().item() / 50
-    assert measured["test_loss"] == pytest.approx(by_hand(logits, labels, 0, "all"), rel=1e-5)
+    assert measured["test_loss"] == pytest.approx(plain_cross_entropy(logits, labels, 0, "all"), rel=1e-5)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

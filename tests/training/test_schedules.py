@@ -1,4 +1,4 @@
-"""Learning rate and radius over time, against the plain reference and in their known values."""
+"""Tests of the schedules of learning learning_rate and radius, against a plain reference and known values."""
 
 import itertools
 import math
@@ -15,9 +15,10 @@ EPOCHS, STEPS_PER_EPOCH = 20, 7
 STEPS = EPOCHS * STEPS_PER_EPOCH
 
 
-def rate(
+def build_rate(
     name: str, warmup: float = 0, every: str = "step", lr_min: float = 0.001, start: float = 0.0
 ) -> schedules.Schedule:
+    """Return a learning learning_rate of these tests' epochs and steps."""
     return schedules.learning_rate(
         name,
         lr=0.1,
@@ -34,8 +35,8 @@ def rate(
 
 @pytest.mark.parametrize("warmup", [0, 2])
 @pytest.mark.parametrize("name", ["step", "cosine", "linear", "constant"])
-def test_the_learning_rate_equals_the_reference_at_every_step(name, warmup):
-    eta = rate(name, warmup)
+def test_learning_rate_equals_reference(name, warmup):
+    eta = build_rate(name, warmup)
     for t in range(STEPS):
         expected = reference.lr_at(name, t, STEPS, warmup * STEPS_PER_EPOCH, 0.1, 0.001)
         assert eta(t) == pytest.approx(expected, rel=1e-12)
@@ -44,8 +45,8 @@ def test_the_learning_rate_equals_the_reference_at_every_step(name, warmup):
 @pytest.mark.parametrize("warmup", [0, 2])
 @pytest.mark.parametrize("rho_name", ["constant", "linear", "cosine", "proportional"])
 @pytest.mark.parametrize("name", ["step", "cosine", "linear", "constant"])
-def test_the_radius_equals_the_reference_at_every_step(name, rho_name, warmup):
-    eta = rate(name, warmup, lr_min=0.0)
+def test_radius_equals_reference(name, rho_name, warmup):
+    eta = build_rate(name, warmup, lr_min=0.0)
     rho = schedules.radius(rho_name, rho=2.0, rho_min=0.5, steps=STEPS, eta=eta, lr=0.1, lr_min=0.0)
     for t in range(STEPS):
         expected = reference.rho_at(rho_name, t, STEPS, 2.0, 0.5, eta(t), 0.1, 0.0)
@@ -53,12 +54,12 @@ def test_the_radius_equals_the_reference_at_every_step(name, rho_name, warmup):
 
 
 @pytest.mark.parametrize("name", ["step", "cosine", "linear", "constant"])
-def test_the_first_step_is_at_the_first_value(name):
-    assert rate(name)(0) == pytest.approx(0.1)
-    assert rate(name, warmup=2)(0) == pytest.approx(0.1 / (2 * STEPS_PER_EPOCH))
+def test_first_learning_rate_is_first_value(name):
+    assert build_rate(name)(0) == pytest.approx(0.1)
+    assert build_rate(name, warmup=2)(0) == pytest.approx(0.1 / (2 * STEPS_PER_EPOCH))
 
 
-def test_the_step_schedule_is_the_sam_examples():
+def test_step_schedule_equals_sam_example():
     eta = schedules.learning_rate(
         "step", lr=0.1, steps_per_epoch=391, epochs=200, milestones=(0.3, 0.6, 0.8), gamma=0.2
     )
@@ -70,9 +71,9 @@ def test_the_step_schedule_is_the_sam_examples():
 
 @pytest.mark.parametrize(("warmup", "start"), [(0, 0.0), (4, 0.0), (4, 0.25), (4, 1.0)])
 @pytest.mark.parametrize("name", ["step", "cosine", "linear", "constant"])
-def test_by_the_epoch_the_rate_holds_within_each_and_is_that_of_epochs_of_one_step(name, warmup, start):
-    eta = rate(name, warmup, "epoch", start=start)
-    of_one_step = schedules.learning_rate(
+def test_learning_rate_by_epoch_is_constant_in_epoch(name, warmup, start):
+    eta = build_rate(name, warmup, "epoch", start=start)
+    by_epoch = schedules.learning_rate(
         name,
         lr=0.1,
         steps_per_epoch=1,
@@ -83,44 +84,46 @@ def test_by_the_epoch_the_rate_holds_within_each_and_is_that_of_epochs_of_one_st
         milestones=(0.3, 0.6, 0.8),
         gamma=0.2,
     )
+
     for epoch, t in itertools.product(range(EPOCHS), range(STEPS_PER_EPOCH)):
-        assert eta(epoch * STEPS_PER_EPOCH + t) == pytest.approx(of_one_step(epoch), rel=1e-12)
+        assert eta(epoch * STEPS_PER_EPOCH + t) == pytest.approx(by_epoch(epoch), rel=1e-12)
 
 
-def test_a_warm_up_that_ends_within_an_epoch_holds_that_epoch_at_the_rate_itself():
-    eta = rate("constant", warmup=18 / STEPS_PER_EPOCH, every="epoch")
-    by_epoch = [0.1 * 7 / 18, 0.1 * 14 / 18, 0.1, 0.1]
+def test_warmup_ending_in_epoch_gives_full_rate():
+    eta = build_rate("constant", warmup=18 / STEPS_PER_EPOCH, every="epoch")
+    expected = [0.1 * 7 / 18, 0.1 * 14 / 18, 0.1, 0.1]  # by epoch
     for t in range(4 * STEPS_PER_EPOCH):
-        assert eta(t) == pytest.approx(by_epoch[t // STEPS_PER_EPOCH])
+        assert eta(t) == pytest.approx(expected[t // STEPS_PER_EPOCH])
 
 
 @pytest.mark.parametrize("start", [0.25, 0.5, 1.0])
-def test_a_warm_up_from_a_fraction_is_torchs(start):
-    """`LinearLR`, then `CosineAnnealingLR`, a step of theirs being one of ours."""
+def test_warmup_from_fraction_equals_torch(start):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     warmup = 2 * STEPS_PER_EPOCH
     rising = lr_scheduler.LinearLR(optimizer, start_factor=start, total_iters=warmup)
     falling = lr_scheduler.CosineAnnealingLR(optimizer, STEPS - warmup, eta_min=0.001)
-    theirs = lr_scheduler.SequentialLR(optimizer, [rising, falling], [warmup])
-    eta = rate("cosine", warmup=2, start=start)
+    scheduler = lr_scheduler.SequentialLR(optimizer, [rising, falling], [warmup])
+
+    eta = build_rate("cosine", warmup=2, start=start)
     for t in range(STEPS):
-        assert eta(t) == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+        assert eta(t) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
         optimizer.step()
-        theirs.step()
+        scheduler.step()
 
 
-def test_the_closure_examples_rate_rises_from_a_quarter_in_five_epochs():
+def test_warmup_equals_closure_example():
     eta = schedules.learning_rate(
         "cosine", lr=0.1, steps_per_epoch=391, epochs=200, warmup_epochs=5, warmup_start=0.25, every="epoch"
     )
     values = [eta(epoch * 391) for epoch in range(200)]
+
     assert values[:6] == pytest.approx([0.025, 0.04, 0.055, 0.07, 0.085, 0.1])
     assert values[5:] == pytest.approx([0.05 * (1 + math.cos(math.pi * epoch / 195)) for epoch in range(195)])
     assert eta(390) == values[0]
 
 
-def test_a_proportional_radius_is_never_under_its_least():
-    eta = rate("cosine", warmup=5, lr_min=0.05)
+def test_proportional_radius_has_minimum():
+    eta = build_rate("cosine", warmup=5, lr_min=0.05)
     rho = schedules.radius("proportional", rho=2.0, rho_min=0.5, steps=STEPS, eta=eta, lr=0.1, lr_min=0.05)
     values = [rho(t) for t in range(STEPS)]
     assert min(values) == 0.5 == values[0]
@@ -130,7 +133,7 @@ def test_a_proportional_radius_is_never_under_its_least():
 @pytest.mark.parametrize(
     ("start", "peak", "end"), [(0.2, 0.23, 0.07), (0.2, 0.1, 0.0), (1.0, 0.5, 0.5), (0.5, 0.001, 0.0)]
 )
-def test_triangular_rate_equals_interpolation(start, peak, end):
+def test_triangular_schedule_equals_interpolation(start, peak, end):
     eta = schedules.learning_rate("triangular", lr=0.3, steps_per_epoch=48, epochs=10, start=start, peak=peak, end=end)
     top = int(peak * 480)
     expected = 0.3 * np.interp(range(480), [0, top, 480] if top else [0, 480], [start, 1, end] if top else [1, end])

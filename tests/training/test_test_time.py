@@ -1,4 +1,4 @@
-"""Test-time augmentation, against six views written out."""
+"""Tests of test-time augmentation, against six views written out."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ def test_averaged_views_equal_six_plain_views():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)).double()
     images = torch.randn(3, 3, 8, 8, dtype=torch.float64)
-    mirrored_edge = [1, 0, 1, 2, 3, 4, 5, 6, 7, 6]  # rows, and columns, of an image with a pixel of reflect padding
+    mirrored_edge = [1, 0, 1, 2, 3, 4, 5, 6, 7, 6]  # rows of an image with one pixel of reflect padding
     views = {}
     for name, first in (("plain", 1), ("up", 0), ("down", 2)):
         rows = mirrored_edge[first : first + 8]

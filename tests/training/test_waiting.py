@@ -1,4 +1,4 @@
-"""The host does not wait for the device within an epoch, and a step needs no more memory than it must."""
+"""Tests that the host does not wait for the device within an epoch, and that a step keeps no needless memory."""
 
 import gc
 import os
@@ -22,8 +22,8 @@ from tests.optim.problem import ARGUMENTS
 RUN = ["data=synthetic", "data.train_subset=50", "trainer.batch_size=8", "model=resnet8", "trainer.progress=none"]
 
 
-def steps_of_an_epoch(*overrides: str):
-    """A generator that pauses after each step of a run's first epoch."""
+def pause_after_steps(*overrides: str):
+    """Return a generator that pauses after each step of a run, and the run's training."""
     config = compose([*RUN, *overrides])
     spec = RunSpec.resolve(config)
     processes = Processes(spec.hardware.device.type)
@@ -32,22 +32,26 @@ def steps_of_an_epoch(*overrides: str):
 
 
 @pytest.mark.parametrize(("name", "averaging"), [*((name, "none") for name in METHODS), ("sam", "ema")])
-def test_within_an_epoch_nothing_waits_for_the_device(small_synthetic, monkeypatch, name, averaging):
-    own = [f"optimizer={name}", f"averaging={'swa' if METHODS[name].averages else averaging}"]
-    pauses, training = steps_of_an_epoch(*own, "trainer.device=cpu")
+def test_epoch_does_not_wait_for_device(small_synthetic, monkeypatch, name, averaging):
+    overrides = [f"optimizer={name}", f"averaging={'swa' if METHODS[name].averages else averaging}"]
+    pauses, training = pause_after_steps(*overrides, "trainer.device=cpu")
+
     with Watching() as counting:
         for reading in ("tolist", "numpy", "cpu"):
             monkeypatch.setattr(torch.Tensor, reading, lambda self, *_, reading=reading: counting.waits.append(reading))
-        next(pauses)  # creates the base optimizer's state
+
+        # The first step creates the base optimizer's state, and may wait.
+        next(pauses)
         counting.waits.clear()
-        for _ in range(len(training.train) - 1):
+
+        steps = len(training.train) - 1
+        for _ in range(steps):
             next(pauses)
         assert training.position == len(training.train)
-        steps = len(training.train) - 1
-        assert len(counting.waits) == (steps if METHODS[name].gradient_decides else 0)
+        assert len(counting.waits) == (steps if METHODS[name].cls.gradient_decides else 0)
 
 
-def test_waiting_would_be_found(monkeypatch):
+def test_watching_counts_waits():
     with Watching() as counting:
         x = torch.ones(3)
         x.sum().item()
@@ -60,17 +64,19 @@ def test_waiting_would_be_found(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "engine"),
     [
-        *((name, "eager") for name in METHODS if not METHODS[name].gradient_decides),
+        *((name, "eager") for name in METHODS if not METHODS[name].cls.gradient_decides),
         *((name, "graph") for name in ("sgd", "wsam", "looksam")),
     ],
 )
-def test_on_a_gpu_nothing_waits_for_the_device(small_synthetic, name, engine):
-    own = [f"optimizer={name}", "averaging=swa" if METHODS[name].averages else "averaging=none"]
-    pauses, training = steps_of_an_epoch(*own, "trainer.device=cuda", f"trainer.engine={engine}")
-    for _ in range(len(training.train)):  # creates state, compiles
+def test_epoch_on_gpu_does_not_wait_for_device(small_synthetic, name, engine):
+    overrides = [f"optimizer={name}", "averaging=swa" if METHODS[name].averages else "averaging=none"]
+    pauses, training = pause_after_steps(*overrides, "trainer.device=cuda", f"trainer.engine={engine}")
+
+    # The first epoch creates state, compiles and captures, all of which may wait.
+    for _ in range(len(training.train) + 1):
         next(pauses)
-    next(pauses)
-    training.step.captures = False  # a capture itself may wait
+    training.step.captures = False
+
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -78,71 +84,77 @@ def test_on_a_gpu_nothing_waits_for_the_device(small_synthetic, name, engine):
             next(pauses)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert training.step.compiled == (engine == "graph")  # else a wait was taken for a failure to compile
+    assert training.step.compiled == (engine == "graph")  # if not, a wait was taken for a failed compilation
 
 
-def resident() -> int:
-    """Bytes of this process in memory."""
+def resident_bytes() -> int:
+    """Return this process's bytes in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def small_step(name: str, model: nn.Module) -> Step:
+def build_step(name: str, model: nn.Module) -> Step:
+    """Return a step of this method on the CPU."""
     extra = {"k": 2} if "k" in METHODS[name].option_names else {}
     base = torch.optim.SGD(model.named_parameters(), lr=1e-3, momentum=0.9, fused=True)
     optimizer = method(name)(model.named_parameters(), base, model=model, **extra, **ARGUMENTS.get(name, {}))
     return Step(model, optimizer, Hardware(torch.device("cpu"), "fp32"), Processes("cpu"), 0.1)
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell a process's memory")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system has no /proc")
 @pytest.mark.parametrize("name", METHODS)
-def test_a_thousand_steps_need_no_more_memory_than_a_hundred(name):
-    """The allocator may take more from the system once; what is not given back grows with every thousand."""
+def test_steps_do_not_leak_memory(name):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 2, 9, stride=8), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 9, 10))
-    step = small_step(name, model)
+    step = build_step(name, model)
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
 
-    def after(count: int) -> tuple[int, int]:
+    def measure_after(count: int) -> tuple[int, int]:
         for _ in range(count):
             step(Batch(images, labels))
         gc.collect()
-        return sum(type(item) is torch.Tensor for item in gc.get_objects()), resident()
+        return sum(type(item) is torch.Tensor for item in gc.get_objects()), resident_bytes()
 
-    tensors, memory = after(100)
-    grown = []
-    while not grown or (grown[-1] >= 2**20 and len(grown) < 3):
-        more_tensors, more_memory = after(1000)
-        assert more_tensors <= tensors
-        grown.append(more_memory - memory)
-        memory = more_memory
-    assert grown[-1] < 2**20
+    tensors, memory = measure_after(100)
+
+    # The allocator may take memory from the system once, but a leak grows with every thousand steps.
+    growths = []
+    while not growths or (growths[-1] >= 2**20 and len(growths) < 3):
+        later_tensors, later_memory = measure_after(1000)
+        assert later_tensors <= tensors
+        growths.append(later_memory - memory)
+        memory = later_memory
+    assert growths[-1] < 2**20
 
 
+#: Inputs and outputs of the layer whose weights are counted.
 SIZE = 400
 
 
-def of_its_size() -> set[int]:
-    """The memory of all tensors that are as large as the layer's weights."""
+def addresses_of_copies() -> set[int]:
+    """Return the addresses of all tensors as large as that layer's weights."""
     gc.collect()
     return {x.data_ptr() for x in gc.get_objects() if type(x) in (torch.Tensor, nn.Parameter) and x.numel() == SIZE**2}
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("esam", "sam_on")])
-def test_copies_of_the_weights_in_the_last_pass(name):
-    """Weights and momentum; one copy where the weights are perturbed, `g` where it is needed, what is remembered."""
+def test_last_pass_holds_needed_copies_only(name):
     torch.manual_seed(0)
-    counted, before = [], len(of_its_size())
+    counts, before = [], len(addresses_of_copies())
 
-    class Watched(nn.Linear):
+    class CountingLinear(nn.Linear):
         def forward(self, x):
-            counted.append(len(of_its_size()) - before)
+            counts.append(len(addresses_of_copies()) - before)
             return super().forward(x)
 
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, SIZE), Watched(SIZE, SIZE, bias=False), nn.Linear(SIZE, 10))
-    step = small_step(name, model)
-    for _ in range(3):  # of the methods that sometimes take one pass, the last step has two
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(3072, SIZE), CountingLinear(SIZE, SIZE, bias=False), nn.Linear(SIZE, 10)
+    )
+    step = build_step(name, model)
+    for _ in range(3):  # the third step has two passes, also of methods that sometimes take one
         step(Batch(torch.randn(4, 3, 32, 32), torch.arange(4)))
+
+    # Weights and momentum; a copy of the weights if they are perturbed, the gradient if needed, the method's state.
     entry, optimizer = METHODS[name], step.optimizer
-    copies = 2 + entry.perturbs + (entry.has_second_pass and optimizer.keeps_gradient)
-    copies += sum(len([x for x in memory.values() if x.numel() == SIZE**2]) for memory in optimizer.memory.values())
-    assert counted[-1] == copies
+    copies = 2 + entry.perturbs + (entry.two_passes and optimizer.keeps_gradient)
+    copies += sum(x.numel() == SIZE**2 for memory in optimizer.memory.values() for x in memory.values())
+    assert counts[-1] == copies

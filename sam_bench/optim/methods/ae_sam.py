@@ -3,14 +3,13 @@
 Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from sam_bench.optim.gradients import Tensors
+from sam_bench.optim.method import BaseOptimizer, Params
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import global_norm
 from sam_bench.optim.options import Option
@@ -47,21 +46,19 @@ class AESAM(SAM):
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
+        params: Params,
+        base_optimizer: BaseOptimizer,
         rho: float = 0.05,
         *,
         total_steps: int,
         delta: float = 0.9,
         lambda_1: float = -1.0,
         lambda_2: float = 1.0,
-        adaptive: bool = False,
-        model: nn.Module | None = None,
         **options: Any,
     ):
         METHODS["ae_sam"].check(delta=delta, lambda_1=lambda_1, lambda_2=lambda_2)
         _TOTAL_STEPS.check(total_steps)
-        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, **options)
         self.total_steps = total_steps
         self.delta = delta
         self.lambda_1 = lambda_1

@@ -3,14 +3,12 @@
 Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
 from sam_bench.optim.gradients import Tensors
+from sam_bench.optim.method import BaseOptimizer, Params
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import Direction, scaled_unit
 from sam_bench.optim.registry import METHODS
@@ -28,16 +26,8 @@ class ASAM(SAM):
         >>> loss = optimizer.step(closure)
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
-        rho: float = 2.0,
-        *,
-        model: nn.Module | None = None,
-        **options: Any,
-    ):
-        super().__init__(params, base_optimizer, rho, adaptive=True, model=model, **options)
+    def __init__(self, params: Params, base_optimizer: BaseOptimizer, rho: float = 2.0, **options: Any):
+        super().__init__(params, base_optimizer, rho, adaptive=True, **options)
 
 
 class OfficialASAM(SharpnessAware):
@@ -60,17 +50,10 @@ class OfficialASAM(SharpnessAware):
     needs_names = True
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
-        rho: float = 0.5,
-        *,
-        eta: float = 0.01,
-        model: nn.Module | None = None,
-        **options: Any,
+        self, params: Params, base_optimizer: BaseOptimizer, rho: float = 0.5, *, eta: float = 0.01, **options: Any
     ):
         METHODS["asam_official"].check(eta=eta)
-        super().__init__(params, base_optimizer, rho, model=model, **options)
+        super().__init__(params, base_optimizer, rho, **options)
         self.eta = eta
         if not self.names():
             raise ValueError(

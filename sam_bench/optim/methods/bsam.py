@@ -4,15 +4,15 @@ Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from sam_bench.optim.draws import SEED, generator_of_part
 from sam_bench.optim.gradients import Gradients, Tensors, real
+from sam_bench.optim.method import BaseOptimizer, Params
 from sam_bench.optim.registry import METHODS
 from sam_bench.optim.sharpness_aware import SharpnessAware
 
@@ -23,7 +23,7 @@ class BSAM(SharpnessAware):
     `m ← β₁ m + (1 − β₁)(h + δ w)` and `s ← β₂ s + (1 − β₂)(√s |g| + γ + δ)`, where m starts at 0 and s at 1
     (Möllenhoff & Khan, 2023, arXiv:2210.01620, algorithm 1). `1 / (N s)` is the variance of a Gaussian posterior over
     the weights, and `N δ` the precision of its prior. If a batch is given in parts, each part has its own noise, and
-    |g|, not g, is averaged over the parts; the authors use 8.
+    `|g|`, not `g`, is averaged over the parts; the authors use 8.
 
     The rule has its own momentum and weight decay: use SGD without either as the base optimizer. With ρ = 0 it is not
     SGD. Both gradients are taken at perturbed weights. So re-estimate running statistics at `w` before the last
@@ -54,8 +54,8 @@ class BSAM(SharpnessAware):
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
+        params: Params,
+        base_optimizer: BaseOptimizer,
         rho: float = 0.01,
         *,
         examples: int = 200_000,
@@ -63,7 +63,6 @@ class BSAM(SharpnessAware):
         gamma: float = 0.1,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
-        model: nn.Module | None = None,
         seed: int = 0,
         **options: Any,
     ):
@@ -71,7 +70,7 @@ class BSAM(SharpnessAware):
             raise TypeError("examples=None must be an integer: give the number of training examples")
         METHODS["bsam"].check(examples=examples, delta=delta, gamma=gamma, beta_1=beta_1, beta_2=beta_2)
         SEED.check(seed)
-        super().__init__(params, base_optimizer, rho, model=model, **options)
+        super().__init__(params, base_optimizer, rho, **options)
         self.examples = examples
         self.delta = delta
         self.gamma = gamma

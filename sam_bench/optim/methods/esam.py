@@ -4,16 +4,14 @@ Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L
 """
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from sam_bench.optim.draws import SEED, generator_of_step
 from sam_bench.optim.gradients import Tensors
-from sam_bench.optim.method import Closure
+from sam_bench.optim.method import BaseOptimizer, Closure, Params
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import Direction
 from sam_bench.optim.registry import METHODS
@@ -59,20 +57,18 @@ class ESAM(SAM):
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
+        params: Params,
+        base_optimizer: BaseOptimizer,
         rho: float = 0.05,
         *,
         beta: float = 0.6,
         gamma: float = 0.5,
-        adaptive: bool = False,
-        model: nn.Module | None = None,
         seed: int = 0,
         **options: Any,
     ):
         METHODS["esam"].check(beta=beta, gamma=gamma)
         SEED.check(seed)
-        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, **options)
         self.beta = beta
         self.gamma = gamma
         self.seed = seed
@@ -108,6 +104,7 @@ class ESAM(SAM):
 
         with torch.no_grad():
             after = closure()
+        torch.clear_autocast_cache()  # torch 2.10 would use weights that were cast without gradients for the next pass
         chosen = self.choose(losses, after)
         closure(chosen)
         return 1 / 3 + len(chosen) / len(losses)

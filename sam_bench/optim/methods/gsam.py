@@ -3,14 +3,13 @@
 Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from sam_bench.optim.gradients import Tensors
+from sam_bench.optim.method import BaseOptimizer, Params
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import along
 from sam_bench.optim.options import Option
@@ -47,14 +46,12 @@ class GSAM(SAM):
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
+        params: Params,
+        base_optimizer: BaseOptimizer,
         rho: float = 0.05,
         *,
         rho_min: float | None = None,
         alpha: float = 0.4,
-        adaptive: bool = False,
-        model: nn.Module | None = None,
         lr_min: float = 0.0,
         lr_max: float | None = None,
         **options: Any,
@@ -65,7 +62,7 @@ class GSAM(SAM):
         _LR_MAX.check(lr_max)
 
         self.lr_max = lr_max  # set first: the constructor below calls `add_param_group`, which reads it
-        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, **options)
         self.rho_min = rho_min
         self.alpha = alpha
         self.lr_min = lr_min

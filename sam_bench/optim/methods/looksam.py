@@ -3,14 +3,13 @@
 Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from sam_bench.optim.gradients import Tensors
+from sam_bench.optim.method import BaseOptimizer, Params
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import Direction, along, global_norm
 from sam_bench.optim.registry import METHODS
@@ -21,6 +20,7 @@ class SAMEveryK(SAM):
 
     Args:
         k: the number of steps from one second pass to the next; 1 is SAM.
+        adaptive: use ASAM's perturbation instead of SAM's.
 
     Raises:
         ValueError: k is out of range.
@@ -33,20 +33,10 @@ class SAMEveryK(SAM):
         12.0
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
-        rho: float = 0.05,
-        *,
-        k: int = 1,
-        adaptive: bool = False,
-        model: nn.Module | None = None,
-        **options: Any,
-    ):
+    def __init__(self, params: Params, base_optimizer: BaseOptimizer, rho: float = 0.05, *, k: int = 1, **options: Any):
         METHODS["sam_every_k"].check(k=k)
         self.k = k
-        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, **options)
 
     def has_second_pass(self, t: int) -> bool:
         return t % self.k == 0
@@ -78,18 +68,16 @@ class LookSAM(SAMEveryK):
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
+        params: Params,
+        base_optimizer: BaseOptimizer,
         rho: float = 0.1,
         *,
         k: int = 5,
         alpha: float = 0.7,
-        adaptive: bool = False,
-        model: nn.Module | None = None,
         **options: Any,
     ):
-        METHODS["looksam"].check(k=k, alpha=alpha)
-        super().__init__(params, base_optimizer, rho, k=k, adaptive=adaptive, model=model, **options)
+        METHODS["looksam"].check(alpha=alpha)
+        super().__init__(params, base_optimizer, rho, k=k, **options)
         self.alpha = alpha
 
     def init_state(self, p: Tensor) -> dict[str, Tensor]:

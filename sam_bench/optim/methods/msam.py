@@ -3,13 +3,13 @@
 Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from sam_bench.optim.gradients import Gradients, real
+from sam_bench.optim.method import BaseOptimizer, Params
 from sam_bench.optim.norms import unit
 from sam_bench.optim.sharpness_aware import SharpnessAware
 
@@ -42,16 +42,8 @@ class MSAM(SharpnessAware):
     perturbs_first = True
     two_passes = False
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
-        rho: float = 3.0,
-        *,
-        model: nn.Module | None = None,
-        **options: Any,
-    ):
-        super().__init__(params, base_optimizer, rho, model=model, **options)
+    def __init__(self, params: Params, base_optimizer: BaseOptimizer, rho: float = 3.0, **options: Any):
+        super().__init__(params, base_optimizer, rho, **options)
         if not all(group.get("momentum") or "betas" in group for group in self.param_groups):
             raise ValueError("MSAM perturbs along the base optimizer's momentum, and it has none: give it momentum=0.9")
 

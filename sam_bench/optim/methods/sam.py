@@ -4,14 +4,13 @@ Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L
 """
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from sam_bench.optim.gradients import Tensors
+from sam_bench.optim.method import BaseOptimizer, Params
 from sam_bench.optim.norms import Direction, scaled_unit, unit
 from sam_bench.optim.registry import ADAPTIVE
 from sam_bench.optim.sharpness_aware import SharpnessAware
@@ -34,16 +33,15 @@ class SAM(SharpnessAware):
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
+        params: Params,
+        base_optimizer: BaseOptimizer,
         rho: float = 0.05,
         *,
         adaptive: bool = False,
-        model: nn.Module | None = None,
         **options: Any,
     ):
         ADAPTIVE.check(adaptive)
-        super().__init__(params, base_optimizer, rho, model=model, **options)
+        super().__init__(params, base_optimizer, rho, **options)
         self.adaptive = adaptive
 
     def direction(self, w: Tensors, g: Tensors, *_: Any, **memory: Any) -> Direction:
@@ -87,17 +85,16 @@ class SAMON(SAM):
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
+        params: Params,
+        base_optimizer: BaseOptimizer,
         rho: float = 0.05,
         *,
-        adaptive: bool = False,
         model: nn.Module | None = None,
         **options: Any,
     ):
         if model is None:
             raise ValueError("SAM-ON needs the model, to find its normalisation layers: give model=")
-        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, model=model, **options)
 
         layers = [module for name, module in model.named_modules() if _is_normalisation(name, module)]
         in_layers = {p for layer in layers for p in layer.parameters(recurse=False)}

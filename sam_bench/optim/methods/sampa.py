@@ -9,16 +9,15 @@ import dis
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.amp import GradScaler
-from torch.optim import Optimizer
 
 from sam_bench.optim.gradients import Gradients, Tensors, real
-from sam_bench.optim.method import Closure
+from sam_bench.optim.method import BaseOptimizer, Closure, Params
 from sam_bench.optim.norms import Direction, unit
 from sam_bench.optim.registry import METHODS
 from sam_bench.optim.sharpness_aware import SharpnessAware
@@ -65,17 +64,10 @@ class SAMPa(SharpnessAware):
     repeats_batch = True
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
-        rho: float = 0.1,
-        *,
-        lmbda: float = 0.2,
-        model: nn.Module | None = None,
-        **options: Any,
+        self, params: Params, base_optimizer: BaseOptimizer, rho: float = 0.1, *, lmbda: float = 0.2, **options: Any
     ):
         METHODS["sampa"].check(lmbda=lmbda)
-        super().__init__(params, base_optimizer, rho, model=model, **options)
+        super().__init__(params, base_optimizer, rho, **options)
         self.lmbda = lmbda
 
         #: The previous step's closure, if there is one; a list, because wrappers of an optimizer share it.

@@ -3,15 +3,13 @@
 Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
 from sam_bench.optim.flat import FlatCopy
 from sam_bench.optim.gradients import Tensors
+from sam_bench.optim.method import BaseOptimizer, Params
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.registry import METHODS
 
@@ -38,18 +36,10 @@ class SANER(SAM):
     keeps_gradient = True
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
-        rho: float = 0.1,
-        *,
-        alpha: float = 0.5,
-        adaptive: bool = False,
-        model: nn.Module | None = None,
-        **options: Any,
+        self, params: Params, base_optimizer: BaseOptimizer, rho: float = 0.1, *, alpha: float = 0.5, **options: Any
     ):
         METHODS["saner"].check(alpha=alpha)
-        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, **options)
         self.alpha = alpha
 
     def combine(self, g: Tensors, h: Tensors) -> Tensors:

@@ -1,11 +1,8 @@
 """The base optimizer alone: one pass and no perturbation."""
 
-from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
-from torch.optim import Optimizer
-
+from sam_bench.optim.method import BaseOptimizer, Params
 from sam_bench.optim.sharpness_aware import SharpnessAware
 
 
@@ -14,12 +11,5 @@ class SGD(SharpnessAware):
 
     two_passes = False
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
-        *,
-        model: nn.Module | None = None,
-        **options: Any,
-    ):
-        super().__init__(params, base_optimizer, 0.0, model=model, **options)
+    def __init__(self, params: Params, base_optimizer: BaseOptimizer, **options: Any):
+        super().__init__(params, base_optimizer, 0.0, **options)

@@ -3,14 +3,13 @@
 Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from sam_bench.optim.gradients import Tensors
+from sam_bench.optim.method import BaseOptimizer, Params
 from sam_bench.optim.norms import Direction, unit
 from sam_bench.optim.registry import METHODS
 from sam_bench.optim.sharpness_aware import SharpnessAware
@@ -40,17 +39,16 @@ class FSAM(SharpnessAware):
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
+        params: Params,
+        base_optimizer: BaseOptimizer,
         rho: float = 0.2,
         *,
         sigma: float = 1.0,
         lmbda: float = 0.9,
-        model: nn.Module | None = None,
         **options: Any,
     ):
         METHODS["fsam"].check(sigma=sigma, lmbda=lmbda)
-        super().__init__(params, base_optimizer, rho, model=model, **options)
+        super().__init__(params, base_optimizer, rho, **options)
         self.sigma = sigma
         self.lmbda = lmbda
 
@@ -91,17 +89,10 @@ class VaSSO(SharpnessAware):
     keeps_gradient = True
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
-        rho: float = 0.1,
-        *,
-        theta: float = 0.9,
-        model: nn.Module | None = None,
-        **options: Any,
+        self, params: Params, base_optimizer: BaseOptimizer, rho: float = 0.1, *, theta: float = 0.9, **options: Any
     ):
         METHODS["vasso"].check(theta=theta)
-        super().__init__(params, base_optimizer, rho, model=model, **options)
+        super().__init__(params, base_optimizer, rho, **options)
         self.theta = theta
 
     def init_state(self, p: Tensor) -> dict[str, Tensor]:

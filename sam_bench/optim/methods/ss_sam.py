@@ -1,12 +1,9 @@
 """SAM in randomly chosen steps only (SS-SAM)."""
 
-from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
-from torch.optim import Optimizer
-
 from sam_bench.optim.draws import SEED, uniform_of_step
+from sam_bench.optim.method import BaseOptimizer, Params
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.registry import METHODS
 
@@ -33,19 +30,17 @@ class SSSAM(SAM):
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
+        params: Params,
+        base_optimizer: BaseOptimizer,
         rho: float = 0.05,
         *,
         p: float = 0.5,
-        adaptive: bool = False,
-        model: nn.Module | None = None,
         seed: int = 0,
         **options: Any,
     ):
         METHODS["ss_sam"].check(p=p)
         SEED.check(seed)
-        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, **options)
         self.p = p
         self.seed = seed
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from sam_bench.optim.averaging import WeightAverage
 from sam_bench.optim.flat import FlatCopy
+from sam_bench.optim.method import BaseOptimizer, Params
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.running_stats import RunningStatistics, inputs_of, moved, reestimate_statistics
 
@@ -20,6 +20,9 @@ class WASAM(SAM):
     averaged weights, and then `bn_update` to re-estimate their running statistics. The average is part of the
     state_dict.
 
+    Args:
+        adaptive: use ASAM's perturbation instead of SAM's.
+
     Example:
         >>> optimizer = WASAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1)
         >>> loss = optimizer.step(closure)
@@ -27,17 +30,8 @@ class WASAM(SAM):
         >>> optimizer.swap_swa_sgd()  # now the weights are the average
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
-        rho: float = 0.05,
-        *,
-        adaptive: bool = False,
-        model: nn.Module | None = None,
-        **options: Any,
-    ):
-        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
+    def __init__(self, params: Params, base_optimizer: BaseOptimizer, rho: float = 0.05, **options: Any):
+        super().__init__(params, base_optimizer, rho, **options)
         self.average = WeightAverage(self._parameters())
         #: Running statistics that were re-estimated for the averaged weights, with copies of those of the raw weights.
         self._raw_statistics: list[tuple[RunningStatistics, FlatCopy]] = []

@@ -3,15 +3,13 @@
 Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
 from sam_bench.optim.base import has_one_rate
 from sam_bench.optim.gradients import Tensors
+from sam_bench.optim.method import BaseOptimizer, Params
 from sam_bench.optim.methods.sam import SAM
 from sam_bench.optim.norms import scale_to_norm
 from sam_bench.optim.registry import METHODS
@@ -41,19 +39,17 @@ class WSAM(SAM):
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
+        params: Params,
+        base_optimizer: BaseOptimizer,
         rho: float = 0.05,
         *,
         gamma: float = 0.9,
         decouple: bool = True,
-        adaptive: bool = False,
         max_norm: float | None = None,
-        model: nn.Module | None = None,
         **options: Any,
     ):
         METHODS["wsam"].check(gamma=gamma, decouple=decouple, max_norm=max_norm)
-        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, **options)
         if decouple and not has_one_rate(self.base_optimizer):
             raise ValueError(
                 "decouple=True needs a base optimizer with one learning rate for all tensors, and "
@@ -95,18 +91,10 @@ class GNP(SAM):
     keeps_gradient = True
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
-        rho: float = 0.1,
-        *,
-        b: float = 0.8,
-        adaptive: bool = False,
-        model: nn.Module | None = None,
-        **options: Any,
+        self, params: Params, base_optimizer: BaseOptimizer, rho: float = 0.1, *, b: float = 0.8, **options: Any
     ):
         METHODS["gnp"].check(b=b)
-        super().__init__(params, base_optimizer, rho, adaptive=adaptive, model=model, **options)
+        super().__init__(params, base_optimizer, rho, **options)
         self.b = b
 
     def combine(self, g: Tensors, h: Tensors) -> Tensors:

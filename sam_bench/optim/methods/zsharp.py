@@ -3,14 +3,13 @@
 Letters as in `SharpnessAware`: w weights, g = ∇L(w), e perturbation, h = ∇L(w + e), v the base optimizer's input.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from sam_bench.optim.gradients import Tensors
+from sam_bench.optim.method import BaseOptimizer, Params
 from sam_bench.optim.norms import global_norm
 from sam_bench.optim.registry import METHODS
 from sam_bench.optim.sharpness_aware import SharpnessAware
@@ -42,16 +41,15 @@ class ZSharp(SharpnessAware):
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] | Optimizer,
+        params: Params,
+        base_optimizer: BaseOptimizer,
         rho: float = 0.05,
         *,
         quantile: float = 0.95,
-        model: nn.Module | None = None,
         **options: Any,
     ):
         METHODS["zsharp"].check(quantile=quantile)
-        super().__init__(params, base_optimizer, rho, model=model, **options)
+        super().__init__(params, base_optimizer, rho, **options)
         self.quantile = quantile
 
     def direction(self, w: Tensors, g: Tensors) -> Tensors:
