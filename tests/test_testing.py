@@ -1,6 +1,5 @@
 """Tests that `check_method` accepts the package's methods and rejects broken ones."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -8,26 +7,7 @@ from sam_bench import FSAM, SAM, LookSAM
 from sam_bench.optim.registry import METHODS, method
 from sam_bench.testing import CHECKS, check_method
 from tests.optim.problem import ARGUMENTS, OPTIONS, RADII
-
-
-def norm(g):
-    return np.sqrt(sum((x**2).sum() for x in g.values()))
-
-
-def perturbed(w, d, rho):
-    return {name: w[name] + rho * d[name] / (norm(d) + 1e-12) for name in w}
-
-
-def sam(gradient, w, rho, memory):
-    return gradient(perturbed(w, gradient(w), rho))
-
-
-def fsam(gradient, w, rho, memory):
-    g = gradient(w)
-    m = memory.get("m")
-    h = gradient(perturbed(w, g if m is None else {name: g[name] - m[name] for name in g}, rho))
-    memory["m"] = g if m is None else {name: 0.9 * m[name] + 0.1 * g[name] for name in g}
-    return h
+from tests.optim.reference import fsam, sam
 
 
 @pytest.mark.parametrize("name", METHODS)
