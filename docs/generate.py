@@ -1,14 +1,11 @@
-"""Write the generated parts of the documentation.
-
-A generated part stands between two comments, `BEGIN` and `END`. `make docs` runs this program, and a test compares.
-"""
+"""Write the generated parts of the documentation. `make docs` runs this program, and a test compares."""
 
 import inspect
 import json
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +19,24 @@ from sam_bench.config.fields import Settings
 from sam_bench.config.schema import Config
 from sam_bench.optim.options import Option
 from sam_bench.optim.registry import METHODS, MethodEntry
+from sam_bench.report.markup import replace_generated, table
 from sam_bench.report.radii import DEFAULT, RADII
 
 DOCS = Path(__file__).resolve().parent
-BEGIN, END = "<!-- made by make docs -->", "<!-- so far made by make docs -->"
+#: The command in the comments around a generated part.
+COMMAND = "make docs"
 
 
 def write_all() -> None:
     """Write every generated part into its page."""
     for name, content in generated_parts().items():
         path = DOCS / name
-        path.write_text(insert(path.read_text(encoding="utf-8"), content), encoding="utf-8")
+        path.write_text(replace_generated(path.read_text(encoding="utf-8"), content, COMMAND), encoding="utf-8")
 
 
 def generated_parts() -> dict[str, str]:
     """Return the content of each generated part, by the name of its page."""
     return {"methods.md": methods(), "settings.md": settings(), "protocols.md": presets(), "api.md": classes()}
-
-
-def insert(page: str, content: str) -> str:
-    """Return the page with this content between its lines `BEGIN` and `END`."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{content}\n\n{END}{rest.split(END)[1]}"
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table. A bar in a cell is escaped."""
-    lines = [headings, ["---"] * len(headings), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 # Methods.
@@ -58,7 +45,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def methods() -> str:
     """Return the overview of all methods, a section for each of them, and the table of published radii."""
     cells = [[f"[`{entry.name}`](#{slug(entry.title)})", entry.summary, entry.passes] for entry in METHODS.values()]
-    overview = table(["`optimizer=`", "what it does", "passes a step"], cells)
+    overview = "\n".join(table(["`optimizer=`", "what it does", "passes a step"], cells))
     return "\n\n".join([overview, *(_method(entry) for entry in METHODS.values()), "## Published radii", radii()])
 
 
@@ -78,7 +65,7 @@ def _method(entry: MethodEntry) -> str:
     cells = [["`optimizer.rho`", _value(config.rho), "at least 0", "ρ, the radius"]] if entry.perturbs else []
     cells += [_option(option, config.options()[option.name]) for option in entry.options]
     if cells:
-        parts.append(table(["setting", "preset value", "valid range", "meaning"], cells))
+        parts.append("\n".join(table(["setting", "preset value", "valid range", "meaning"], cells)))
     return "\n\n".join(parts)
 
 
@@ -107,7 +94,7 @@ def radii() -> str:
     for radius in RADII:
         used = ", ".join("the default" if name == DEFAULT else f"`experiment={name}`" for name in radius.used)
         cells.append([METHODS[radius.method].title, f"{radius.rho:g}", radius.setting, radius.source, used])
-    return table(["method", "ρ", "network, data", "where it was read", "used here by"], cells)
+    return "\n".join(table(["method", "ρ", "network, data", "where it was read", "used here by"], cells))
 
 
 # Presets.
@@ -147,7 +134,7 @@ def _sections(group: type[Settings], path: str, values: Any) -> Iterator[str]:
             cells.append([f"`{key}`", _value(value), f"{meanings.get(name, '')} *{_rule(field)}*".lstrip()])
 
     if cells:
-        yield table(["setting", "default", "meaning, and what is valid"], cells)
+        yield "\n".join(table(["setting", "default", "meaning, and what is valid"], cells))
     for member, key, value in inner:
         yield from _sections(member, key, value)
 

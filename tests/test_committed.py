@@ -10,6 +10,7 @@ from sam_bench.cli import pages, tables
 from sam_bench.cli.conf_folder import describe_preset
 from sam_bench.report.comparison import write_comparison
 from sam_bench.report.figures import draw, write_figures
+from sam_bench.report.markup import replace_generated
 from sam_bench.report.sharpness import write_sharpness
 from sam_bench.report.sharpness_figures import draw_sharpness
 from sam_bench.report.table import Findings, read_records, write_table
@@ -38,7 +39,7 @@ def test_pages_of_all_studies_are_fresh():
         ("results/README.md", pages.what_was_run(folders)),
     ):
         text = (ROOT / path).read_text()
-        assert pages.inserted(text, content) == text, f"{path} is stale: make report"
+        assert replace_generated(text, content, pages.COMMAND) == text, f"{path} is stale: make report"
     if has_same_matplotlib():
         assert (MEASURED / "index.html").read_text() == pages.index(MEASURED, made), "the page is stale: make report"
     assert (MEASURED / "index.html").stat().st_size < 3_200_000

@@ -8,13 +8,12 @@ from statistics import median
 
 from sam_bench.cli.conf_folder import CHECKOUT, choices, describe_preset
 from sam_bench.cli.tables import BENCHMARKS, findings
-from sam_bench.errors import StateError
 from sam_bench.report.across import across, as_markdown, false_claims, write_across
 from sam_bench.report.comparison import write_comparison
 from sam_bench.report.estimate import SEEDS, SHARE, Estimate, not_run
 from sam_bench.report.figures import as_bytes, draw, write_figures
 from sam_bench.report.forest import forest
-from sam_bench.report.markup import markdown
+from sam_bench.report.markup import markdown, replace_generated
 from sam_bench.report.page import page
 from sam_bench.report.payload import page_payload, regime
 from sam_bench.report.published import PUBLISHED, is_of_protocol, published_table
@@ -32,8 +31,8 @@ BENCHMARK = BENCHMARKS / "amd-epyc-2-threads.json"
 #: Order of the studies; others follow these. docs/findings.md shows the table of the first.
 ORDER = ("noisy40", "noisy40_shared", "noisy40_aug", "clean5k", "clean5k_tuned", "clean5k_aug")
 
-#: Lines before and after the generated part of a file.
-BEGIN, END = "<!-- made by make report -->", "<!-- so far made by make report -->"
+#: The command in the comments around a generated part of a file.
+COMMAND = "make report"
 
 
 def write_results(folder: Path) -> Findings | None:
@@ -87,7 +86,7 @@ def write_pages(measured: Path, by_experiment: Mapping[str, Findings]) -> None:
         (CHECKOUT / "docs" / "findings.md", opening(by_experiment)),
         (CHECKOUT / "results" / "README.md", what_was_run(folders)),
     ):
-        write_atomically(path, inserted(path.read_text(encoding="utf-8"), content).encode())
+        write_atomically(path, replace_generated(path.read_text(encoding="utf-8"), content, COMMAND).encode())
 
 
 def index(measured: Path, by_experiment: Mapping[str, Findings]) -> str:
@@ -207,17 +206,3 @@ def published(rows: Sequence[Row]) -> str:
     """Return the page of published results."""
     last_epoch_rows = [row for row in rows if not row.is_average]
     return f"# Published figures\n\n{published_table(last_epoch_rows)}\n"
-
-
-def inserted(text: str, content: str) -> str:
-    """Return the text with this content between its lines `BEGIN` and `END`.
-
-    Raises:
-        StateError: the text does not have each of the two lines exactly once.
-    """
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise StateError(
-            f"the text must have one line {BEGIN} and one line {END}, so that its generated part can be replaced"
-        )
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{content}\n\n{END}{rest.split(END)[1]}"

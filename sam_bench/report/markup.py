@@ -1,6 +1,8 @@
-"""Tables as text: Markdown, and LaTeX with booktabs."""
+"""Tables as text, in Markdown and in LaTeX with booktabs, and the generated parts of pages."""
 
 from collections.abc import Iterable, Sequence
+
+from sam_bench.errors import StateError
 
 #: Replacements of the characters that LaTeX does not take as they are.
 LATEX = str.maketrans(
@@ -12,8 +14,9 @@ LATEX = str.maketrans(
 
 
 def row(*cells: str) -> str:
-    """Return one line of a Markdown table."""
-    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+    """Return one line of a Markdown table. A bar in a cell is escaped."""
+    escaped = (cell.replace("|", r"\|") for cell in cells)
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in escaped)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]] = ()) -> list[str]:
@@ -35,3 +38,18 @@ def latex(headings: Sequence[str], cells: Sequence[Sequence[str]], remarks: Sequ
     begin = f"\\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}"
     end = [r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(["% \\usepackage{booktabs}", *comments, begin, r"\toprule", heading, r"\midrule", *body, *end])
+
+
+def replace_generated(text: str, content: str, command: str) -> str:
+    """Return a Markdown text with this content in place of what a command has generated before.
+
+    That stands between two comments, `<!-- made by COMMAND -->` and `<!-- so far made by COMMAND -->`.
+
+    Raises:
+        StateError: the text does not have each of the two comments exactly once.
+    """
+    begin, end = f"<!-- made by {command} -->", f"<!-- so far made by {command} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise StateError(f"the text must have {begin} and {end} once each, so that what is between can be replaced")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{content}\n\n{end}{rest.split(end)[1]}"

@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-from sam_bench.optim.registry import METHODS
-from sam_bench.report.markup import table
-
 #: The entry of `Radius.used` for a method's value in `conf/optimizer`.
 DEFAULT = "default"
 
@@ -67,12 +64,3 @@ RADII = (
     Radius("bsam", 0.01, "ResNet-18, CIFAR-10", "the authors' command", (DEFAULT,)),
     Radius("esam", 0.05, "–", _AS_SAM, (DEFAULT,)),
 )
-
-
-def radii_table() -> str:
-    """Return the table of published radii in Markdown, one row per radius."""
-    rows = []
-    for radius in RADII:
-        used = ", ".join("the default" if name == DEFAULT else f"`experiment={name}`" for name in radius.used)
-        rows.append((METHODS[radius.method].title, f"{radius.rho:g}", radius.setting, radius.source, used))
-    return "\n".join(table(("method", "ρ", "network, data", "where it was read", "here"), rows))

@@ -9,9 +9,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from sam_bench.cli import pages
 from sam_bench.cli.commands import report, table
-from sam_bench.errors import StateError
 from tests.conftest import ROOT
 from tests.report.test_study import OURS, record
 
@@ -58,16 +56,6 @@ def test_report_without_matplotlib_says_what_to_install(results):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "Error: report needs matplotlib, which is not installed: pip install 'sam_bench[report]'\n"
-
-
-def test_what_is_made_stands_between_its_marks_and_nowhere_else():
-    text = f"above\n{pages.BEGIN}\nold\n{pages.END}\nbelow\n"
-    once = pages.inserted(text, "new")
-    assert once == f"above\n{pages.BEGIN}\n\nnew\n\n{pages.END}\nbelow\n"
-    assert pages.inserted(once, "new") == once
-    for broken in ("none", text + text, text.replace(pages.END, "")):
-        with pytest.raises(StateError, match="must have one line"):
-            pages.inserted(broken, "new")
 
 
 def test_a_table_on_the_protocol_of_a_published_figure_has_it_beside(tmp_path, capsys, monkeypatch):
