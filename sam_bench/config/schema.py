@@ -28,9 +28,13 @@ class BaseConfig(Settings):
     #: Factor on `lr` for the biases of normalisation layers. Their weight decay is divided by it, so that a step
     #: shrinks all parameters in the same proportion.
     norm_bias_lr_factor: float = Field(default=1.0, gt=0, exclude_if=lambda value: value == 1.0)
+    #: The decay of the momentum buffer.
     momentum: float | None = Field(default=None, ge=0, lt=1)
+    #: Use Nesterov's momentum.
     nesterov: bool | None = None
+    #: For Adam-like bases: the decay of the first and of the second moment.
     betas: Items[Annotated[float, Field(ge=0, lt=1)]] | None = None
+    #: What is added to the denominator of an update.
     eps: float | None = Field(default=None, gt=0)
     #: For Muon: the learning rate of the tensors that AdamW trains instead. A schedule changes it together with `lr`.
     other_lr: float | None = Field(default=None, gt=0)
@@ -237,6 +241,7 @@ class AnalysisConfig(Settings):
 class ModelConfig(Settings):
     """The network (`model=`)."""
 
+    #: The kind of network. `model=NAME` sets it together with the settings below.
     family: Literal[*MODELS]
     #: Layers with weights, as the family's paper counts them.
     depth: int | None = Field(default=None, ge=1)
@@ -421,6 +426,7 @@ class ScheduleConfig(Settings):
     lr_min: float = Field(ge=0)
     #: For the step schedule: fractions of the run at which the rate is multiplied by `gamma`.
     milestones: Items[Annotated[float, Field(gt=0, lt=1)]] | None = None
+    #: For the step schedule: the factor on the rate at each milestone.
     gamma: float | None = Field(default=None, gt=0, le=1)
     #: For the triangular schedule: the fraction of the rate at which it starts.
     start: float | None = Field(default=None, gt=0, le=1)
@@ -445,10 +451,13 @@ class ScheduleConfig(Settings):
 class TrainerConfig(Settings):
     """Training: its length, batch sizes, precision, device and checkpoints (`trainer=`)."""
 
+    #: The number of passes over the training images.
     epochs: int = Field(ge=1)
+    #: Examples in a step.
     batch_size: int = Field(ge=1)
     #: Examples in a forward pass, if a whole batch takes too much memory. The whole batch shares one perturbation.
     micro_batch_size: int | None = Field(default=None, ge=1)
+    #: Examples in a forward pass of an evaluation.
     eval_batch_size: int = Field(ge=1)
     #: Epochs between evaluations. The last epoch is always evaluated.
     eval_every: int = Field(ge=1)
@@ -459,9 +468,11 @@ class TrainerConfig(Settings):
     loss_reduction: Literal["mean", "sum"] = Field(default="mean", exclude_if=lambda value: value == "mean")
     #: Full names of parameters that are trained for the first `freeze_after` epochs only.
     freeze: Items[str] | None = None
+    #: The number of epochs after which they are frozen.
     freeze_after: int | None = Field(default=None, ge=1)
     #: Classes that share the smoothed probability: the K − 1 others, as in the SAM example, or all K, as in torch.
     smoothing_over: Literal["others", "all"]
+    #: Where to train. "auto" is a GPU if there is one.
     device: Literal["auto", "cpu", "cuda"]
     #: Precision of the forward pass, by autocast; parameters are always float32. "auto" is bf16 on CUDA if the hardware
     #: has it, and on the CPU the faster of bf16 and fp32, as measured on this machine. With fp16 the loss is scaled.
