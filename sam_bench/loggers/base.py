@@ -1,11 +1,17 @@
 """The interface of loggers: the calls that a run makes to every logger."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 Values = Mapping[str, float | None]
+
+
+def finite(values: Values) -> dict[str, float]:
+    """Return the values that were measured and are finite, which are those that can be drawn as curves."""
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 @dataclass(frozen=True)

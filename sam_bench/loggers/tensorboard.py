@@ -5,13 +5,12 @@
 
 import importlib.util
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from sam_bench.config import fields
 from sam_bench.errors import ConfigError
-from sam_bench.loggers.base import Run, Values
+from sam_bench.loggers.base import Run, Values, finite
 
 
 class Settings(fields.Settings):
@@ -39,9 +38,8 @@ class Logger:
         self._log_as_text("settings", run.settings)
 
     def log(self, epoch: int, values: Values) -> None:
-        for name, value in values.items():
-            if value is not None and math.isfinite(value):
-                self.writer.add_scalar(name, value, epoch)
+        for name, value in finite(values).items():
+            self.writer.add_scalar(name, value, epoch)
         self.writer.flush()
 
     def finish(self, summary: Mapping[str, object] | None) -> None:

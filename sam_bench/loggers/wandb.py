@@ -7,7 +7,6 @@ each epoch, and at last the summary.
 
 import json
 import logging
-import math
 import os
 import queue
 import subprocess
@@ -20,7 +19,7 @@ from typing import Any, Literal
 
 from sam_bench.config import fields
 from sam_bench.errors import ConfigError
-from sam_bench.loggers.base import Run, Values
+from sam_bench.loggers.base import Run, Values, finite
 
 MESSAGES = logging.getLogger("sam_bench")
 
@@ -36,8 +35,11 @@ SAID = 3
 class Settings(fields.Settings):
     """Weights & Biases (`logger=wandb`)."""
 
+    #: Write files for a later `wandb sync`, or send to the server.
     mode: Literal["offline", "online"]
+    #: The project in W&B.
     project: str
+    #: The user or team in W&B; null is your own.
     entity: str | None = None
 
     def model_post_init(self, context: Any) -> None:
@@ -89,8 +91,7 @@ def draw_against_epoch(run: Any) -> None:
 def log_epoch(run: Any, epoch: int, values: Values) -> None:
     """Log the values of an epoch to a W&B run, unless they were logged before it was resumed."""
     if epoch >= run.starting_step:
-        measured = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
-        run.log({"epoch": epoch, **measured}, step=epoch)
+        run.log({"epoch": epoch, **finite(values)}, step=epoch)
 
 
 def end(run: Any, summary: Mapping[str, object] | None) -> None:
