@@ -108,7 +108,7 @@ def index(measured: Path, by_experiment: Mapping[str, Findings]) -> str:
         "data": ", ".join(data_of(by_experiment[study.experiment] for study in shown_studies)),
         "runs": str(len(records)),
     }
-    compared = {study.experiment: by_experiment[study.experiment] for study in shown_studies}
+    compared = of_studies(by_experiment)
     lines = across(compared)
     drawn = measured / "forest.svg"
     svg = drawn.read_text(encoding="utf-8") if drawn.exists() else ""
@@ -118,7 +118,7 @@ def index(measured: Path, by_experiment: Mapping[str, Findings]) -> str:
 def write_forest(measured: Path, by_experiment: Mapping[str, Findings]) -> None:
     """Write the comparisons of all studies, with their averages, as tables and as a forest plot."""
     titles = {study.experiment: study.title for study in studies(by_experiment)}
-    compared = {name: by_experiment[name] for name in titles}
+    compared = of_studies(by_experiment)
     lines = across(compared)
     write_across(lines, false_claims(compared, lines), measured)
     if figure := forest(lines, titles):
@@ -142,6 +142,11 @@ def studies(by_experiment: Mapping[str, Findings]) -> list[Study]:
     return [Study.read(files[name]) for name in distinct([*ORDER, *files]) if name in by_experiment and name in files]
 
 
+def of_studies(by_experiment: Mapping[str, Findings]) -> dict[str, Findings]:
+    """Return the findings of the studies alone, in the order of `ORDER`."""
+    return {study.experiment: by_experiment[study.experiment] for study in studies(by_experiment)}
+
+
 def opening(by_experiment: Mapping[str, Findings]) -> str:
     """Return the generated part of docs/findings.md: the findings of all studies, and the table of the first one."""
     shown_studies = studies(by_experiment)
@@ -149,11 +154,11 @@ def opening(by_experiment: Mapping[str, Findings]) -> str:
     first_findings = by_experiment[first.experiment]
     folder = f"../results/measured/{first.experiment}"
 
-    compared = {study.experiment: by_experiment[study.experiment] for study in shown_studies}
+    compared = {name: each for name, each in of_studies(by_experiment).items() if each.comparison.found}
     parts = [
         "\n".join(runs_of(study, by_experiment[study.experiment]) for study in shown_studies),
         "![Differences in all studies, and their averages](../results/measured/forest.png)",
-        as_markdown(across({name: each for name, each in compared.items() if each.comparison.found})),
+        as_markdown(across(compared)),
         f"**{first.title}** (`{first.experiment}`):",
         f"![Differences to SGD and to SAM with their intervals]({folder}/figures/differences.png)",
         markdown(*first_findings.for_reading()),

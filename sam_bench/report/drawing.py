@@ -1,4 +1,4 @@
-"""What all figures share: their look, their colours, and small parts that are drawn alike."""
+"""The look and the colours of all figures, and the parts that several of them have."""
 
 import math
 from collections.abc import Sequence
@@ -65,5 +65,10 @@ def name_places(axes: Axes, titles: Sequence[str]) -> None:
     """Label the rows of the y axis, the first at the top."""
     axes.set_yticks(range(len(titles)), titles)
     axes.set_ylim(len(titles) - 0.5, -0.5)
+    draw_grid(axes)
+
+
+def draw_grid(axes: Axes) -> None:
+    """Draw the vertical lines of a figure whose rows have names, and leave out the marks of the rows."""
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=FAINT, alpha=0.25, linewidth=0.4)

@@ -15,6 +15,7 @@ from sam_bench.report.drawing import (
     LOOK,
     VERDICT_COLORS,
     WIDTH,
+    draw_grid,
     height_for,
     name_places,
     plot_interval,
@@ -70,8 +71,7 @@ def _draw_panel(axes: Axes, line: Line, pooled: Pooled, names: Sequence[str]) ->
     place = len(names)
     axes.axhline(place - 0.5, color=FAINT, linewidth=0.4)
     axes.fill([low, pooled.mean, high, pooled.mean], [place, place - 0.3, place, place + 0.3], color=INK, linewidth=0)
-    axes.grid(axis="x", color=FAINT, alpha=0.25, linewidth=0.4)
-    axes.tick_params(axis="y", length=0)
+    draw_grid(axes)
     title = line.title.replace(" at equal", "\nat equal")  # a panel is too narrow for both in a line
     axes.set_title(f"{title}\n{in_words(pooled)}: {pooled.verdict}\n{line.heterogeneity}", loc="left")
     axes.set_xlabel(DIRECTION)
