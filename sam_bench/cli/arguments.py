@@ -102,3 +102,17 @@ def add_jobs(arguments_parser: argparse.ArgumentParser) -> None:
     arguments_parser.add_argument(
         "--jobs", type=at_least(1), help="runs at once, which share the cores; by default one on a GPU, else two"
     )
+
+
+def add_results(arguments_parser: argparse.ArgumentParser, default: Path = Path("results")) -> None:
+    """Add the option `--results`."""
+    arguments_parser.add_argument(
+        "--results", default=default, type=Path, help="folder with a folder for each experiment"
+    )
+
+
+def add_split(arguments_parser: argparse.ArgumentParser) -> None:
+    """Add the option `--split`."""
+    arguments_parser.add_argument(
+        "--split", default="test", choices=("test", "val"), help="images that the runs were evaluated on"
+    )

@@ -10,7 +10,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from sam_bench.cli.arguments import errors_as_messages, parser
+from sam_bench.cli.arguments import add_results, errors_as_messages, parser
 from sam_bench.cli.conf_folder import CHECKOUT
 from sam_bench.errors import ConfigError
 from sam_bench.plugins import load_installed
@@ -22,9 +22,7 @@ MEASURED = CHECKOUT / "results" / "measured" if CHECKOUT else None
 def main(arguments: list[str]) -> None:
     arguments_parser = parser(__doc__, "report")
     arguments_parser.add_argument("--experiment", help="only this experiment")
-    arguments_parser.add_argument(
-        "--results", default=MEASURED or Path("results"), type=Path, help="folder with a folder for each experiment"
-    )
+    add_results(arguments_parser, MEASURED or Path("results"))
     options = arguments_parser.parse_args(arguments)
 
     try:

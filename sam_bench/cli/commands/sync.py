@@ -10,7 +10,7 @@ W&B's files, lists the synced runs. Repeating the command therefore adds only wh
 import shlex
 from pathlib import Path
 
-from sam_bench.cli.arguments import errors_as_messages, parser
+from sam_bench.cli.arguments import add_results, errors_as_messages, parser
 from sam_bench.cli.wandb_sync import Sync, Task, task_of_record, task_of_report
 from sam_bench.errors import StateError
 from sam_bench.loggers.wandb import Settings
@@ -21,9 +21,7 @@ from sam_bench.runs.lock import RunLock
 def main(arguments: list[str]) -> None:
     arguments_parser = parser(__doc__, "sync")
     arguments_parser.add_argument("--experiment", required=True, help="experiment whose records are synced")
-    arguments_parser.add_argument(
-        "--results", default=Path("results"), type=Path, help="folder with a folder for each experiment"
-    )
+    add_results(arguments_parser)
     arguments_parser.add_argument("--project", default="sam_bench", help="project in W&B")
     arguments_parser.add_argument("--entity", help="user or team in W&B; else your own")
     arguments_parser.add_argument(

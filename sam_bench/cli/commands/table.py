@@ -4,9 +4,8 @@ python -m sam_bench table --experiment quick --split val
 """
 
 import sys
-from pathlib import Path
 
-from sam_bench.cli.arguments import errors_as_messages, parser
+from sam_bench.cli.arguments import add_results, add_split, errors_as_messages, parser
 from sam_bench.plugins import load_installed
 
 
@@ -14,12 +13,8 @@ from sam_bench.plugins import load_installed
 def main(arguments: list[str]) -> None:
     arguments_parser = parser(__doc__, "table")
     arguments_parser.add_argument("--experiment", help="one experiment; else every one that has records")
-    arguments_parser.add_argument(
-        "--split", default="test", choices=("test", "val"), help="images that the runs were evaluated on"
-    )
-    arguments_parser.add_argument(
-        "--results", default=Path("results"), type=Path, help="folder with a folder for each experiment"
-    )
+    add_split(arguments_parser)
+    add_results(arguments_parser)
     options = arguments_parser.parse_args(arguments)
 
     from sam_bench.cli.tables import make_tables, with_records

@@ -11,7 +11,7 @@ import io
 import sys
 from pathlib import Path
 
-from sam_bench.cli.arguments import errors_as_messages, parser
+from sam_bench.cli.arguments import add_results, add_split, errors_as_messages, parser
 from sam_bench.errors import StateError
 from sam_bench.runs.files import write_atomically
 
@@ -20,12 +20,8 @@ from sam_bench.runs.files import write_atomically
 def main(arguments: list[str]) -> None:
     arguments_parser = parser(__doc__, "weights")
     arguments_parser.add_argument("--experiment", required=True)
-    arguments_parser.add_argument(
-        "--split", default="test", choices=("test", "val"), help="images that the runs were evaluated on"
-    )
-    arguments_parser.add_argument(
-        "--results", default=Path("results"), type=Path, help="folder with a folder for each experiment"
-    )
+    add_split(arguments_parser)
+    add_results(arguments_parser)
     arguments_parser.add_argument("--runs", default=Path("runs"), type=Path, help="folder with the checkpoints")
     options = arguments_parser.parse_args(arguments)
 
