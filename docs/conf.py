@@ -13,9 +13,8 @@ MEASURED = DOCS.parent / "results" / "measured"
 #: Figures of a study that its page shows, with what they show.
 FIGURES = {
     "differences": "Differences to SGD and to the reference, with their intervals",
-    "errors": "Test error of each run",
+    "errors": "Test error of each run, and training time",
     "curves": "Test error by epoch",
-    "cost": "Test error by cost",
     "radius": "Held-out error by radius",
 }
 

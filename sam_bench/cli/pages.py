@@ -18,7 +18,7 @@ from sam_bench.report.page import page
 from sam_bench.report.payload import page_payload, regime
 from sam_bench.report.published import PUBLISHED, is_of_protocol, published_table
 from sam_bench.report.rows import Row, distinct, rows_of
-from sam_bench.report.sharpness import Sharpness, explanation, read_sharpness, write_sharpness
+from sam_bench.report.sharpness import Sharpness, read_sharpness, write_sharpness
 from sam_bench.report.sharpness_figures import draw_sharpness
 from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, protocol, read_records, write_table
@@ -97,8 +97,8 @@ def index(measured: Path, by_experiment: Mapping[str, Findings]) -> str:
         folder = measured / study.experiment
         figures = {path.stem: path.read_text(encoding="utf-8") for path in (folder / "figures").glob("*.svg")}
         study_findings = by_experiment[study.experiment]
-        sharpness_notes = explanation(sharpness_of(folder, study_findings))
-        regimes.append(regime(study, study_findings, figures, describe_preset(study.experiment), sharpness_notes))
+        sharpness = sharpness_of(folder, study_findings)
+        regimes.append(regime(study, study_findings, figures, describe_preset(study.experiment), sharpness))
 
     records = [record for study in shown_studies for record in by_experiment[study.experiment].records]
     versions = {
@@ -110,20 +110,28 @@ def index(measured: Path, by_experiment: Mapping[str, Findings]) -> str:
     }
     compared = of_studies(by_experiment)
     lines = across(compared)
-    drawn = measured / "forest.svg"
-    svg = drawn.read_text(encoding="utf-8") if drawn.exists() else ""
-    return page(page_payload(regimes, versions, lines, svg, false_claims(compared, lines)))
+    answers = (measured / "answers.md").read_text(encoding="utf-8")
+    figures = {
+        path.relative_to(measured).as_posix(): path.read_text(encoding="utf-8") for path in measured.rglob("*.svg")
+    }
+    return page(page_payload(regimes, versions, lines, false_claims(compared, lines), answers, figures))
 
 
 def write_forest(measured: Path, by_experiment: Mapping[str, Findings]) -> None:
-    """Write the comparisons of all studies, with their averages, as tables and as a forest plot."""
+    """Write the comparisons of all studies, with their averages, as tables and as two forest plots.
+
+    One compares with SAM, the other with SGD.
+    """
     titles = {study.experiment: study.title for study in studies(by_experiment)}
     compared = of_studies(by_experiment)
     lines = across(compared)
     write_across(lines, false_claims(compared, lines), measured)
-    if figure := forest(lines, titles):
-        for kind in ("svg", "png"):
-            write_atomically(measured / f"forest.{kind}", as_bytes(figure, kind))
+    against_sam = [line for line in lines if line.base == "SAM"]
+    against_sgd = [line for line in lines if line.base != "SAM"]
+    for name, shown in (("sgd", against_sgd), ("sam", against_sam)):
+        if figure := forest(shown, titles):
+            for kind in ("svg", "png"):
+                write_atomically(measured / f"against_{name}.{kind}", as_bytes(figure, kind))
 
 
 def data_of(all_findings: Iterable[Findings]) -> list[str]:
@@ -157,7 +165,8 @@ def opening(by_experiment: Mapping[str, Findings]) -> str:
     compared = {name: each for name, each in of_studies(by_experiment).items() if each.comparison.found}
     parts = [
         "\n".join(runs_of(study, by_experiment[study.experiment]) for study in shown_studies),
-        "![Differences in all studies, and their averages](../results/measured/forest.png)",
+        "![Differences to SGD in all studies, and their averages](../results/measured/against_sgd.png)",
+        "![Differences to SAM in all studies, and their averages](../results/measured/against_sam.png)",
         as_markdown(across(compared)),
         f"**{first.title}** (`{first.experiment}`):",
         f"![Differences to SGD and to SAM with their intervals]({folder}/figures/differences.png)",

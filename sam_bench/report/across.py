@@ -30,12 +30,14 @@ class Line:
         cells: the difference in each study, by its name; None if the study does not have it.
         pooled: the average over studies; None for fewer than `FEWEST_STUDIES` independent ones.
         draws: the number of draws of images and labels behind the average.
+        base: the title of the row that is subtracted.
     """
 
     title: str
     cells: Mapping[str, Difference | None]
     pooled: Pooled | None
     draws: int
+    base: str
 
     @property
     def heterogeneity(self) -> str:
@@ -47,7 +49,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Data:
-    """What a study trains on, by which it is told whether two studies are independent.
+    """The data, network and augmentation of a study, which decide whether two studies are independent.
 
     Args:
         draws: the digests of its draws of images and labels.
@@ -75,12 +77,14 @@ def across(studies: Mapping[str, Findings]) -> list[Line]:
     differences. Only studies with the most common margin are averaged, since one margin cannot serve two scales.
     """
     cells: dict[str, dict[str, Difference]] = {}
+    bases: dict[str, str] = {}
     for name, findings in studies.items():
         comparison = findings.comparison
         for row, base in comparison.planned:
             if (row, base) in comparison.found:
                 title = f"{row.title} − {base.title}{comparison.equal_in((row, base))}"
                 cells.setdefault(title, {})[name] = comparison.found[row, base]
+                bases[title] = base.title
 
     data = {name: Data.of(findings) for name, findings in studies.items()}
     margins = Counter(findings.comparison.margin for findings in studies.values())
@@ -92,7 +96,7 @@ def across(studies: Mapping[str, Findings]) -> list[Line]:
         estimates = [_mean_of([of_title[name] for name in group]) for group in groups]
         pooled = pool(estimates, margin) if len(groups) >= FEWEST_STUDIES else None
         draws = len(frozenset[str]().union(*(data[name].draws for name in averaged)))
-        lines.append(Line(title, {name: of_title.get(name) for name in studies}, pooled, draws))
+        lines.append(Line(title, {name: of_title.get(name) for name in studies}, pooled, draws, bases[title]))
     return lines
 
 

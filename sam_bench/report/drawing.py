@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -72,3 +73,12 @@ def draw_grid(axes: Axes) -> None:
     """Draw the vertical lines of a figure whose rows have names, and leave out the marks of the rows."""
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=FAINT, alpha=0.25, linewidth=0.4)
+
+
+def upper_fence(errors: Sequence[float]) -> float:
+    """Return the error above which a row is left out of an axis, so that one row does not press the others together.
+
+    It is as far above the median as five times the least error is below it.
+    """
+    known = [error for error in errors if math.isfinite(error)]
+    return median(known) + 5 * (median(known) - min(known)) if len(known) > 2 else math.inf

@@ -4,6 +4,7 @@ The same records and the same matplotlib give the same bytes.
 """
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from sam_bench.report.drawing import (
     STYLES,
     VERDICT_COLORS,
     WIDTH,
+    draw_grid,
     height_for,
     legend_above,
     name_places,
     one_panel,
     plot_interval,
+    upper_fence,
 )
 from sam_bench.report.rows import Record, Row, distinct, memorised, memorised_by_epoch, rows_of, title_of
 from sam_bench.report.table import Findings
@@ -47,7 +50,6 @@ def draw(findings: Findings, tuning: Sequence[Record] = ()) -> dict[str, Figure]
         "differences": lambda: differences(findings),
         "curves": lambda: curves(findings),
         "radius": lambda: radius(tuning),
-        "cost": lambda: cost(findings),
     }
     with mpl.rc_context(LOOK):
         return {name: figure for name, drawn in drawers.items() if (figure := drawn()) is not None}
@@ -78,17 +80,36 @@ def as_bytes(figure: Figure, kind: str) -> bytes:
 
 
 def errors(findings: Findings) -> Figure:
-    """Draw each row's errors: every seed as a point, the mean as a line, Student's interval as a bar."""
+    """Draw each row's errors, and beside them its training time, if it is known.
+
+    Every seed is a point, the mean a line, and Student's interval a bar. A row whose error is far above the others' has
+    its mean as a number at the edge.
+    """
     rows = findings.rows
-    figure, axes = one_panel(height_for(len(rows)))
+    costs = [findings.relative_cost(row) for row in rows]
+    has_costs = any(math.isfinite(cost) for cost in costs)
+    figure = Figure(figsize=((1.5 if has_costs else 1) * WIDTH, height_for(len(rows))))
+    panels = figure.subplots(1, 1 + has_costs, sharey=True, squeeze=False, width_ratios=[2, 1][: 1 + has_costs])[0]
+
+    axes = panels[0]
+    limit = upper_fence([row.mean for row in rows])
     for place, row in enumerate(rows):
+        if row.mean > limit:
+            edge = axes.get_yaxis_transform()
+            axes.text(1, place, f"{row.mean:.1f} →", transform=edge, ha="right", va="center", color=FAINT)
+            continue
         low, high = row.interval
         axes.plot([low, high], [place, place], color=FAINT, linewidth=3, solid_capstyle="butt", alpha=0.5)
         axes.plot([row.mean, row.mean], [place - 0.3, place + 0.3], color=INK, linewidth=1)
         points = list(row.errors.values())
         axes.plot(points, [place] * len(points), "o", color=COLORS[0], markersize=2.5, alpha=0.8, markeredgewidth=0)
-    name_places(axes, [row.title for row in rows])
     axes.set_xlabel("test error %")
+
+    if has_costs:
+        panels[1].barh(range(len(rows)), costs, height=0.5, color=FAINT, alpha=0.5)
+        panels[1].set_xlabel("training time, SGD = 1")
+        draw_grid(panels[1])
+    name_places(axes, [row.title for row in rows])
     return figure
 
 
@@ -208,39 +229,6 @@ def _without_method(row: Row) -> dict[str, Any]:
     }
 
 
-def cost(findings: Findings) -> Figure | None:
-    """Draw the error against passes, and against training time, with the Pareto front as a line.
-
-    Costs within 5 % count as equal. None for fewer than two rows with errors.
-    """
-    rows = [row for row in findings.rows if row.errors]
-    if len(rows) < 2:
-        return None
-
-    measures: list[tuple[str, Callable[[Row], float]]] = [
-        ("forward-backward passes, thousands", lambda row: row.means["passes"] / 1000),
-        ("training time, SGD = 1", findings.relative_cost),
-    ]
-    figure = Figure(figsize=(2 * WIDTH, 2.4))
-    for axes, (name, measure) in zip(figure.subplots(1, 2, sharey=True), measures, strict=True):
-        points = {row: (measure(row), row.mean) for row in rows}
-        front = _pareto_front(points)
-        line = [points[row] for row in front]
-        axes.step([x for x, _ in line], [y for _, y in line], where="post", color=FAINT, linewidth=0.8)
-
-        # Only rows on the front have names: with all of them the names would overlap.
-        for row, (x, y) in points.items():
-            on_front = row in front
-            axes.plot(x, y, "o", markersize=3.5, color=COLORS[0] if on_front else FAINT, markeredgewidth=0)
-            if on_front:
-                axes.annotate(row.title, (x, y), xytext=(3, -7), textcoords="offset points", fontsize=6)
-        axes.margins(x=0.12, y=0.12)
-        axes.set_xlabel(name)
-
-    figure.axes[0].set_ylabel("test error %")
-    return figure
-
-
 def _rows_with_curves(findings: Findings, most: int) -> list[Row]:
     """Return up to `most` rows to draw curves of: the planned ones, or all if none was planned.
 
@@ -257,16 +245,3 @@ def _test_errors(run: Record) -> list[float | None]:
 
 def _memorised(run: Record) -> list[float | None]:
     return memorised_by_epoch(run) or [None] * run["epochs"]
-
-
-def _pareto_front(points: Mapping[Row, tuple[float, float]]) -> list[Row]:
-    """Return, by cost, the rows that no row at up to 1.05 times their cost beats in error.
-
-    Args:
-        points: cost and error of each row.
-    """
-    return [
-        row
-        for row, (cost, error) in sorted(points.items(), key=lambda item: item[1])
-        if not any(c <= 1.05 * cost and (e, c) < (error, cost) for c, e in points.values())
-    ]

@@ -42,8 +42,9 @@ def forest(lines: Sequence[Line], titles: Mapping[str, str]) -> Figure | None:
     names = [name for name in titles if any(_has_verdict(line, name) for line, _ in shown)]
     with mpl.rc_context(LOOK):
         rows = math.ceil(len(shown) / COLUMNS)
-        figure = Figure(figsize=(3 * WIDTH, rows * (height_for(len(names) + 1) + 0.55)))
-        panels = figure.subplots(rows, COLUMNS, sharey=True, squeeze=False).flatten()
+        columns = min(COLUMNS, len(shown))
+        figure = Figure(figsize=((0.6 + 0.6 * columns) * WIDTH, rows * (height_for(len(names) + 1) + 0.55)))
+        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
         for axes, (line, pooled) in zip(panels, shown, strict=False):
             _draw_panel(axes, line, pooled, names)
         for axes in panels[len(shown) :]:
@@ -73,5 +74,5 @@ def _draw_panel(axes: Axes, line: Line, pooled: Pooled, names: Sequence[str]) ->
     axes.fill([low, pooled.mean, high, pooled.mean], [place, place - 0.3, place, place + 0.3], color=INK, linewidth=0)
     draw_grid(axes)
     title = line.title.replace(" at equal", "\nat equal")  # a panel is too narrow for both in a line
-    axes.set_title(f"{title}\n{in_words(pooled)}: {pooled.verdict}\n{line.heterogeneity}", loc="left")
+    axes.set_title(f"{title}\n{in_words(pooled)}\n{pooled.verdict} on average", loc="left")
     axes.set_xlabel(DIRECTION)

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,17 +11,19 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from sam_bench.report.across import AVERAGE, HETEROGENEITY
-from sam_bench.report.differences import BETTER, UNDECIDED, WITHIN, WORSE
-
-#: The symbol of each verdict in a table, in addition to its colour. Screen readers get the word instead.
-SYMBOLS = {BETTER: "▼", WORSE: "▲", WITHIN: "≈", UNDECIDED: "○"}
+from sam_bench.report.answers import answers
+from sam_bench.report.elements import (
+    SYMBOLS,
+    definitions,
+    figure,
+    identifier,
+    prose,
+    verdict,
+    with_shared_glyphs,
+)
 
 #: The page's own scripts, in the order in which they are joined into one module.
 SCRIPTS = ("dom.js", "table.js", "curves.js", "details.js", "page.js")
-
-#: The prefix of the ids that Matplotlib gives to glyphs in SVG figures.
-FONT = "DejaVuSans"
 
 #: The decimals that histories keep: curves need no more.
 DIGITS = 3
@@ -55,12 +56,14 @@ def page(payload: Mapping[str, Any]) -> str:
     The tables can be read without JavaScript, which adds sorting, filters, curves and the details of rows.
 
     Args:
-        payload: `title`, `forest` (a figure or none), `version` (texts by name), `across` (lines with a cell for each
-            regime and their average), `false_claims` and `regimes`; tests/report/page_payload.py has a full example.
+        payload: `title`, `answers` (the text of `sam_bench.report.answers`) and its `figures`, `version` (texts by
+            name), `across` (lines with a cell for each regime and their average), `false_claims` and `regimes`;
+            tests/report/page_payload.py has a full example.
     """
     regimes = payload["regimes"]
-    drawn = [_figures("all", payload["forest"]), *map(_regime, regimes)]
-    (forest, *sections), glyphs = with_shared_glyphs(drawn)
+    parts = answers(payload["answers"], payload["across"], regimes, payload["figures"])
+    drawn = [f'<section class="answer" id="{part.anchor}">\n{part.html}</section>' for part in parts]
+    sections, glyphs = with_shared_glyphs([*drawn, *map(_regime, regimes)])
     scripts = [
         *(_script(_asset(f"{library.file}.min.js")) for library in LIBRARIES),
         _script("\n".join(map(_asset, SCRIPTS)), "module"),
@@ -69,14 +72,15 @@ def page(payload: Mapping[str, Any]) -> str:
     return Template(_asset("page.html")).substitute(
         policy=_policy([hashed for _, hashed in scripts]),
         title=escape(payload["title"]),
-        forest=forest,
+        answer=sections[0],
+        questions="\n".join(f'<li><a href="#{part.anchor}">{escape(part.question)}</a></li>' for part in parts[1:]),
+        answers="\n".join(sections[1 : len(parts)]),
         false_claims=escape(payload["false_claims"]),
         styles=_asset("uplot.min.css") + "\n" + _asset("page.css"),
-        across=_across(payload["across"], regimes) if len(regimes) > 1 else "",
         tabs="\n".join(_tab(regime) for regime in regimes) if len(regimes) > 1 else "",
         glyphs=glyphs,
-        regimes="\n".join(sections),
-        versions=_definitions(payload["version"]),
+        regimes="\n".join(sections[len(parts) :]),
+        versions=definitions(payload["version"]),
         libraries=", ".join(_library(library) for library in LIBRARIES),
         licences="\n".join(_licence(library) for library in LIBRARIES),
         data=embedded({"regimes": [_data(regime) for regime in regimes]}),
@@ -87,61 +91,6 @@ def page(payload: Mapping[str, Any]) -> str:
 def embedded(data: Any) -> str:
     """Return data as JSON that is safe in a script element: no text in it can close or open an element."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-def inlined(svg: str, name: str, alt: str) -> str:
-    """Return an SVG document as an element of the page, which takes its size from its place there.
-
-    Its ids and styles are made unique, so that figures do not affect each other. Glyphs keep their ids, since
-    `with_shared_glyphs` merges them across figures. Paths are cut to two decimals (0.01 point) to make the page
-    smaller.
-
-    Args:
-        name: the prefix that its ids get.
-        alt: the description for screen readers.
-
-    Raises:
-        ValueError: the text has no `<svg>` element.
-    """
-    # The page needs no declarations, comments, metadata or white space, and fewer digits.
-    svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r">\s+<", "><", svg)
-    svg = re.sub(r'(?<=\sd=")[^"]*', lambda path: " ".join(re.sub(r"(\.\d\d)\d+", r"\1", path[0]).split()), svg)
-
-    # Figures share one page: ids, references to them and the style rule for all elements get the figure's name.
-    svg = re.sub(rf'(\sid=")(?!{FONT})', rf"\g<1>{name}-", svg)
-    svg = re.sub(rf"""(href=["']#(?!{FONT})|url\(['"]?#)""", rf"\g<1>{name}-", svg)
-    svg = re.sub(r"(<style[^>]*>\s*)\*", rf"\g<1>#figure-{name} *", svg)
-
-    root = re.search(r"<svg\b[^>]*>", svg)
-    if root is None:
-        raise ValueError(f"figure {name} is not an SVG document: it has no <svg> element")
-    attributes = re.sub(r'\s(id|width|height|role|aria-label)="[^"]*"', "", root[0].removesuffix(">"))
-    opened = f'{attributes} id="figure-{name}" role="img" aria-label="{escape(alt)}">'
-    return (svg[: root.start()] + opened + svg[root.end() :]).strip()
-
-
-def with_shared_glyphs(parts: Sequence[str]) -> tuple[list[str], str]:
-    """Return parts of the page without their glyphs' outlines, and each outline once, which saves half a megabyte.
-
-    Raises:
-        ValueError: two figures have different outlines for the same glyph.
-    """
-    outlines: dict[str, str] = {}
-
-    def move(path: re.Match[str]) -> str:
-        if outlines.setdefault(path[1], path[0]) != path[0]:
-            raise ValueError(f"two figures draw the glyph {path[1]} in two ways")
-        return ""
-
-    glyph = re.compile(rf'<path id="({FONT}[^"]*)"[^>]*/>')
-    without = [glyph.sub(move, part).replace("<defs></defs>", "") for part in parts]
-    return without, "".join(outlines[name] for name in sorted(outlines))
-
-
-def _prose(text: str) -> str:
-    """Return a text as HTML in which no line break can come before a percent sign."""
-    return escape(text.replace(" %", "\N{NO-BREAK SPACE}%"))
 
 
 def _asset(name: str) -> str:
@@ -163,79 +112,69 @@ def _policy(hashes: Iterable[str]) -> str:
     )
 
 
-def _across(lines: Sequence[Mapping[str, Any]], regimes: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table of the comparisons of all regimes side by side."""
-    titles = [*(regime["title"] for regime in regimes), AVERAGE, HETEROGENEITY]
-    headings = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
-    body = "\n".join(
-        f'<tr><th scope="row">{escape(line["title"])}</th>'
-        f"{''.join(map(_cell_across, [*line['cells'], line['average']]))}"
-        f"<td>{escape(line['heterogeneity'])}</td></tr>"
-        for line in lines
-    )
-    return "\n".join(
-        [
-            '<div class="scroll" tabindex="0" role="region" aria-label="All comparisons: table">',
-            f'<table class="across"><thead><tr><th scope="col">points of test error</th>{headings}</tr></thead>',
-            f"<tbody>\n{body}\n</tbody></table></div>",
-        ]
-    )
-
-
-def _cell_across(cell: Mapping[str, str] | None) -> str:
-    return f"<td>{_prose(cell['text'])} {_verdict(cell['verdict'] or UNDECIDED)}</td>" if cell else "<td>–</td>"
-
-
 def _tab(regime: Mapping[str, Any]) -> str:
-    return f'<a href="#{_identifier(regime["name"])}">{escape(regime["title"])}</a>'
+    return f'<a href="#{identifier(regime["name"])}">{escape(regime["title"])}</a>'
 
 
 def _regime(regime: Mapping[str, Any]) -> str:
-    name = _identifier(regime["name"])
-    notes = "".join(f"<li>{_prose(note)}</li>" for note in regime["notes"])
+    name = identifier(regime["name"])
+    notes = "".join(f"<li>{prose(note)}</li>" for note in regime["notes"])
 
     parts = [
         f'<section class="regime" id="{name}" aria-labelledby="{name}-title">',
         f'<h2 id="{name}-title">{escape(regime["title"])}</h2>',
-        f'<p class="about">{_prose(regime["about"])}</p>',
+        f'<p class="about">{prose(regime["about"])}</p>',
         _statements(regime["statements"]),
         _table(regime),
         f'<ol class="notes">{notes}</ol>' if notes else "",
         _help(regime["columns"]),
         _commands(regime["rows"]),
         '<div class="curves"></div>',
-        _sharpness(regime["sharpness"]),
-        *(["<h3>Figures</h3>", _figures(regime["name"], regime["figures"])] if regime["figures"] else []),
+        _sharpness(regime),
+        _figures(regime),
         "</section>",
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _sharpness(text: str) -> str:
-    return f"<h3>Does flatness go with the test error?</h3>\n<p>{_prose(text)}</p>" if text else ""
+def _figures(regime: Mapping[str, Any]) -> str:
+    drawn = "\n".join(
+        figure(each["svg"], identifier(regime["name"], each["name"]), each["alt"], each["title"])
+        for each in regime["figures"]
+    )
+    return f'<h3>Figures</h3>\n<div class="figures">\n{drawn}\n</div>' if drawn else ""
+
+
+def _sharpness(regime: Mapping[str, Any]) -> str:
+    """Return the table of the correlations of sharpness with the test error."""
+    if not regime["sharpness"]:
+        return ""
+    headings, cells = regime["sharpness"]
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    body = "\n".join(
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{prose(value)}</td>" for value in values)}</tr>'
+        for name, *values in cells
+    )
+    return (
+        "<h3>Does flatness go with the test error?</h3>\n"
+        '<p class="small">Rank correlations with the test error, each with its own 95 % interval.</p>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(regime["title"])}: sharpness">'
+        f'<table class="comparisons"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    )
 
 
 def _statements(statements: Sequence[Mapping[str, str]]) -> str:
     items = "\n".join(
-        f"<li>{_verdict(each['verdict'], shown=True)} <span>{_prose(each['text'])}</span></li>" for each in statements
+        f"<li>{verdict(each['verdict'], shown=True)} <span>{prose(each['text'])}</span></li>" for each in statements
     )
     return f'<ul class="statements">\n{items}\n</ul>' if items else ""
-
-
-def _verdict(verdict: str, shown: bool = False) -> str:
-    """Return a verdict's symbol and word; unless `shown`, the word is for screen readers only."""
-    word = f"<span{'' if shown else ' class=heard'}>{verdict}</span>"
-    return (
-        f'<span class="verdict {verdict.replace(" ", "-")}" title="{verdict}">'
-        f'<span aria-hidden="true">{SYMBOLS[verdict]}</span> {word}</span>'
-    )
 
 
 def _table(regime: Mapping[str, Any]) -> str:
     """Return a regime's table: measured rows, then the others in a second body, so that sorting keeps them last."""
     columns = regime["columns"]
     headings = "".join(
-        f'<th scope="col" title="{escape(column["help"])}">{_prose(column["title"])}</th>' for column in columns
+        f'<th scope="col" title="{escape(column["help"])}">{prose(column["title"])}</th>' for column in columns
     )
 
     measured, others = [], []
@@ -250,7 +189,7 @@ def _table(regime: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             '<p class="key">Against what the column compares with: '
-            f"{' '.join(_verdict(verdict, shown=True) for verdict in SYMBOLS)}</p>",
+            f"{' '.join(verdict(word, shown=True) for word in SYMBOLS)}</p>",
             f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(regime["title"])}: table">',
             '<table class="sortable asc n-last results">',
             f'<thead><tr><th scope="col">method</th>{headings}</tr></thead>',
@@ -270,8 +209,8 @@ def _cell(cell: Mapping[str, Any] | None, digits: int | None) -> str:
     text = cell["text"] or f"{value:.{digits or 0}f}"
     number, bracket, rest = text.partition(" (")
     shown = escape(number) + (f' <span class="interval">({escape(rest)}</span>' if bracket else "")
-    verdict = f" {_verdict(cell['verdict'])}" if cell.get("verdict") else ""
-    return f'<td data-sort="{"" if value is None else repr(float(value))}">{shown}{verdict}</td>'
+    symbol = f" {verdict(cell['verdict'])}" if cell.get("verdict") else ""
+    return f'<td data-sort="{"" if value is None else repr(float(value))}">{shown}{symbol}</td>'
 
 
 def _not_run(row: Mapping[str, Any], width: int) -> str:
@@ -282,7 +221,7 @@ def _not_run(row: Mapping[str, Any], width: int) -> str:
 def _help(columns: Sequence[Mapping[str, Any]]) -> str:
     return (
         "<details><summary>What the columns are</summary>"
-        f"{_definitions({column['title']: column['help'] for column in columns})}</details>"
+        f"{definitions({column['title']: column['help'] for column in columns})}</details>"
     )
 
 
@@ -293,30 +232,6 @@ def _commands(rows: Sequence[Mapping[str, Any]]) -> str:
         if row["status"] == "measured"
     )
     return f"<details><summary>The command that makes each row</summary>\n<dl>\n{items}\n</dl></details>"
-
-
-def _definitions(entries: Mapping[str, str]) -> str:
-    return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in entries.items())}</dl>"
-
-
-def _width(svg: str) -> float:
-    """Return a figure's width in rem that makes its letters of 7 points nearly as large as the page's."""
-    width = re.search(r'<svg\b[^>]*\swidth="([\d.]+)', svg)
-    return float(width[1]) * 0.105 if width else 34
-
-
-def _figures(regime: str, figures: Sequence[Mapping[str, str]]) -> str:
-    drawn = "\n".join(
-        f'<figure style="--width: {_width(figure["svg"]):.1f}rem"><figcaption>{escape(figure["title"])}</figcaption>'
-        f'<div class="drawing">{inlined(figure["svg"], _identifier(regime, figure["name"]), figure["alt"])}</div>'
-        "</figure>"
-        for figure in figures
-    )
-    return f'<div class="figures">\n{drawn}\n</div>' if drawn else ""
-
-
-def _identifier(*names: str) -> str:
-    return re.sub(r"[^\w-]", "_", "-".join(names))
 
 
 def _library(library: Library) -> str:
@@ -332,7 +247,7 @@ def _data(regime: Mapping[str, Any]) -> dict[str, Any]:
     seeds = [seed for row in regime["rows"] for seed in row["seeds"]]
     shared = {key: _shared(seed[key] for seed in seeds) for key in ("settings", "versions")}
     return {
-        "id": _identifier(regime["name"]),
+        "id": identifier(regime["name"]),
         "title": regime["title"],
         **shared,
         "rows": [_row(row, shared) for row in regime["rows"]],
@@ -342,7 +257,7 @@ def _data(regime: Mapping[str, Any]) -> dict[str, Any]:
 def _row(row: Mapping[str, Any], of_regime: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """Return a row's data for the scripts, without what all runs of the regime share."""
     of_row = {key: _shared(seed[key] for seed in row["seeds"]) for key in of_regime}
-    kept = ("id", "title", "optimizer", "status", "command", "settings")
+    kept = ("id", "title", "optimizer", "status", "command", "settings", "prominent")
 
     return {
         **{key: row[key] for key in kept},

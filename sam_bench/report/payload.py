@@ -1,5 +1,7 @@
 """The data of the results page: JSON-able, and the same for the same records."""
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,32 +10,26 @@ from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE, Comparison, d
 from sam_bench.report.differences import UNDECIDED, Difference
 from sam_bench.report.drawing import INK
 from sam_bench.report.rows import Record, Row, memorised, memorised_by_epoch, own_settings
+from sam_bench.report.sharpness import Sharpness, correlation_table
 from sam_bench.report.study import Study
 from sam_bench.report.table import Findings, protocol
 from sam_bench.runs.record import flat
 
 #: The title of each figure, and a description of what it shows.
 CAPTIONS = {
-    "forest": (
-        "Planned comparisons in all studies, and their averages over the studies",
-        "a line is a study with its simultaneous interval, a diamond the average with its own, the band the margin",
+    "errors": (
+        "Test error of every seed, and training time",
+        "the mean as a line, Student's 95 % interval as a bar, time in that of SGD",
     ),
-    "errors": ("Test error of every seed", "the mean as a line, Student's 95 % interval as a bar"),
     "differences": ("Differences", "with simultaneous intervals, hollow where undecided, the margin as a band"),
     "curves": ("Over the epochs", "means over the seeds, and bands from the least to the greatest"),
     "radius": ("Error against the radius", "on held-out images, SGD's as a line"),
-    "cost": ("Error against cost", "the line is the Pareto front, costs within 5 % being equal"),
     "sharpness": ("Sharpness of every solution", "on training images, the median of a row as a line"),
     "explains": ("Test error against sharpness", "a point for each solution"),
-    "correlations": (
-        "Rank correlation of sharpness with the test error",
-        "with the intervals of a bootstrap, not corrected for their number, filled where they exclude 0",
-    ),
     "landscape": (
         "How the training loss rises around solutions",
         "along two random directions, normalised filter by filter; behind each name the solution's own loss",
     ),
-    "surface": ("The same as surfaces", "of the first two"),
     "slices": ("Slices of the training loss", "through solutions, and from one to another"),
     "sharpening": ("Sharpness over the epochs", "of runs that were measured while they trained"),
 }
@@ -42,9 +38,10 @@ CAPTIONS = {
 def page_payload(
     regimes: Sequence[Mapping[str, Any]],
     versions: Mapping[str, str],
-    lines: Sequence[Line] = (),
-    forest: str = "",
-    false_claims: float = 0,
+    lines: Sequence[Line],
+    false_claims: float,
+    answers: str,
+    figures: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the data of the whole page.
 
@@ -52,12 +49,14 @@ def page_payload(
         regimes: what `regime` returned for each study, in order.
         versions: the versions of the software and the data, and the number of runs, by name.
         lines: the comparisons of all studies, with a cell for each regime in their order.
-        forest: the forest plot of these lines as an SVG document, if there is one.
         false_claims: the most false verdicts to expect on the page.
+        answers: the text at the head of the page.
+        figures: SVG documents that this text shows, by path.
     """
     return {
         "title": "Sharpness-aware optimizers, compared",
-        "forest": [_figure("forest", forest)] if forest else [],
+        "answers": answers,
+        "figures": {path: _recoloured(svg) for path, svg in figures.items()},
         "version": dict(versions),
         "across": [
             {
@@ -86,14 +85,14 @@ def _planned(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def regime(
-    study: Study, findings: Findings, figures: Mapping[str, str], about: str = "", sharpness: str = ""
+    study: Study, findings: Findings, figures: Mapping[str, str], about: str = "", sharpness: Sharpness | None = None
 ) -> dict[str, Any]:
     """Return the data of a study's part of the page.
 
     Args:
         figures: SVG documents, by name.
         about: a description of its preset.
-        sharpness: what was found about the loss around its solutions, in a few sentences.
+        sharpness: what was measured around its solutions.
     """
     rows = {row.title: row for row in findings.rows}
     configs = [record["config"] for record in findings.records]
@@ -104,7 +103,7 @@ def regime(
         "about": " ".join(filter(None, [about, protocol(configs, study.experiment)])),
         "statements": _planned(findings.comparison),
         "notes": findings.remarks(),
-        "sharpness": sharpness,
+        "sharpness": sharpness and _correlations(sharpness),
         "figures": [_figure(name, figures[name]) for name in CAPTIONS if name in figures],
         "columns": _columns(findings),
         "rows": [
@@ -115,7 +114,22 @@ def regime(
 
 def _figure(name: str, svg: str) -> dict[str, str]:
     title, alt = CAPTIONS[name]
-    return {"name": name, "title": title, "alt": f"{title}: {alt}.", "svg": svg.replace(INK, "currentColor")}
+    return {"name": name, "title": title, "alt": f"{title}: {alt}.", "svg": _recoloured(svg)}
+
+
+def _recoloured(svg: str) -> str:
+    """Return a figure whose ink and paper have the colours of the page's."""
+    return svg.replace(INK, "currentColor").replace("fill: #ffffff", "fill: var(--paper)")
+
+
+def _correlations(sharpness: Sharpness) -> tuple[list[str], list[list[str]]] | None:
+    """Return the table of the shown measures' correlations with the test error; None if none is known."""
+    known = [
+        name
+        for name in sharpness.shown_names()
+        if not all(math.isnan(each.value) for each in sharpness.correlations[name])
+    ]
+    return correlation_table(sharpness, known) if known else None
 
 
 def _columns(findings: Findings) -> list[dict[str, Any]]:
@@ -154,6 +168,10 @@ def _columns(findings: Findings) -> list[dict[str, Any]]:
 
 def _row(study: Study, findings: Findings, row: Row) -> dict[str, Any]:
     means = row.means
+    planned = [row for pair in findings.comparison.planned for row in pair]
+    best = min(findings.rows, key=lambda row: row.mean)
+    prominent = [*planned, best] if planned else findings.rows[:5]
+    radius = {} if row.rho is None else {"ρ": f"{row.rho:g}"}
     cells = {
         "rho": _cell(row.rho, "g"),
         "error": _cell(row.mean, ".2f") | {"text": row.error_in_words},
@@ -173,7 +191,8 @@ def _row(study: Study, findings: Findings, row: Row) -> dict[str, Any]:
         "optimizer": row.method,
         "status": "measured",
         "cells": cells,
-        "settings": {key: str(value) for key, value in own_settings(row, findings.rows).items()},
+        "settings": radius | {key: str(value) for key, value in own_settings(row, findings.rows).items()},
+        "prominent": row in prominent,
         "seeds": [_seed(study, row, run) for run in row.runs],
     }
 
@@ -186,16 +205,16 @@ def _not_run(study: Study, title: str) -> dict[str, Any]:
         "status": "not run",
         "cells": {},
         "settings": overrides,
+        "prominent": False,
         "seeds": [],
     }
 
 
 def _identity(study: Study, title: str) -> dict[str, str]:
     """Return a row's id, title and the command that runs all of its seeds."""
-    place = list(study.rows).index(title)
     seeds = ",".join(map(str, study.seeds))
     command = f"python -m sam_bench -m {' '.join(study.overrides(title))} seed={seeds}"
-    return {"id": f"{study.experiment}-{place}", "title": title, "command": command}
+    return {"id": re.sub(r"\W+", "-", title.lower()).strip("-"), "title": title, "command": command}
 
 
 def _seed(study: Study, row: Row, run: Record) -> dict[str, Any]:

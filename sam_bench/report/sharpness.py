@@ -1,4 +1,4 @@
-"""The sharpness of the loss around solutions and its correlation with the test error: tables, and a finding in words.
+"""The sharpness of the loss around solutions, and tables of its correlation with the test error.
 
 It reads what the command analyse has measured. Nothing here is computed from weights, and torch is not needed.
 """
@@ -311,22 +311,7 @@ def tables(sharpness: Sharpness, experiment: str, about: str) -> str:
         _table(sharpness, sharpness.main_names()),
         *_with_batch_statistics(sharpness),
         "## Does it go with the test error?",
-        explanation(sharpness),
-        markdown(
-            ["measure", "across rows", "rows", "over radii", "methods", "over seeds", "rows"],
-            [
-                [
-                    called(name),
-                    in_words(correlations.across),
-                    str(correlations.across.groups),
-                    in_words(correlations.radii),
-                    str(correlations.radii.groups),
-                    in_words(correlations.seeds),
-                    str(correlations.seeds.groups),
-                ]
-                for name, correlations in sharpness.correlations.items()
-            ],
-        ),
+        markdown(*correlation_table(sharpness, sharpness.names)),
         "Spearman's rank correlations with the test error, with 95 % intervals of a bootstrap, not corrected for their "
         "number, and none where all are in order: across rows of their means, drawing rows, one method at several "
         "settings being several rows; over the radii of a method, of the means at each, drawing radii, and averaged "
@@ -377,39 +362,30 @@ def write_sharpness(sharpness: Sharpness, experiment: str, folder: Path, about: 
     write_atomically(folder / "sharpness.md", tables(sharpness, experiment, about).encode())
 
 
-def explanation(sharpness: Sharpness) -> str:
-    """Return the correlations in a few sentences; "" if none is known."""
-    of_measures = []
-    for name in sharpness.shown_names():
-        labelled = zip(("across rows", "over radii", "over seeds"), sharpness.correlations[name], strict=True)
-        parts = [f"{label} {in_words(each)}" for label, each in labelled if not math.isnan(each.value)]
-        if parts:
-            of_measures.append(f"{called(name)} {', '.join(parts)}")
+def correlation_table(sharpness: Sharpness, names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and cells of a table with the correlations of some measures with the test error.
 
-    if not of_measures:
-        return ""
-    return (
-        f"Rank correlation with the test error ({len(sharpness.titles())} rows, {len(sharpness.solutions)} "
-        f"solutions), with 95 % intervals that are not corrected for their number: {'; '.join(of_measures)}. "
-        f"{thirds(sharpness)}"
-    ).rstrip()
-
-
-def thirds(sharpness: Sharpness, name: str = "eigenvalue_1") -> str:
-    """Return a sentence with the mean test errors of the flattest, middle and sharpest third of the rows.
-
-    It shows what a rank correlation cannot: errors may be least in the middle. "" if the correlation is not known.
+    The last column has what a rank correlation cannot show: errors may be least in the middle.
     """
-    if name not in sharpness.names or math.isnan(sharpness.correlations[name].across.value):
-        return ""
+    headings = ["measure", "across rows", "rows", "over radii", "methods", "over seeds", "rows"]
+    cells = []
+    for name in names:
+        correlations = sharpness.correlations[name]
+        line = [called(name)]
+        for each in correlations:
+            line += [in_words(each), str(each.groups)]
+        cells.append([*line, _thirds(sharpness, name)])
+    return [*headings, "mean error % of the flattest, middle and sharpest third of the rows"], cells
 
+
+def _thirds(sharpness: Sharpness, name: str) -> str:
+    """Return the mean test errors of the rows in thirds, from the flattest; "–" if the correlation is not known."""
+    if math.isnan(sharpness.correlations[name].across.value):
+        return "–"
     rows = [[s for s in sharpness.solutions if s.title == title] for title in sharpness.titles()]
-    means = sorted(_mean([(solution.measures[name], solution.error) for solution in row]) for row in rows)
-    errors = [f"{np.mean([error for _, error in third]):.1f} %" for third in np.array_split(means, 3)]
-    return (
-        f"The third of the rows with the least {called(name)} has a mean error of {errors[0]}, the next {errors[1]}, "
-        f"the one with the greatest {errors[2]}."
-    )
+    known = [[s for s in row if not math.isnan(s.measures[name])] for row in rows]
+    means = sorted(_mean([(s.measures[name], s.error) for s in row]) for row in known if row)
+    return ", ".join(f"{np.mean([error for _, error in third]):.1f}" for third in np.array_split(means, 3))
 
 
 def in_words(correlation: Correlation) -> str:

@@ -1,4 +1,4 @@
-"""Figures of the loss around solutions: its sharpness, the correlation with the test error, and slices through it."""
+"""Figures of the loss around solutions: its sharpness, the test error against it, and slices through the loss."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +19,12 @@ from sam_bench.report.drawing import (
     height_for,
     legend_above,
     name_places,
-    plot_interval,
+    upper_fence,
 )
 from sam_bench.report.rows import Record, distinct, rank, title_of
 from sam_bench.report.sharpness import Landscape, Sharpness, called
 
-#: The loss, or rise of the loss, at which surfaces and slices are cut off, in nats.
+#: The loss at which slices are cut off, in nats.
 HIGHEST = 8.0
 
 #: The rises of the loss at which contours are drawn, in nats. Values beyond an end have the colour of that end.
@@ -37,9 +37,7 @@ def draw_sharpness(sharpness: Sharpness) -> dict[str, Figure]:
     drawers: Mapping[str, Callable[[], Figure | None]] = {
         "sharpness": lambda: measures(sharpness),
         "explains": lambda: scatter(sharpness),
-        "correlations": lambda: forest(sharpness),
         "landscape": lambda: contours(planes),
-        "surface": lambda: surfaces(planes),
         "slices": lambda: slices(sharpness.landscapes),
         "sharpening": lambda: curves(sharpness.probed),
     }
@@ -81,23 +79,29 @@ def measures(sharpness: Sharpness) -> Figure | None:
 def scatter(sharpness: Sharpness) -> Figure | None:
     """Draw the test error against sharpness: a point for each solution, coloured for the best known methods.
 
-    None for fewer than three solutions.
+    A solution whose error is far above the others' is an arrow at the edge. None for fewer than three solutions.
     """
     names = sharpness.shown_names()
     if not names or len(sharpness.solutions) < 3:
         return None
 
+    limit = upper_fence([solution.error for solution in sharpness.solutions])
     coloured = [title for title in ("SGD", "SAM", "ASAM", "GSAM", "WSAM") if title in sharpness.titles()]
     figure, panels = _panels(len(names), 1.9)
     for axes, name in zip(panels, names, strict=True):
         # The coloured rows are drawn last, over the others.
         for title in [*(t for t in sharpness.titles() if t not in coloured), *coloured]:
-            solutions = [s for s in sharpness.solutions if s.title == title and math.isfinite(s.measures[name])]
+            known = [s for s in sharpness.solutions if s.title == title and math.isfinite(s.measures[name])]
+            solutions = [s for s in known if s.error <= limit]
             points = [s.measures[name] for s in solutions], [s.error for s in solutions]
             if title in coloured:
                 axes.plot(*points, "o", color=COLORS[coloured.index(title)], markersize=3.5, mew=0, label=title)
             else:
                 axes.plot(*points, "o", color=FAINT, markersize=2.5, mew=0, alpha=0.7)
+
+            beyond = [s.measures[name] for s in known if s.error > limit]
+            edge = axes.get_xaxis_transform()
+            axes.plot(beyond, [0.97] * len(beyond), "^", color=FAINT, markersize=4, mew=0, transform=edge)
 
         _set_scale(axes, name, sharpness)
         axes.set_xlabel(called(name))
@@ -106,35 +110,6 @@ def scatter(sharpness: Sharpness) -> Figure | None:
 
     if coloured:
         legend_above(figure, panels[0], len(coloured))
-    return figure
-
-
-def forest(sharpness: Sharpness) -> Figure | None:
-    """Draw rank correlations with the test error and their intervals, not corrected for their number.
-
-    None if no correlation is known.
-    """
-    correlations = sharpness.correlations
-    labels = ("across rows", "over the radii of a method", "over the seeds of a row")
-    # `i` is a correlation's place in the named tuple, which is its place among the labels.
-    shown = [i for i in range(3) if not all(math.isnan(of_measure[i].value) for of_measure in correlations.values())]
-    if not shown:
-        return None
-
-    figure = Figure(figsize=((0.6 + 0.5 * len(shown)) * WIDTH, height_for(len(correlations))))
-    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for axes, i in zip(panels, shown, strict=True):
-        axes.axvline(0, color=FAINT, linewidth=0.6)
-        for place, of_measure in enumerate(correlations.values()):
-            correlation = of_measure[i]
-            if not math.isnan(correlation.value):
-                color = COLORS[0] if correlation.low > 0 or correlation.high < 0 else None
-                plot_interval(axes, place, correlation.value, (correlation.low, correlation.high), color)
-
-        axes.set_xlim(-1.05, 1.05)
-        axes.set_xticks((-1, 0, 1))
-        axes.set_xlabel(labels[i])
-        name_places(axes, [called(name) for name in correlations])
     return figure
 
 
@@ -163,29 +138,6 @@ def contours(planes: Sequence[Landscape]) -> Figure | None:
         axes.set_visible(False)
     bar = figure.colorbar(filled, ax=grid, shrink=0.9, format="%g", ticks=RISES)
     bar.set_label("rise of the training loss")
-    return figure
-
-
-def surfaces(planes: Sequence[Landscape]) -> Figure | None:
-    """Draw what `contours` does as surfaces, for the first two solutions."""
-    if not planes:
-        return None
-
-    shown = planes[:2]
-    figure = Figure(figsize=(WIDTH * len(shown), 2.6))
-    for place, plane in enumerate(shown, start=1):
-        axes = figure.add_subplot(1, len(shown), place, projection="3d")
-        x, y = np.meshgrid(plane.steps, plane.steps)
-        heights = np.clip(rises(plane), 0, HIGHEST)
-        norm = mpl.colors.Normalize(0, HIGHEST)
-        surface = axes.plot_surface(x, y, heights, cmap="cividis", norm=norm, rstride=1, cstride=1, linewidth=0.1)
-        # As vectors, the many faces would make the SVG large.
-        surface.set_rasterized(True)
-
-        axes.set_zlim(0, HIGHEST)
-        axes.set_title(f"{plane.titles[0]}, seed {plane.seeds[0]}: {_own_loss(plane):.2f}")
-        axes.set_zlabel("rise of the training loss")
-        axes.tick_params(pad=-3)
     return figure
 
 

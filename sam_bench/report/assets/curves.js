@@ -8,7 +8,6 @@ const QUANTITIES = {
 };
 const COLOURS = 6;
 const DASHES = [[], [8, 4], [2, 3], [12, 4, 2, 4], [16, 6]];
-const FIRST = 5; // as many rows are drawn at the start
 const MOST_BANDS = 8; // more of them hide each other
 
 /** The colours of series differ, and where there are more series than colours, so do their dashes. */
@@ -106,7 +105,8 @@ class Curves {
       regime.rows.some((row) => row.seeds.some((seed) => hasValues(seed.history[quantity]))),
     );
     this.drawable = regime.rows.map((_, index) => index).filter((index) => this.hasCurve(index));
-    this.shown = new Set(this.drawable.slice(0, FIRST));
+    this.prominent = this.drawable.filter((index) => regime.rows[index].prominent);
+    this.shown = new Set(this.prominent);
     this.chips = new Map(this.drawable.map((index) => [index, this.makeChip(index)]));
     this.chart = make("div", { class: "chart", role: "img" });
     if (this.drawable.length) holder.append(...this.makeParts());
@@ -136,7 +136,7 @@ class Curves {
         { class: "controls" },
         make("label", {}, "Show ", this.quantity),
         make("label", {}, "from epoch ", this.from),
-        set(`First ${FIRST}`, this.drawable.slice(0, FIRST)),
+        set("Compared", this.prominent),
         set("All", this.drawable),
         set("None", []),
       ),

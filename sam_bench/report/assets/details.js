@@ -16,7 +16,7 @@ class Details {
     this.place = place;
     this.row = place.regime.rows[place.index];
     const { row } = this;
-    const own = Object.keys(row.settings).length ? [make("h3", {}, "Of its own"), definitions(row.settings)] : [];
+    const own = Object.keys(row.settings).length ? [make("h3", {}, "Its settings"), definitions(row.settings)] : [];
     const title = make("h2", { id: "details-title", tabindex: "-1" }, row.title);
     const said = make("p", { class: "heard", role: "status" });
     const content = make("div", {}, said, title, this.about(), this.command(), own);

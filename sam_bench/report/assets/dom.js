@@ -51,6 +51,23 @@ async function toClipboard(text, near) {
   }
 }
 
+/** What the browser remembers under a name; null if nothing, or if it remembers nothing of files. */
+function remembered(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+function remember(name, value) {
+  try {
+    localStorage.setItem(name, value);
+  } catch {
+    // the page works without
+  }
+}
+
 /** The different values of a list, in their order, as one text. */
 function distinct(values) {
   return [...new Set(values)].join(", ");

@@ -5,6 +5,7 @@ const root = document.documentElement;
 const details = new Details(document.getElementById("details"));
 const views = new Map(regimes.map((regime) => [regime.id, view(regime)]));
 const tabs = [...document.querySelectorAll("#tabs a")];
+let selected = null;
 
 root.classList.add("scripted");
 for (const code of document.querySelectorAll("main code.command")) {
@@ -49,11 +50,16 @@ function openRow(regime, index) {
   });
 }
 
-/** Show what the address names: `#regime` or `#regime/row`. */
+/** Show what the address names: `#regime` or `#regime/row`; a question is shown by the browser. */
 function follow() {
   const [wanted, row] = location.hash.slice(1).split("/").map(decoded);
-  const { regime } = views.get(wanted) ?? views.get(regimes[0].id);
+  if (!views.has(wanted)) {
+    if (!selected) select(regimes[0].id);
+    return;
+  }
+  const { regime, section } = views.get(wanted);
   select(regime.id);
+  section.scrollIntoView();
   const index = regime.rows.findIndex((each) => each.id === row);
   if (index >= 0) openRow(regime, index);
 }
@@ -67,11 +73,12 @@ function decoded(part) {
 }
 
 function select(id) {
+  selected = id;
   for (const { regime, section } of views.values()) section.hidden = regime.id !== id;
   for (const tab of tabs) {
-    const selected = tab.hash === `#${id}`;
-    tab.setAttribute("aria-selected", selected);
-    tab.tabIndex = selected ? 0 : -1;
+    const isSelected = tab.hash === `#${id}`;
+    tab.setAttribute("aria-selected", isSelected);
+    tab.tabIndex = isSelected ? 0 : -1;
   }
   views.get(id).curves.draw();
 }
@@ -102,8 +109,10 @@ function startTabs() {
   });
 }
 
-/** Light or dark as the system has it, until the button is pressed; the page forgets it when it is closed. */
+/** Light or dark as the system has it, until the button is pressed; the browser remembers what was chosen. */
 function startTheme() {
+  const chosen = remembered("theme");
+  if (chosen) root.dataset.theme = chosen;
   const itself = document.getElementById("theme");
   const system = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
@@ -113,6 +122,7 @@ function startTheme() {
   };
   itself.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
+    remember("theme", root.dataset.theme);
     changed();
   });
   system.addEventListener("change", changed);

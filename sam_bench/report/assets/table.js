@@ -17,7 +17,7 @@ class Table {
       const chosen = !getSelection().isCollapsed; // text of a row is being selected, not the row clicked
       if (row && !chosen && !event.target.closest("button, input, label")) open(Number(row.dataset.row));
     });
-    this.box.before(this.makeFilter());
+    this.box.before(this.makeFilter(), this.makeColumns());
     new ResizeObserver(() => this.fit()).observe(this.box);
   }
 
@@ -41,6 +41,23 @@ class Table {
     const field = make("input", { type: "search", oninput: () => this.filter(field.value) });
     this.filter("");
     return make("div", { class: "controls" }, make("label", {}, "Filter methods ", field), this.count);
+  }
+
+  /** Make a folded list of check boxes that hide columns. */
+  makeColumns() {
+    const boxes = [...this.element.tHead.rows[0].cells].slice(1).map((heading, i) => {
+      const check = make("input", { type: "checkbox", checked: true, onchange: () => this.hide(i + 1, !check.checked) });
+      return make("label", {}, check, ` ${heading.textContent}`);
+    });
+    return make("details", { class: "columns" }, make("summary", {}, "Columns"), make("div", { class: "controls" }, boxes));
+  }
+
+  /** Hide a column or show it; rows that were not run have one cell over all columns, which stays. */
+  hide(column, hidden) {
+    for (const { cells } of [this.element.tHead.rows[0], ...this.rows()]) {
+      if (cells.length > 2) cells[column].hidden = hidden;
+    }
+    this.fit();
   }
 
   /** Show the rows in which every word stands. */
