@@ -21,6 +21,7 @@ from sam_bench.optim.options import Option
 from sam_bench.optim.registry import METHODS, MethodEntry
 from sam_bench.report.markup import replace_generated, table
 from sam_bench.report.radii import DEFAULT, RADII
+from sam_bench.report.record_table import COLUMNS
 
 DOCS = Path(__file__).resolve().parent
 #: The command in the comments around a generated part.
@@ -36,7 +37,13 @@ def write_all() -> None:
 
 def generated_parts() -> dict[str, str]:
     """Return the content of each generated part, by the name of its page."""
-    return {"methods.md": methods(), "settings.md": settings(), "protocols.md": presets(), "api.md": classes()}
+    return {
+        "methods.md": methods(),
+        "settings.md": settings(),
+        "protocols.md": presets(),
+        "api.md": classes(),
+        "files.md": columns(),
+    }
 
 
 # Methods.
@@ -103,6 +110,17 @@ def radii() -> str:
 def presets() -> str:
     """Return a list of all presets, with the description at the top of each one's file."""
     return "\n".join(f"- `{name}`: {describe_preset(name)}" for name in choices("experiment"))
+
+
+# Records.
+
+
+def columns() -> str:
+    """Return the columns of the table of all records."""
+    rows = [[f"`{name}`", meaning] for name, meaning in COLUMNS.items()]
+    return "\n".join(
+        table(["column", "what it holds"], [*rows, ["`config.…`", "each setting, such as `config.optimizer.rho`"]])
+    )
 
 
 # Settings.

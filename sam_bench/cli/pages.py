@@ -17,6 +17,7 @@ from sam_bench.report.markup import markdown, replace_generated
 from sam_bench.report.page import page
 from sam_bench.report.payload import page_payload, regime
 from sam_bench.report.published import PUBLISHED, is_of_protocol, published_table
+from sam_bench.report.record_table import record_table
 from sam_bench.report.rows import Row, distinct, rows_of
 from sam_bench.report.sharpness import Sharpness, read_sharpness, write_sharpness
 from sam_bench.report.sharpness_figures import draw_sharpness
@@ -78,6 +79,7 @@ def write_pages(measured: Path, by_experiment: Mapping[str, Findings]) -> None:
     """
     rows = [row for found in by_experiment.values() for row in (*found.rows, *found.others)]
     write_atomically(measured / "published.md", published(rows).encode())
+    write_atomically(measured / "records.csv", record_table(measured).to_csv(index=False).encode())
     write_forest(measured, by_experiment)
     write_atomically(measured / "index.html", index(measured, by_experiment).encode())
 
