@@ -69,7 +69,7 @@ def plugin(
             setting that all methods have, or `passes` does not fit the class's `two_passes`.
     """
     # Imported only here, because the second imports torch. Whoever has a class to describe has imported that already.
-    from sam_bench.config.schema import OptimizerConfig
+    from sam_bench.config.optimizer import OptimizerConfig
     from sam_bench.optim.sharpness_aware import SharpnessAware
 
     if not (isinstance(cls, type) and issubclass(cls, SharpnessAware)):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sam_bench.analysis.objective import Objective
 from sam_bench.analysis.sharpness import average_case, m_sharpness, worst_case
 from sam_bench.analysis.spectrum import NotConverged, top_eigenpairs, trace
-from sam_bench.config.schema import AnalysisConfig
+from sam_bench.config.analysis import AnalysisConfig
 
 MESSAGES = logging.getLogger("sam_bench")
 

@@ -15,7 +15,8 @@ from sam_bench.analysis.measure import measure
 from sam_bench.analysis.objective import Objective
 from sam_bench.cli.compose import compose
 from sam_bench.cli.tables import findings
-from sam_bench.config.schema import AnalysisConfig, Config
+from sam_bench.config.analysis import AnalysisConfig
+from sam_bench.config.schema import Config
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.lookup import lookup
 from sam_bench.report.rows import Record

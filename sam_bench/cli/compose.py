@@ -20,7 +20,8 @@ from sam_bench import plugins
 from sam_bench.cli.conf_folder import CONF
 from sam_bench.cli.explain import composing
 from sam_bench.cli.hydra_private import ConfigLoaderImpl, create_config_search_path
-from sam_bench.config.schema import Config, path_of
+from sam_bench.config.fields import path_of
+from sam_bench.config.schema import Config
 from sam_bench.errors import ConfigError
 from sam_bench.optim.registry import METHODS, MethodEntry, describe_options
 

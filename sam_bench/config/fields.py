@@ -3,6 +3,7 @@
 import re
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Strict, ValidationError
@@ -126,3 +127,47 @@ def _explain(root: type[Settings], error: Mapping[str, Any]) -> str:
     if group := settings.group(name):
         return f"{key}={value!r} must be a group of settings, with {', '.join(group.names())}"
     return f"{key}={value!r}: {error['msg']}"
+
+
+def path_of(key: str, text: str) -> Path:
+    """Return the path that a setting gives, with the home folder expanded.
+
+    Args:
+        key: the setting, for the error message.
+
+    Raises:
+        ConfigError: the path begins with `~user`, and there is no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{key}={text} begins with the home folder of a user who does not exist") from error
+
+
+def check_applicable(
+    group: str,
+    optional: Mapping[str, Any],
+    own: tuple[str, ...],
+    owner: str,
+    may_be_null: tuple[str, ...] = (),
+) -> None:
+    """Check that every optional setting has a value if it belongs to the chosen option, and none otherwise.
+
+    Args:
+        group: the group of settings, such as "optimizer".
+        optional: the values of the optional settings, by name.
+        own: the names of those that belong to the chosen option.
+        owner: the chosen option, such as a method.
+        may_be_null: the settings that need no value.
+
+    Raises:
+        ConfigError: a setting of another option has a value, or one of this option has none.
+    """
+    for name, value in sorted(optional.items()):
+        if value is not None and name not in own:
+            raise ConfigError(
+                f"{group}.{name}={value} has no meaning for {owner}, "
+                f"which has {', '.join(own) if own else 'no such settings'}; remove it, or choose another {group}"
+            )
+        if value is None and name in own and name not in may_be_null:
+            raise ConfigError(f"{group}.{name} has no value, and {owner} needs one; set {group}.{name}=…")

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench.analysis.measure import FixedImages
-from sam_bench.config.schema import AnalysisConfig, DataConfig, ModelConfig
+from sam_bench.config.analysis import AnalysisConfig
+from sam_bench.config.data import DataConfig
+from sam_bench.config.model import ModelConfig
 from sam_bench.errors import ConfigError, StateError
 from sam_bench.models.registry import member
 from sam_bench.models.registry import model as build_model

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from sam_bench.config.schema import AveragingConfig
+from sam_bench.config.optimizer import AveragingConfig
 from sam_bench.data.batches import Batches
 from sam_bench.optim.averaging import WeightAverage
 from sam_bench.optim.lookahead import Lookahead

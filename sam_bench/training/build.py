@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from sam_bench.analysis.measure import FixedImages, Probe
-from sam_bench.config.schema import BaseConfig, Config, DataConfig
+from sam_bench.config.data import DataConfig
+from sam_bench.config.optimizer import BaseConfig
+from sam_bench.config.schema import Config
 from sam_bench.data.augment import Augment, Box
 from sam_bench.data.batches import Batches, generator_for
 from sam_bench.data.human_labels import HumanLabels

@@ -6,7 +6,7 @@ import pytest
 
 from sam_bench.cli.compose import compose, compose_seeds
 from sam_bench.cli.conf_folder import choices
-from sam_bench.config.schema import DataConfig
+from sam_bench.config.data import DataConfig
 from sam_bench.report.study import Study
 from sam_bench.runs.spec import RunSpec, digest
 from sam_bench.runtime.device import Hardware

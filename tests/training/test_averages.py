@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 from torch import nn
 
-from sam_bench.config.schema import AveragingConfig
+from sam_bench.config.optimizer import AveragingConfig
 from sam_bench.training.averages import Averages
 
 

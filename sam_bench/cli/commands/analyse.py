@@ -21,7 +21,7 @@ makes tables and figures from the results.
 
 from sam_bench.cli.arguments import at_least, errors_as_messages, numbers, parser
 from sam_bench.cli.compose import compose
-from sam_bench.config.schema import path_of
+from sam_bench.config.fields import path_of
 from sam_bench.errors import ConfigError, ResourceError
 from sam_bench.plugins import load_installed
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sam_bench.cli.arguments import errors_as_messages, parser
 from sam_bench.cli.compose import compose
-from sam_bench.config.schema import DataConfig
+from sam_bench.config.data import DataConfig
 from sam_bench.lookup import load
 
 
