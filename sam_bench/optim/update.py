@@ -1,4 +1,4 @@
-"""From the gradients of both passes to new weights: the last part of a step."""
+"""The last part of a step: from the gradients of both passes to new weights."""
 
 import torch
 from torch import Tensor
