@@ -1,4 +1,4 @@
-"""The private parts of Hydra that the command line uses, and the parameters that it gives them."""
+"""Tests of the private parts of Hydra: they exist, and take the parameters that the command line gives them."""
 
 import ast
 import importlib
@@ -9,13 +9,17 @@ import pytest
 
 from tests.conftest import ROOT
 
-USED = ROOT / "sam_bench" / "cli" / "hydra_private.py"
+MODULE = ROOT / "sam_bench" / "cli" / "hydra_private.py"
+
+#: Each module of Hydra with a name that is imported from it.
 IMPORTS = [
     (node.module, alias.name)
-    for node in ast.parse(USED.read_text()).body
+    for node in ast.parse(MODULE.read_text()).body
     if isinstance(node, ast.ImportFrom)
     for alias in node.names
 ]
+
+#: The parameters that each function is called with.
 PARAMETERS = {
     "ConfigLoaderImpl": {"config_search_path"},
     "ConfigLoaderImpl.load_configuration": {"config_name", "overrides", "run_mode", "validate_sweep_overrides"},
@@ -31,7 +35,7 @@ def test_hydra_private_names_exist(module, name):
     try:
         getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
-        pytest.fail(f"Hydra {hydra.__version__} has no {module}.{name}, which sam_bench uses: adapt {USED.name}")
+        pytest.fail(f"Hydra {hydra.__version__} has no {module}.{name}, which sam_bench uses: adapt {MODULE.name}")
 
 
 @pytest.mark.parametrize("path", PARAMETERS)

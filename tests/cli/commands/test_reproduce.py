@@ -1,11 +1,4 @@
-"""From nothing to a table with one command, which goes on where it was."""
-
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
+"""Tests of the command `reproduce`."""
 
 import pandas as pd
 import pytest
@@ -18,47 +11,51 @@ from sam_bench.cli.exit_codes import EXIT_RESUMABLE, EXIT_RUN
 from sam_bench.errors import ConfigError
 from sam_bench.runs.lock import RunLock
 from sam_bench.runs.spec import RunSpec
+from tests.cli.commands.conftest import has_record
+from tests.cli.conftest import run_python, sigterm_when
 from tests.conftest import ROOT, everything_below
 
-SMOKE = ["--experiment", "smoke", "--methods", "sgd,sam"]
+SMOKE = ["--experiment", "smoke", "--methods", "sgd,sam", "--seeds", "0"]
+SAM_ONLY = ["--experiment", "smoke", "--methods", "sam", "--seeds", "0"]
 
 
 def seeds_in_table(folder) -> list[tuple[str, int]]:
+    """Return each method in the table with its number of seeds."""
     table = pd.read_csv(folder / "results" / "smoke" / "table.csv")
     return list(zip(table["method"], table["seeds"], strict=True))
 
 
 def test_script_trains_runs_and_makes_their_table(tmp_path):
-    arguments = ["--experiment", "smoke", "--methods", "sam", "--seeds", "0"]
-    command = [sys.executable, str(ROOT / "scripts" / "reproduce_table.py"), *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = run_python(str(ROOT / "scripts" / "reproduce_table.py"), *SAM_ONLY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{describe_preset('smoke')}\nThe smoke protocol: resnet8, synthetic")
-    assert "sam-resnet8-seed0" in done.stdout and "epoch 1/2  " in done.stdout
+    assert "sam-resnet8-seed0" in done.stdout
+    assert "epoch 1/2  " in done.stdout
     assert (tmp_path / "results" / "smoke" / "table.md").read_text() in done.stdout
 
 
 def test_finished_runs_are_not_repeated(forked, folder, capsys):
     records = folder / "results" / "smoke" / "records"
-    reproduce.main(["--experiment", "smoke", "--methods", "sam", "--seeds", "0"])
+    reproduce.main(SAM_ONLY)
     before = {path.name: path.read_bytes() for path in records.iterdir()}
     forked.clear()
-    reproduce.main([*SMOKE, "--seeds", "0", "--jobs", "1"])
-    assert [words[:3] for words in forked] == [["experiment=smoke", "optimizer=sgd", "seed=0"]]
-    assert before.items() <= {path.name: path.read_bytes() for path in records.iterdir()}.items()
-    assert len(before) == 1 and len(list(records.iterdir())) == 2
+    reproduce.main([*SMOKE, "--jobs", "1"])
+
+    assert [arguments[:3] for arguments in forked] == [["experiment=smoke", "optimizer=sgd", "seed=0"]]
+    after = {path.name: path.read_bytes() for path in records.iterdir()}
+    assert (len(before), len(after)) == (1, 2)
+    assert before.items() <= after.items()
     assert seeds_in_table(folder) == [("sgd", 1), ("sam", 1)]
     assert (folder / "results" / "smoke" / "table.md").read_text() in capsys.readouterr().out
 
 
 def test_busy_run_leaves_the_table_of_the_others(forked, folder, capsys):
     spec = RunSpec.resolve(compose(["experiment=smoke", "optimizer=sam", "seed=0"]))
-    held = RunLock(folder / "runs" / "smoke" / f"{spec.run_id}.lock")
+    lock = RunLock(folder / "runs" / "smoke" / f"{spec.run_id}.lock")
 
     with pytest.raises(SystemExit) as ended:
-        reproduce.main([*SMOKE, "--seeds", "0"])
-    held.release()
+        reproduce.main(SMOKE)
+    lock.release()
 
     assert ended.value.code == EXIT_RUN
     assert seeds_in_table(folder) == [("sgd", 1)]
@@ -66,22 +63,13 @@ def test_busy_run_leaves_the_table_of_the_others(forked, folder, capsys):
 
 
 def test_interrupted_command_continues_where_it_stopped(forked, folder):
-    def end_after_the_first() -> None:
-        until = time.monotonic() + 60
-        while not list((folder / "results").rglob("records/*.json")) and time.monotonic() < until:
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    ending = threading.Thread(target=end_after_the_first)
-    ending.start()
-    with pytest.raises(SystemExit) as ended:
-        reproduce.main([*SMOKE, "--seeds", "0", "--jobs", "1"])
-    ending.join()
-
+    with sigterm_when(lambda: has_record(folder)), pytest.raises(SystemExit) as ended:
+        reproduce.main([*SMOKE, "--jobs", "1"])
     assert ended.value.code == EXIT_RESUMABLE
     assert len(list((folder / "results").rglob("records/*.json"))) == 1
     assert not (folder / "results" / "smoke" / "table.csv").exists()
-    reproduce.main([*SMOKE, "--seeds", "0"])
+
+    reproduce.main(SMOKE)
     assert seeds_in_table(folder) == [("sgd", 1), ("sam", 1)]
 
 
@@ -89,18 +77,19 @@ def test_interrupted_command_continues_where_it_stopped(forked, folder):
 def test_defaults_depend_on_the_device(folder, monkeypatch, has_gpu, experiment, seeds):
     planned = []
 
-    def plan(runs):
+    def plan_and_stop(runs):
         planned.extend(runs)
-        raise ConfigError("that is all")
+        raise ConfigError("stopped by the test")
 
-    monkeypatch.setattr(reproduce, "plan", plan)
+    monkeypatch.setattr(reproduce, "plan", plan_and_stop)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    with pytest.raises(SystemExit, match="that is all"):
+    with pytest.raises(SystemExit, match="stopped by the test"):
         reproduce.main([])
-    assert [title for title, _ in planned][:5] == [
-        "sgd  seed 0", "sam  seed 0", "asam  seed 0", "gsam  seed 0", "sgd  seed 1"
-    ]  # fmt: skip
-    assert len(planned) == 4 * seeds and planned[0][1][0] == f"experiment={experiment}"
+
+    titles = [title for title, _ in planned]
+    assert titles[:5] == ["sgd  seed 0", "sam  seed 0", "asam  seed 0", "gsam  seed 0", "sgd  seed 1"]
+    assert len(titles) == 4 * seeds
+    assert planned[0][1][0] == f"experiment={experiment}"
     assert everything_below(folder) == []
 
 
