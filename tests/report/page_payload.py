@@ -1,4 +1,4 @@
-"""A made-up payload of the results page, with an example of everything that one can hold."""
+"""A made-up payload of the results page, with an example of everything that a payload can have."""
 
 import math
 import random
@@ -6,9 +6,11 @@ from typing import Any
 
 METHODS = ("SGD", "SAM", "ASAM", "GSAM", "ESAM", "LookSAM", "F-SAM", "MSAM", "SAMPa")
 BASES = ("SGD", "AdamW", "Lion")
-NASTY = '<b>SAM</b> & "quotes" \' </script><script>alert(1)</script> <!--'
-"""A name that must be shown as it is, and do nothing."""
 
+#: A title that must be shown as it is, and do nothing.
+NASTY = '<b>SAM</b> & "quotes" \' </script><script>alert(1)</script> <!--'
+
+#: Key, title, description and decimals of each column.
 COLUMNS = (
     ("rho", "ρ", "The radius of the perturbation.", None),
     ("error", "test error %", "Mean over the seeds, last epoch, with its standard deviation.", 2),
@@ -22,6 +24,8 @@ COLUMNS = (
     ("cost", "cost", "Seconds of one run, in those of SGD.", 2),
     ("seeds", "seeds", "How many finished.", 0),
 )
+
+#: A figure with all that Matplotlib writes: metadata, a style, a clip path, a marker, a glyph, and an image.
 FIGURE = """<?xml version="1.0" encoding="utf-8" standalone="no"?>
 <!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd">
 <svg xmlns:xlink="http://www.w3.org/1999/xlink" width="460pt" height="240pt" viewBox="0 0 460 240" \
@@ -43,9 +47,13 @@ iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAA
 
 
 def payload(rows: int = 27, seeds: int = 5) -> dict[str, Any]:
-    """Two regimes, the second of fewer rows.
+    """Return the payload of two regimes, the second with fewer rows.
 
-    The first has a row with a name of markup, a run that diverged, and a row that was evaluated in every epoch.
+    The first has a row with markup in its title, a run that diverged, and a row that was evaluated in every epoch.
+
+    Args:
+        rows: the number of measured rows of the first regime.
+        seeds: the number of runs of each row.
     """
     return {
         "title": "Sharpness-aware optimizers on CIFAR-10",
@@ -75,16 +83,10 @@ def payload(rows: int = 27, seeds: int = 5) -> dict[str, Any]:
 
 def _regime(name: str, title: str, rows: int, seeds: int) -> dict[str, Any]:
     chance = random.Random(name)  # noqa: S311
-    made = [_row(name, i, seeds, chance) for i in range(rows)]
+    measured = [_row(name, i, seeds, chance) for i in range(rows)]
     if name == "noisy40":
-        lost = made[1]["seeds"][-1]
-        lost |= {"status": "diverged", "error": None}
-        lost["history"] = {key: [*values[:11], math.nan] for key, values in lost["history"].items()}
-        made[2]["title"] = NASTY
-        for seed in made[4]["seeds"]:
-            history = seed["history"]
-            history["test_error"] = [value - 25 for value in history["train_error"]]
-    made += [_not_run(name, "bSAM"), _not_run(name, "SAMPa with AdamW")]
+        _add_special_cases(measured)
+
     return {
         "name": name,
         "title": title,
@@ -106,8 +108,21 @@ def _regime(name: str, title: str, rows: int, seeds: int) -> dict[str, Any]:
             {"name": "passes", "title": "Test error by passes", "alt": "Error by passes", "svg": FIGURE},
         ],
         "columns": [{"key": key, "title": head, "help": text, "digits": n} for key, head, text, n in COLUMNS],
-        "rows": made,
+        "rows": [*measured, _not_run(name, "bSAM"), _not_run(name, "SAMPa with AdamW")],
     }
+
+
+def _add_special_cases(rows: list[dict[str, Any]]) -> None:
+    """Give one row a run that diverged, one a title with markup, and one a test error in every epoch."""
+    diverged = rows[1]["seeds"][-1]
+    diverged |= {"status": "diverged", "error": None}
+    diverged["history"] = {key: [*values[:11], math.nan] for key, values in diverged["history"].items()}
+
+    rows[2]["title"] = NASTY
+
+    for seed in rows[4]["seeds"]:
+        history = seed["history"]
+        history["test_error"] = [value - 25 for value in history["train_error"]]
 
 
 def _row(regime: str, i: int, seeds: int, chance: random.Random) -> dict[str, Any]:
@@ -117,6 +132,7 @@ def _row(regime: str, i: int, seeds: int, chance: random.Random) -> dict[str, An
     delta = error - 18
     command = f"python -m sam_bench experiment={regime} optimizer={method.lower()} optimizer/base={base.lower()} "
     command += f"optimizer.base.lr=0.05 optimizer.base.weight_decay=0.001 trainer.epochs={epochs}"
+
     return {
         "id": f"{method}-{base}-{i}".lower(),
         "title": f"{method}" + ("" if base == "SGD" else f" with {base}") + (", ρ shared" if i > 26 else ""),
@@ -153,11 +169,11 @@ def _seed(name: str, seed: int, error: float, epochs: int, command: str, chance:
     def falling(end: float, start: float) -> list[float]:
         return [end + (start - end) * math.exp(-5 * e / epochs) + chance.gauss(0, 0.4) for e in range(epochs)]
 
-    test = falling(error, 85)
+    test_errors = falling(error, 85)
     return {
         "seed": seed,
         "status": "finished",
-        "error": test[-1],
+        "error": test_errors[-1],
         "run_id": f"{name}-{chance.randrange(16**8):08x}",
         "command": command,
         "settings": {f"group{i % 7}.setting_{i}": f"value {i}" for i in range(60)} | {"seed": f"{seed}"},
@@ -165,7 +181,7 @@ def _seed(name: str, seed: int, error: float, epochs: int, command: str, chance:
         "device": "AMD EPYC 7B13, 2 threads",
         "commit": "0123456789abcdef0123456789abcdef01234567",
         "history": {
-            "test_error": [value if (e + 1) % 5 == 0 else None for e, value in enumerate(test)],
+            "test_error": [value if (e + 1) % 5 == 0 else None for e, value in enumerate(test_errors)],
             "train_error": falling(error + 30, 88),
             "memorised": [100 - value for value in falling(80, 99)],
             "train_loss": [value / 40 for value in falling(error, 92)],

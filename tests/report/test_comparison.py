@@ -1,15 +1,17 @@
-"""A comparison: what is paired with what, what is left out, how it is corrected, and how it is said."""
+"""Tests of a table's comparisons: baselines, families, margin, diverged runs, and their text."""
 
-import pytest
-
-from sam_bench.errors import StateError
 from sam_bench.report.comparison import EPOCHS, PASSES, REFERENCE, SECONDS, Comparison, in_short, in_words
 from sam_bench.report.differences import VERDICTS
 from sam_bench.report.rows import Row
 
 
 def row(title: str, errors: dict[int, float | None], epochs: int = 3, passes: int = 1) -> Row:
-    """A row of runs of so many passes an epoch; None for one that diverged."""
+    """Return a row of runs.
+
+    Args:
+        errors: the test error of each run by seed; None for a run that diverged.
+        passes: passes per epoch.
+    """
     runs = [
         {
             "method": title.lower().split(",")[0],
@@ -29,84 +31,91 @@ def row(title: str, errors: dict[int, float | None], epochs: int = 3, passes: in
 SGD = row("SGD", {0: 10.0, 1: 12.0, 2: 11.0})
 LONGER = row("SGD, longer", {0: 9.0, 1: 11.5, 2: 11.0}, epochs=6)
 SAM = row("SAM", {0: 9.0, 1: 10.0, 2: None}, passes=2)
-LOST = row("Lost", {0: None, 1: None, 2: None}, passes=2)
+DIVERGED = row("Diverged", {0: None, 1: None, 2: None}, passes=2)
 ASAM = row("ASAM", {2: 10.5, 1: 11.5, 0: 9.5}, passes=2)
 CHEAP = row("Cheap", {0: 9.0, 1: 12.0, 2: 10.0})
-ROWS = (SGD, LONGER, SAM, LOST, ASAM, CHEAP)
+ROWS = (SGD, LONGER, SAM, DIVERGED, ASAM, CHEAP)
 
 
-def compared(
+def compare(
     rows=ROWS, baselines=(SGD, LONGER), reference=SAM, planned=(), seconds=None, of_planned=0, margin=0
 ) -> Comparison:
-    def passes(of: Row) -> float:
-        return of.means["passes"]
+    """Compare rows, each with all baselines; a run's seconds are its passes unless given."""
+
+    def passes(row: Row) -> float:
+        return row.means["passes"]
 
     candidates = dict.fromkeys(rows, baselines)
     return Comparison.of(rows, candidates, seconds or passes, reference, planned, of_planned, margin)
 
 
-def test_each_row_has_the_baselines_that_cost_as_much():
-    found = compared(seconds=lambda of: {SAM: 2.9, ASAM: 5.8, LOST: 4.5}.get(of, 3.0 if of.epochs == 3 else 6.0))
-    assert found.baselines[EPOCHS] == {SAM: SGD, LOST: SGD, ASAM: SGD, CHEAP: SGD}
-    assert found.baselines[PASSES] == {SAM: LONGER, ASAM: LONGER, CHEAP: SGD}
-    assert found.baselines[SECONDS] == {SAM: SGD, ASAM: LONGER, CHEAP: SGD}
-    assert found.baselines[REFERENCE] == {LOST: SAM, ASAM: SAM, CHEAP: SAM}
-    assert found.at(PASSES, ASAM).seeds == 3
-    assert found.at(PASSES, SGD) is None and found.at(EPOCHS, LOST) is None
+def test_baselines_have_equal_cost():
+    comparison = compare(
+        seconds=lambda row: {SAM: 2.9, ASAM: 5.8, DIVERGED: 4.5}.get(row, 3.0 if row.epochs == 3 else 6.0)
+    )
+    assert comparison.baselines[EPOCHS] == {SAM: SGD, DIVERGED: SGD, ASAM: SGD, CHEAP: SGD}
+    assert comparison.baselines[PASSES] == {SAM: LONGER, ASAM: LONGER, CHEAP: SGD}
+    assert comparison.baselines[SECONDS] == {SAM: SGD, ASAM: LONGER, CHEAP: SGD}
+    assert comparison.baselines[REFERENCE] == {DIVERGED: SAM, ASAM: SAM, CHEAP: SAM}
+    assert comparison.at(PASSES, ASAM).seeds == 3
+    assert comparison.at(PASSES, SGD) is None and comparison.at(EPOCHS, DIVERGED) is None
 
 
 def test_diverged_runs_are_left_out():
-    found = compared()
-    assert found.at(EPOCHS, SAM).seeds == found.at(REFERENCE, ASAM).seeds == 2
-    assert not any(LOST in pair for pair in found.found)
-    assert LOST not in found.model.errors
+    comparison = compare()
+    assert comparison.at(EPOCHS, SAM).seeds == comparison.at(REFERENCE, ASAM).seeds == 2
+    assert not any(DIVERGED in pair for pair in comparison.found)
+    assert DIVERGED not in comparison.model.errors
 
 
 def test_markdown_has_a_column_for_each_kind():
-    table, *remarks = compared().as_markdown().strip().split("\n\n")
+    table, *remarks = compare().as_markdown().strip().split("\n\n")
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-    assert cells[0] == ["", *(f"Δ to SGD at equal {what}" for what in ("epochs", "passes", "seconds")), "Δ to SAM"]
-    assert [each[0] for each in cells[2:]] == [of.title for of in ROWS]
+    assert cells[0] == ["", *(f"Δ to SGD at equal {cost}" for cost in ("epochs", "passes", "seconds")), "Δ to SAM"]
+    assert [line[0] for line in cells[2:]] == [row.title for row in ROWS]
     assert cells[2][1:] == cells[5][1:] == ["–"] * 4
     assert cells[6][1].rpartition(": ")[2] in VERDICTS
     assert cells[4][1].endswith(")")  # two seeds are too few for a verdict
-    assert "Diverged runs, left out: SAM 1; Lost 3." in remarks
+    assert "Diverged runs, left out: SAM 1; Diverged 3." in remarks
 
 
 def test_words_are_difference_interval_and_verdict():
     near = row("Near", {0: 11.0, 1: 12.0, 2: 11.8})
-    found = compared((SGD, near), (SGD,), None).at(EPOCHS, near)
-    low, high = found.simultaneous
-    assert in_words(found) == f"+0.60 (−{-low:.2f} to +{high:.2f}): undecided"
-    assert in_short(found) == f"+0.60 ± {(high - low) / 2:.2f} undecided"
+    difference = compare((SGD, near), (SGD,), None).at(EPOCHS, near)
+    low, high = difference.simultaneous
+    assert in_words(difference) == f"+0.60 (−{-low:.2f} to +{high:.2f}): undecided"
+    assert in_short(difference) == f"+0.60 ± {(high - low) / 2:.2f} undecided"
     assert in_short(None) == "–"
 
 
 def test_planned_and_exploratory_are_two_families():
     planned = ((SAM, SGD), (LONGER, SGD))
-    found = compared(planned=planned)
-    others = [pair for pair in found.found if pair not in planned]
-    assert [found.found[pair].level for pair in planned] == [1 - 0.05 / 2] * 2
-    assert {found.found[pair].level for pair in others} == {1 - 0.05 / 8}
-    assert found.families == 2
-    text = found.as_markdown()
+    comparison = compare(planned=planned)
+    exploratory = [pair for pair in comparison.found if pair not in planned]
+    assert [comparison.found[pair].level for pair in planned] == [1 - 0.05 / 2] * 2
+    assert {comparison.found[pair].level for pair in exploratory} == {1 - 0.05 / 8}
+    assert comparison.families == 2
+
+
+def test_planned_pair_without_column_is_listed():
+    text = compare(planned=((SAM, SGD), (LONGER, SGD))).as_markdown()
     assert "\n- SGD, longer − SGD: −0.50 (" in text and "\n- SAM − SGD" not in text
 
 
-def test_margin_is_that_of_the_study():
+def test_margin_decides_within_the_margin():
     same = row("Same", {0: 10.0, 1: 12.1, 2: 11.0})
-    assert compared((SGD, same), (SGD,), None, margin=1).at(EPOCHS, same).verdict == "within the margin"
-    assert compared((SGD, same), (SGD,), None).at(EPOCHS, same).verdict == "undecided"
+    assert compare((SGD, same), (SGD,), None, margin=1).at(EPOCHS, same).verdict == "within the margin"
+    assert compare((SGD, same), (SGD,), None).at(EPOCHS, same).verdict == "undecided"
 
 
-def test_planned_pairs_without_runs_count():
-    few, many = (compared(planned=[(SAM, SGD)], of_planned=count).found[SAM, SGD] for count in (0, 5))
+def test_planned_pairs_without_runs_count_in_level():
+    few, many = (compare(planned=[(SAM, SGD)], of_planned=count).found[SAM, SGD] for count in (0, 5))
     assert (few.level, many.level) == (1 - 0.05, 1 - 0.05 / 5)
-    assert compared(planned=[(SAM, SGD), (LOST, SGD)]).found[SAM, SGD].level == 1 - 0.05 / 2
+    assert compare(planned=[(SAM, SGD), (DIVERGED, SGD)]).found[SAM, SGD].level == 1 - 0.05 / 2
 
 
-def test_the_frame_has_a_line_for_each_pair_and_says_of_what_kind_it_is():
-    frame = compared(planned=[(LONGER, SGD)]).as_frame()
+def test_frame_has_each_pair_with_its_kinds():
+    frame = compare(planned=[(LONGER, SGD)]).as_frame()
     kinds = {(line["row"], line["baseline"]): line["kinds"] for _, line in frame.iterrows()}
     assert kinds == {
         ("SGD, longer", "SGD"): "",
@@ -121,17 +130,12 @@ def test_the_frame_has_a_line_for_each_pair_and_says_of_what_kind_it_is():
     assert list(frame["planned"]) == [True, *[False] * 7]
 
 
-def test_of_one_seed_there_is_a_difference_and_no_interval():
+def test_one_seed_has_difference_without_interval():
     rows = (row("SGD", {0: 10.0}), row("SAM", {0: 9.25}))
-    assert "| −0.75  " in compared(rows, rows[:1], None).as_markdown()
+    assert "| −0.75  " in compare(rows, rows[:1], None).as_markdown()
 
 
-def test_a_baseline_that_diverged_is_compared_with_nothing():
+def test_diverged_baseline_has_no_comparison():
     rows = (row("SGD", {0: None}), row("SAM", {0: 9.0}))
-    found = compared(rows, rows[:1], None)
-    assert found.found == {} and found.kinds == [] and found.families == 0
-
-
-def test_there_are_as_many_runs_as_seeds():
-    with pytest.raises(StateError, match="several records of SGD"):
-        Row("SGD", (SGD.runs[0], SGD.runs[0]))
+    comparison = compare(rows, rows[:1], None)
+    assert comparison.found == {} and comparison.kinds == [] and comparison.families == 0

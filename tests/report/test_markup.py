@@ -14,12 +14,12 @@ def test_table_escapes_bars():
 
 def test_replace_generated_keeps_the_rest():
     text = f"above\n{BEGIN}\nold\n{END}\nbelow\n"
-    once = replace_generated(text, "new", "make it")
-    assert once == f"above\n{BEGIN}\n\nnew\n\n{END}\nbelow\n"
-    assert replace_generated(once, "new", "make it") == once
+    replaced = replace_generated(text, "new", "make it")
+    assert replaced == f"above\n{BEGIN}\n\nnew\n\n{END}\nbelow\n"
+    assert replace_generated(replaced, "new", "make it") == replaced
 
 
 @pytest.mark.parametrize("text", ["none", f"{BEGIN} {END}" * 2, BEGIN])
-def test_replace_generated_refuses_text_without_both_comments(text):
+def test_replace_generated_needs_both_comments_once(text):
     with pytest.raises(StateError, match="once each"):
         replace_generated(text, "new", "make it")

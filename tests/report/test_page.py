@@ -1,4 +1,4 @@
-"""The results page as a text: what is in it, what cannot get into it, and that it needs nothing else."""
+"""Tests of the results page as text: its content, its escaping, and that it needs no other file."""
 
 import base64
 import hashlib
@@ -6,23 +6,27 @@ import json
 import math
 import re
 from html.parser import HTMLParser
+from importlib import resources
 
 import pytest
 
-from sam_bench.report.page import LIBRARIES, SCRIPTS, _asset, embedded, inlined, page
+from sam_bench.report.page import LIBRARIES, SCRIPTS, embedded, inlined, page
 from tests.report.page_payload import FIGURE, NASTY, payload
 
+#: Elements without an end tag.
 VOID = {"meta", "input", "br", "img", "link"}
+
+#: Attributes whose address a browser fetches.
 FETCHING = {"src", "srcset", "href", "xlink:href", "data", "poster", "action", "formaction", "ping"}
 
 
-class Reader(HTMLParser):
-    """Reads a page into its start tags, the texts of its scripts, and the cells of its tables' rows."""
+class PageReader(HTMLParser):
+    """A reader of a page: its start tags, the texts of its scripts and styles, and its table rows' cells."""
 
     def __init__(self, text: str):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str]]] = []
-        self.open: list[str] = []
+        self.unclosed: list[str] = []
         self.scripts: list[str] = []
         self.styles: list[str] = []
         self.rows: list[list[str]] = []
@@ -31,155 +35,196 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
-            self.open.append(tag)
-        if tag in ("tr", "script", "style"):
-            {"tr": self.rows, "script": self.scripts, "style": self.styles}[tag].append([] if tag == "tr" else "")
-        if tag in ("td", "th"):
+            self.unclosed.append(tag)
+
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
             self.rows[-1].append("")
+        elif tag == "script":
+            self.scripts.append("")
+        elif tag == "style":
+            self.styles.append("")
 
     def handle_startendtag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+        assert self.unclosed.pop() == tag
 
     def handle_data(self, data):
-        if {"td", "th"} & set(self.open):
+        if {"td", "th"} & set(self.unclosed):
             self.rows[-1][-1] += data
-        for tag, texts in (("script", self.scripts), ("style", self.styles)):
-            if tag in self.open:
-                texts[-1] += data
+        if "script" in self.unclosed:
+            self.scripts[-1] += data
+        if "style" in self.unclosed:
+            self.styles[-1] += data
+
+    @property
+    def programs(self) -> list[str]:
+        """Return the scripts that run, without the element that has the data."""
+        return [script for script in self.scripts if not script.startswith("{")]
+
+    @property
+    def regimes(self) -> list[dict]:
+        """Return the data for the scripts, by regime."""
+        (text,) = (script for script in self.scripts if script.startswith("{"))
+        return json.loads(text)["regimes"]
 
 
 @pytest.fixture(scope="module")
 def text() -> str:
+    """Return the page of the payload."""
     return page(payload())
 
 
 @pytest.fixture(scope="module")
-def read(text) -> Reader:
-    return Reader(text)
+def reader(text) -> PageReader:
+    """Return a reader of the page."""
+    return PageReader(text)
 
 
-def data(read: Reader) -> dict:
-    (found,) = (script for script in read.scripts if script.startswith("{"))
-    return json.loads(found)
+def asset(name: str) -> str:
+    """Return the text of a file that the page includes."""
+    return (resources.files("sam_bench.report") / "assets" / name).read_text(encoding="utf-8")
 
 
-def test_the_same_payload_makes_the_same_page(text):
+def test_page_is_reproducible(text):
     assert page(payload()) == text
 
 
-def test_every_element_is_closed(read):
-    assert read.open == []
+def test_page_closes_every_element(reader):
+    assert reader.unclosed == []
 
 
-def test_it_fetches_nothing(read):
-    for tag, attributes in read.tags:
+# Security
+
+
+def test_page_fetches_nothing(reader):
+    for tag, attributes in reader.tags:
         for name in FETCHING & attributes.keys():
-            held = "data:image/png;base64," if tag == "image" else "#"  # pixels of a figure, or a part of the page
-            assert tag == "a" or attributes[name].startswith(held), (tag, attributes)
-    assert not {tag for tag, _ in read.tags} & {"link", "img", "iframe", "object", "embed", "base", "form"}
-    for style in [*read.styles, *(attributes.get("style", "") for _, attributes in read.tags)]:
+            # A figure's image holds its own pixels; all else refers to a part of the page.
+            allowed = "data:image/png;base64," if tag == "image" else "#"
+            assert tag == "a" or attributes[name].startswith(allowed), (tag, attributes)
+    assert not {tag for tag, _ in reader.tags} & {"link", "img", "iframe", "object", "embed", "base", "form"}
+
+    for style in [*reader.styles, *(attributes.get("style", "") for _, attributes in reader.tags)]:
         assert "@import" not in style
         assert all(target.startswith("#") for target in re.findall(r"url\(\s*['\"]?([^)]*)", style))
-    ours = "\n".join(map(_asset, SCRIPTS))
-    assert not re.search(r"\b(import|fetch|XMLHttpRequest|WebSocket|EventSource|sendBeacon)\b\s*[({\"']", ours)
+
+    scripts = "\n".join(map(asset, SCRIPTS))
+    assert not re.search(r"\b(import|fetch|XMLHttpRequest|WebSocket|EventSource|sendBeacon)\b\s*[({\"']", scripts)
 
 
-def test_its_policy_forbids_every_access_and_every_other_script(read):
-    (policy,) = (a["content"] for _, a in read.tags if a.get("http-equiv") == "Content-Security-Policy")
+def test_policy_forbids_access_and_other_scripts(reader):
+    (policy,) = (a["content"] for _, a in reader.tags if a.get("http-equiv") == "Content-Security-Policy")
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
-    assert rules["default-src"] == "'none'"
     assert set(rules) == {"default-src", "script-src", "style-src", "img-src", "base-uri", "form-action"}
+    assert rules["default-src"] == "'none'"
     assert rules["img-src"] == "data:"  # of figures, whose surfaces are pixels
     assert rules["style-src"] == "'unsafe-inline'"
-    hashes = [hashlib.sha256(script.encode()).digest() for script in read.scripts if not script.startswith("{")]
-    assert rules["script-src"].split() == [f"'sha256-{base64.b64encode(each).decode()}'" for each in hashes]
+
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in reader.programs]
+    assert rules["script-src"].split() == [f"'sha256-{digest}'" for digest in digests]
 
 
-def test_names_of_markup_are_texts(text, read):
+def test_title_with_markup_is_shown_as_text(text, reader):
     assert "<b>" not in text
-    assert "alert(1)" not in "".join(script for script in read.scripts if not script.startswith("{"))
-    assert sum(NASTY in row[0] for row in read.rows) == 2
-    assert sum(row["title"] == NASTY for row in data(read)["regimes"][0]["rows"]) == 1
+    assert "alert(1)" not in "".join(reader.programs)
+    assert sum(NASTY in row[0] for row in reader.rows) == 2
+    assert sum(row["title"] == NASTY for row in reader.regimes[0]["rows"]) == 1
 
 
 def test_every_field_is_escaped():
-    def marked(value):
+    def with_markup(value):
         if isinstance(value, dict):
-            same = ("svg", "verdict", "status")
-            return {key: each if key in same else marked(each) for key, each in value.items()}
+            unchanged = ("svg", "verdict", "status")
+            return {key: item if key in unchanged else with_markup(item) for key, item in value.items()}
         if isinstance(value, list):
-            return [marked(each) for each in value]
+            return [with_markup(item) for item in value]
         return f'{value}<i x="\'">&amp;' if isinstance(value, str) else value
 
-    read = Reader(page(marked(payload(5, 2))))
-    assert read.open == []
-    assert "i" not in {tag for tag, _ in read.tags}
+    reader = PageReader(page(with_markup(payload(5, 2))))
+    assert reader.unclosed == []
+    assert "i" not in {tag for tag, _ in reader.tags}
 
 
 def test_embedded_data_cannot_end_its_element():
-    written = embedded({"</script>": "<!-- <script>"})
-    assert "<" not in written
-    assert json.loads(written) == {"</script>": "<!-- <script>"}
+    data = {"</script>": "<!-- <script>"}
+    text = embedded(data)
+    assert "<" not in text
+    assert json.loads(text) == data
 
 
-def test_every_row_stands_in_the_static_table(read):
-    heading, *lines = read.rows[: 1 + len(payload()["across"])]
+# Tables
+
+
+def test_comparisons_table_has_all_cells(reader):
+    heading, *lines = reader.rows[: 1 + len(payload()["across"])]
     titles = [regime["title"] for regime in payload()["regimes"]]
     assert heading == ["points of test error", *titles, "average over studies", "scatter τ between studies"]
     assert lines[0] == ["SAM − SGD at equal epochs", "−3.10 ± 0.50 ▼ better", "–", "–", "–"]
     assert lines[1][:3] == [f"{NASTY} − SAM", "+1.20 ± 0.30 ▲ worse", "+0.10 ○ undecided"]
     assert lines[1][3:] == ["+0.65 (−0.20 to +0.90) ≈ within the margin", f"τ 0.10 {NASTY}"]
-    written = iter([row for row in read.rows[1 + len(lines) :] if row[0] != "method"])
+
+
+def test_regime_tables_have_every_row(reader):
+    shown = iter([row for row in reader.rows[1 + len(payload()["across"]) :] if row[0] != "method"])
     for regime in payload()["regimes"]:
-        for row, cells in zip(regime["rows"], written, strict=False):
+        for row, cells in zip(regime["rows"], shown, strict=False):
             assert cells[0] == row["title"]
             if row["status"] == "measured":
                 assert len(cells) == 1 + len(regime["columns"])
             else:
                 assert row["command"] in cells[1]
-    assert list(written) == []
+    assert list(shown) == []
 
 
-def test_verdicts_are_words_too(read):
-    for symbol, word in zip("▼▲≈○", ("better", "worse", "within the margin", "undecided"), strict=True):
-        assert symbol in next(cell for row in read.rows for cell in row if cell.endswith(f" {word}"))
+@pytest.mark.parametrize(
+    ("symbol", "word"), zip("▼▲≈○", ("better", "worse", "within the margin", "undecided"), strict=True)
+)
+def test_verdict_has_symbol_and_word(reader, symbol, word):
+    assert symbol in next(cell for row in reader.rows for cell in row if cell.endswith(f" {word}"))
 
 
-def test_cells_are_sorted_by_number_and_unknown_ones_are_left_blank(text):
+def test_cells_sort_by_number_or_are_blank(text):
     assert '<td data-sort="-5.' in text
     assert '<td data-sort="">–</td>' in text
-    assert '<td data-sort="3.2">3.20</td>' in text  # a value without a text, to its column's decimals
+    assert '<td data-sort="3.2">3.20</td>' in text  # a value without a text, with its column's decimals
 
 
-def test_settings_that_runs_share_are_said_once_and_none_is_lost(read):
-    for regime, given in zip(data(read)["regimes"], payload()["regimes"], strict=True):
-        for row, of_row in zip(regime["rows"], given["rows"], strict=True):
-            for seed, of_seed in zip(row["seeds"], of_row["seeds"], strict=True):
+# Data for the scripts
+
+
+def test_shared_settings_are_merged_without_loss(reader):
+    for regime, given in zip(reader.regimes, payload()["regimes"], strict=True):
+        for row, given_row in zip(regime["rows"], given["rows"], strict=True):
+            for seed, given_seed in zip(row["seeds"], given_row["seeds"], strict=True):
                 for kind in ("settings", "versions"):
-                    assert regime[kind] | row["common"][kind] | seed[kind] == of_seed[kind]
+                    assert regime[kind] | row["common"][kind] | seed[kind] == given_seed[kind]
 
 
-def test_a_run_that_diverged_has_no_numbers_that_are_none(read):
-    lost = data(read)["regimes"][0]["rows"][1]["seeds"][-1]
-    assert (lost["status"], lost["error"], lost["history"]["train_loss"][-1]) == ("diverged", None, None)
+def test_diverged_run_has_null_instead_of_nan(reader):
+    diverged = reader.regimes[0]["rows"][1]["seeds"][-1]
+    assert (diverged["status"], diverged["error"], diverged["history"]["train_loss"][-1]) == ("diverged", None, None)
     assert math.isnan(payload()["regimes"][0]["rows"][1]["seeds"][-1]["history"]["train_loss"][-1])
 
 
-def test_histories_are_short(read):
-    rows = data(read)["regimes"][0]["rows"]
+def test_histories_have_three_decimals(reader):
+    rows = reader.regimes[0]["rows"]
     values = [value for row in rows for seed in row["seeds"] for value in seed["history"]["train_error"]]
     assert values and all(value is None or value == round(value, 3) for value in values)
 
 
-def test_figures_do_not_get_in_each_others_way(text, read):
-    identifiers = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
-    assert len(set(identifiers)) == len(identifiers)
-    referred = re.findall(r'xlink:href="#([^"]+)"|clip-path="url\(#([^)]+)\)"', text)
-    assert len(referred) == 15
-    assert {a or b for a, b in referred} <= set(identifiers)
+# Figures
+
+
+def test_figures_have_distinct_ids(text, reader):
+    ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    references = re.findall(r'xlink:href="#([^"]+)"|clip-path="url\(#([^)]+)\)"', text)
+    assert len(references) == 15
+    assert {a or b for a, b in references} <= set(ids)
     assert "<metadata" not in text
 
 
@@ -187,41 +232,46 @@ def test_glyphs_are_drawn_once_for_all_figures(text):
     assert text.count('<path id="DejaVuSans-4c" d="M 6 46 L') == 1
     assert text.count('<use xlink:href="#DejaVuSans-4c"/>') == 5
     assert text.index('<path id="DejaVuSans-4c"') < text.index('<div class="drawing">')
+
     other = payload()
     other["regimes"][1]["figures"][0]["svg"] = FIGURE.replace("M 6 46", "M 6 47")
     with pytest.raises(ValueError, match="DejaVuSans-4c in two ways"):
         page(other)
 
 
-def test_a_figure_takes_the_size_of_its_place_and_says_what_it_shows():
+def test_inlined_figure_has_no_size_and_a_label():
     svg = inlined(FIGURE, "noisy40-forest", 'A "forest"')
-    opened = svg[: svg.index(">") + 1]
-    assert opened.startswith("<svg")
-    assert "pt" not in opened
-    assert 'aria-label="A &quot;forest&quot;"' in opened
+    start_tag = svg[: svg.index(">") + 1]
+    assert start_tag.startswith("<svg")
+    assert "pt" not in start_tag
+    assert 'aria-label="A &quot;forest&quot;"' in start_tag
     assert "#figure-noisy40-forest *{stroke-linejoin" in svg
-    named = inlined(FIGURE.replace("<svg ", '<svg id="drawing" '), "noisy40-forest", "")
-    assert named[: named.index(">")].count(" id=") == 1
+
+    with_id = inlined(FIGURE.replace("<svg ", '<svg id="drawing" '), "noisy40-forest", "")
+    assert with_id[: with_id.index(">")].count(" id=") == 1
     with pytest.raises(ValueError, match="forest is not an SVG"):
         inlined("<p>", "forest", "")
 
 
-def test_licences_are_in_it(text):
+# The whole page
+
+
+def test_page_contains_licences(text):
     assert "Copyright (c) 2022 Leon Sorokin" in text
     assert "This is free and unencumbered software released into the public domain." in text
     for library in LIBRARIES:
         assert f"{library.name}</a> {library.version} ({library.licence})" in text
-    assert f"uPlot (v{LIBRARIES[0].version})" in _asset("uplot.min.js")
+    assert f"uPlot (v{LIBRARIES[0].version})" in asset("uplot.min.js")
 
 
-def test_it_stays_small():
-    many = payload(rows=80)
-    assert sum(len(row["seeds"]) for regime in many["regimes"] for row in regime["rows"]) >= 500
-    assert len(page(many).encode()) < 3_000_000
+def test_page_of_500_runs_is_below_3_mb():
+    large = payload(rows=80)
+    assert sum(len(row["seeds"]) for regime in large["regimes"] for row in regime["rows"]) >= 500
+    assert len(page(large).encode()) < 3_000_000
 
 
-def test_a_page_of_little_is_a_page():
-    empty = {
+def test_page_without_content_is_valid():
+    regime = {
         "name": "one",
         "title": "One",
         "about": "",
@@ -230,8 +280,9 @@ def test_a_page_of_little_is_a_page():
         "sharpness": "",
         "figures": [],
         "columns": [],
+        "rows": [],
     }
-    whole = {"title": "T", "forest": [], "version": {}, "across": [], "false_claims": "0"}
-    read = Reader(page(whole | {"regimes": [empty | {"rows": []}]}))
-    assert read.open == []
-    assert read.rows == [["method"]]
+    empty = {"title": "T", "forest": [], "version": {}, "across": [], "false_claims": "0", "regimes": [regime]}
+    reader = PageReader(page(empty))
+    assert reader.unclosed == []
+    assert reader.rows == [["method"]]

@@ -1,4 +1,4 @@
-"""Error rates and coverage by simulation: unequal spread, correlated seeds, and from three to ten seeds."""
+"""Tests of error rates and coverage by simulation: unequal spread, correlated seeds, three to ten seeds."""
 
 import math
 from dataclasses import dataclass
@@ -10,19 +10,23 @@ from sam_bench.report.differences import BETTER, WITHIN, WORSE, compare
 from sam_bench.report.model import StudyModel
 
 TABLES = 200
-#: Of so many tables, a rate of 5 % is measured with this standard error.
+
+#: The standard error of a rate of 5 % over so many tables.
 ERROR = math.sqrt(0.05 * 0.95 / TABLES)
 
+#: The noise of all rows is equal.
 EQUAL = (1.0,) * 7
+
 #: The reference is twice as noisy as all others.
 NOISY_REFERENCE = (2.0, *(1.0,) * 6)
+
 #: The noise of rows goes from half to twice.
 SPREAD = tuple(np.geomspace(0.5, 2, 7))
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Shares of simulated tables, or of their comparisons.
+    """Rates over simulated tables, or over their comparisons.
 
     Args:
         covered: tables in which all simultaneous intervals have the true differences.
@@ -50,22 +54,24 @@ def simulate(spreads, seeds: int, true=None, correlation: float = 0, margin: flo
     rows = len(spreads)
     true = np.zeros(rows) if true is None else np.asarray(true, dtype=float)
     pairs = [(row, 0) for row in range(1, rows)]
+
     covered, one_covered, false_claims, widths = [], [], [], []
     for _ in range(tables):
         # Every table has noise that all rows share, that of each row, and that of the second half.
         errors = true[:, None] + rng.normal(0, 2, (1, seeds)) + rng.normal(0, np.transpose([spreads]), (rows, seeds))
         errors[rows // 2 :] += rng.normal(0, correlation, (1, seeds))
-        model = StudyModel.of({row: dict(enumerate(each)) for row, each in enumerate(errors)})
+        model = StudyModel.of({row: dict(enumerate(of_row)) for row, of_row in enumerate(errors)})
 
-        inside, false = [], []
-        for (row, _), found in compare(model, pairs, margin=margin).items():
+        are_covered, are_false = [], []
+        for (row, _), estimated in compare(model, pairs, margin=margin).items():
             difference = true[row] - true[0]
-            inside.append(found.simultaneous[0] <= difference <= found.simultaneous[1])
-            false.append(is_false(found.verdict, difference, margin))
-            one_covered.append(found.interval[0] <= difference <= found.interval[1])
-            widths.append(found.simultaneous[1] - found.mean)
-        covered.append(all(inside))
-        false_claims.append(any(false))
+            are_covered.append(estimated.simultaneous[0] <= difference <= estimated.simultaneous[1])
+            are_false.append(is_false(estimated.verdict, difference, margin))
+            one_covered.append(estimated.interval[0] <= difference <= estimated.interval[1])
+            widths.append(estimated.simultaneous[1] - estimated.mean)
+        covered.append(all(are_covered))
+        false_claims.append(any(are_false))
+
     return Rates(np.mean(covered), np.mean(one_covered), np.mean(false_claims), np.mean(widths))
 
 
@@ -86,13 +92,13 @@ def test_equal_spread_claims_little_and_covers(seeds):
 @pytest.mark.parametrize("spreads", [NOISY_REFERENCE, SPREAD])
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_unequal_spread_claims_little(seeds, spreads):
-    """At worst about one table in ten has a false claim: where the reference is twice as noisy, of three seeds."""
+    """Check for at most one table in ten; that is reached with three seeds and a reference twice as noisy."""
     assert simulate(spreads, seeds).false_claims < 0.10 + 3 * ERROR
 
 
 @pytest.mark.parametrize("seeds", [3, 10])
 def test_correlated_seeds_claim_little(seeds):
-    """Rows like SAM share noise that SGD does not, as large as a row's own."""
+    """Check rows that share noise as large as their own, which the reference does not have."""
     assert simulate(EQUAL, seeds, correlation=1.0).false_claims < 0.10 + 3 * ERROR
 
 
@@ -102,7 +108,7 @@ def test_differences_at_the_margin_are_rarely_within():
 
 
 def test_pooling_narrows_intervals():
-    """Seven rows and five seeds have 24 degrees of freedom, a pair alone has 4."""
+    """Compare seven rows of five seeds, with 24 degrees of freedom, and a pair alone, with 4."""
     pooled, pair = simulate(EQUAL, 5), simulate(EQUAL[:2], 5)
-    assert pair.width / pooled.width > 0.75  # though the pair alone is corrected for nothing
+    assert pair.width / pooled.width > 0.75  # although the pair alone has no correction
     assert pooled.width == pytest.approx(1.9, abs=0.1)

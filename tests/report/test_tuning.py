@@ -1,4 +1,4 @@
-"""What tuning reports: the best trial, how it settles, and what lies at the ends of the ranges."""
+"""Tests of the results of tuning: the best trial, the best of fewer trials, and values at the ends of ranges."""
 
 import itertools
 
@@ -6,10 +6,12 @@ import pytest
 
 from sam_bench.report.tuning import NOISY, Trial, at_ends, best, expected_best, trials_as_frame, tuning_report
 
+#: The least and greatest value of each tuned setting.
 SPACE = {"optimizer.base.lr": (0.01, 1.0), "optimizer.rho": (0.1, 10.0)}
 
 
 def trial(error: float, rho: float = 1.0, method: str = "sam", status: str = "finished") -> Trial:
+    """Return a trial with this held-out error."""
     record = {
         "run_id": f"{method}-{error}-{rho}",
         "status": status,
@@ -27,31 +29,31 @@ def trial(error: float, rho: float = 1.0, method: str = "sam", status: str = "fi
     return Trial(method, settings, record)
 
 
-def test_the_best_has_the_least_error_and_of_equal_ones_the_smaller_radius():
+def test_best_has_least_error_then_smallest_radius():
     trials = [trial(50.0), trial(40.0, rho=2.0), trial(40.0, rho=0.5), trial(40.0, rho=1.0)]
     assert best(trials) is trials[2]
 
 
-def test_a_diverged_trial_is_not_chosen():
+def test_best_is_no_diverged_trial():
     assert best([trial(10.0, status="diverged"), trial(50.0)]).error == 50.0
     assert best([trial(10.0, status="diverged")]) is None
 
 
 @pytest.mark.parametrize("k", range(1, 6))
-def test_the_expected_best_is_the_mean_over_all_choices(k):
+def test_expected_best_is_mean_over_all_subsets(k):
     errors = [50.0, 41.0, 47.5, 60.0, 44.0]
-    choices = [min(chosen) for chosen in itertools.combinations(errors, k)]
-    assert expected_best(errors, k) == pytest.approx(sum(choices) / len(choices))
+    least = [min(subset) for subset in itertools.combinations(errors, k)]
+    assert expected_best(errors, k) == pytest.approx(sum(least) / len(least))
 
 
 @pytest.mark.parametrize("k", [0, 3])
-def test_there_is_no_best_of_more_trials_than_there_are(k):
+def test_expected_best_refuses_k_out_of_range(k):
     with pytest.raises(ValueError, match="from 1 to the 2"):
         expected_best([1.0, 2.0], k)
 
 
 @pytest.mark.parametrize(
-    ("lr", "rho", "found"),
+    ("lr", "rho", "keys"),
     [
         (0.1, 1.0, []),
         (0.0101, 1.0, ["optimizer.base.lr"]),
@@ -60,16 +62,17 @@ def test_there_is_no_best_of_more_trials_than_there_are(k):
         (2.0, 0.05, ["optimizer.base.lr", "optimizer.rho"]),  # a preset's own values may lie outside
     ],
 )
-def test_values_at_the_ends_of_their_ranges_are_found(lr, rho, found):
-    assert at_ends({"optimizer.base.lr": lr, "optimizer.rho": rho}, SPACE) == found
+def test_at_ends_names_settings_at_range_ends(lr, rho, keys):
+    assert at_ends({"optimizer.base.lr": lr, "optimizer.rho": rho}, SPACE) == keys
 
 
-def test_the_report_shows_every_trial_and_what_the_best_of_fewer_would_be():
+def test_report_has_trials_and_best_of_fewer():
     trials = {
         "sam": [trial(50.0), trial(40.0, rho=0.5), trial(35.0, rho=8.0, status="diverged")],
         "sgd": [trial(60.0, method="sgd"), trial(55.0, method="sgd"), trial(58.0, method="sgd")],
     }
     report = tuning_report("noisy40", trials, ["SAM: something."])
+
     lines = [" ".join(line.replace("|", " ").split()) for line in report.splitlines()]
     assert lines[0] == "# noisy40: tuning"
     assert "SAM: something." in lines
@@ -77,6 +80,10 @@ def test_the_report_shows_every_trial_and_what_the_best_of_fewer_would_be():
     assert "SAM 50.00 40.00 optimizer.base.lr=0.1 optimizer.rho=0.5 63.33 43.33 40.00" in lines
     assert "2 0.1 0.5 40.00 39.00 1.500 12.00 40.00 60 best" in lines
     assert "3 0.1 8 35.00 34.00 – 12.00 40.00 60 diverged" in lines
+
     assert NOISY in report
     assert report.index("## SGD") < report.index("## SAM")
-    assert len(trials_as_frame(trials)) == 6
+
+
+def test_trials_as_frame_has_a_line_per_trial():
+    assert len(trials_as_frame({"sam": [trial(50.0), trial(40.0)], "sgd": [trial(60.0, method="sgd")]})) == 3
