@@ -122,14 +122,17 @@ def _recoloured(svg: str) -> str:
     return svg.replace(INK, "currentColor").replace("fill: #ffffff", "fill: var(--paper)")
 
 
-def _correlations(sharpness: Sharpness) -> tuple[list[str], list[list[str]]] | None:
+def _correlations(sharpness: Sharpness) -> dict[str, Any] | None:
     """Return the table of the shown measures' correlations with the test error; None if none is known."""
     known = [
         name
         for name in sharpness.shown_names()
         if not all(math.isnan(each.value) for each in sharpness.correlations[name])
     ]
-    return correlation_table(sharpness, known) if known else None
+    if not known:
+        return None
+    headings, cells = correlation_table(sharpness, known)
+    return {"headings": headings, "cells": cells}
 
 
 def _columns(findings: Findings) -> list[dict[str, Any]]:

@@ -45,6 +45,24 @@ iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAA
 </svg>
 """
 
+#: The text at the head of the page.
+ANSWERS = f"""\
+# Does SAM help?
+
+**Yes**, by `noisy40: SAM − SGD at equal epochs` here, see `optimizer=sam`.
+
+![Differences in all studies](forest.svg)
+
+## Which one is best?
+
+None.
+
+```comparisons
+SAM − SGD at equal epochs
+{NASTY} − SAM
+```
+"""
+
 
 def payload(rows: int = 27, seeds: int = 5) -> dict[str, Any]:
     """Return the payload of two regimes, the second with fewer rows.
@@ -57,7 +75,8 @@ def payload(rows: int = 27, seeds: int = 5) -> dict[str, Any]:
     """
     return {
         "title": "Sharpness-aware optimizers on CIFAR-10",
-        "forest": [{"name": "forest", "title": "All studies", "alt": "Averages.", "svg": FIGURE}],
+        "answers": ANSWERS,
+        "figures": {"forest.svg": FIGURE},
         "across": [
             {
                 "title": "SAM − SGD at equal epochs",
@@ -98,7 +117,7 @@ def _regime(name: str, title: str, rows: int, seeds: int) -> dict[str, Any]:
             {"text": "Lion as it is, without a second pass, is worse than SGD by 1.2 points.", "verdict": "worse"},
             {"text": "ASAM and SAM, each with its own radius, differ by 0.1.", "verdict": "undecided"},
         ],
-        "sharpness": "λ₁ +0.50 (+0.10 to +0.80).",
+        "sharpness": {"headings": ["measure", "across rows"], "cells": [["λ₁", "+0.50 (+0.10 to +0.80)"]]},
         "notes": [
             "Intervals are Student's over the paired seeds, corrected for the number of comparisons (Bonferroni).",
             "Runs that diverged are left out of every mean, and counted: SAM & AdamW 1.",
@@ -153,6 +172,7 @@ def _row(regime: str, i: int, seeds: int, chance: random.Random) -> dict[str, An
         },
         "command": f"{command} seed={','.join(map(str, range(seeds)))} --multirun",
         "settings": {"optimizer.rho": f"{0.05 * i:.2f}", "optimizer.base.lr": "0.05"},
+        "prominent": i < 5,
         "seeds": [
             _seed(f"{regime}-{i}", seed, error, epochs, f"{command} seed={seed}", chance) for seed in range(seeds)
         ],
@@ -198,5 +218,6 @@ def _not_run(regime: str, title: str) -> dict[str, Any]:
         "cells": {},
         "command": f"make study OPTIONS='{regime} --rows {title.lower()} --seeds 0,1,2,3,4'",
         "settings": {"optimizer.rho": "0.05"},
+        "prominent": False,
         "seeds": [],
     }

@@ -9,7 +9,7 @@ pytest.importorskip("matplotlib")
 from sam_bench.report.comparison import Comparison
 from sam_bench.report.cost import Cost
 from sam_bench.report.drawing import COLORS
-from sam_bench.report.figures import as_bytes, cost, draw, errors, radius, write_figures
+from sam_bench.report.figures import as_bytes, draw, errors, radius, write_figures
 from sam_bench.report.rows import Row
 from sam_bench.report.table import Findings
 
@@ -56,7 +56,7 @@ def trials(rhos: list[float]) -> list[dict]:
 
 def test_figures_are_those_that_runs_allow():
     figures = draw(findings(), trials([0.05, 0.1, 0.2]))
-    assert list(figures) == ["errors", "differences", "curves", "radius", "cost"]
+    assert list(figures) == ["errors", "differences", "curves", "radius"]
     assert len(figures["curves"].axes) == 2 and len(draw(findings(noisy=False))["curves"].axes) == 1
 
 
@@ -77,7 +77,9 @@ def test_few_runs_have_fewer_figures():
 def test_errors_figure_has_a_point_per_seed():
     axes = errors(findings()).axes[0]
     points = [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "o"]
-    assert points == list(ERRORS.values())
+    *others, worse = ERRORS.values()
+    assert points == others
+    assert [text.get_text() for text in axes.texts] == [f"{sum(worse) / 3:.1f} →"]  # far above the others
     assert [label.get_text() for label in axes.get_yticklabels()] == list(ERRORS)
 
 
@@ -87,9 +89,9 @@ def test_differences_figure_colours_verdicts():
     assert colors == {0: COLORS[0], 1: "white", 2: COLORS[1]}  # SAM better, ASAM undecided, the last one worse
 
 
-def test_cost_figure_names_rows_on_pareto_front():
-    panel = cost(findings()).axes[0]
-    assert {text.get_text() for text in panel.texts} == {"SGD", "SAM"}
+def test_errors_figure_has_costs_beside():
+    costs = errors(findings()).axes[1]
+    assert [bar.get_width() for bar in costs.patches] == [1.0, 2.0, 2.0, 1.0]
 
 
 def test_radius_figure_has_a_line_per_base_settings():

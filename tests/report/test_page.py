@@ -10,7 +10,8 @@ from importlib import resources
 
 import pytest
 
-from sam_bench.report.page import LIBRARIES, SCRIPTS, embedded, inlined, page
+from sam_bench.report.elements import inlined
+from sam_bench.report.page import LIBRARIES, SCRIPTS, embedded, page
 from tests.report.page_payload import FIGURE, NASTY, payload
 
 #: Elements without an end tag.
@@ -131,14 +132,14 @@ def test_policy_forbids_access_and_other_scripts(reader):
 def test_title_with_markup_is_shown_as_text(text, reader):
     assert "<b>" not in text
     assert "alert(1)" not in "".join(reader.programs)
-    assert sum(NASTY in row[0] for row in reader.rows) == 2
+    assert sum(NASTY in row[0] for row in reader.rows) == 1
     assert sum(row["title"] == NASTY for row in reader.regimes[0]["rows"]) == 1
 
 
 def test_every_field_is_escaped():
     def with_markup(value):
         if isinstance(value, dict):
-            unchanged = ("svg", "verdict", "status")
+            unchanged = ("svg", "verdict", "status", "answers", "figures", "across")
             return {key: item if key in unchanged else with_markup(item) for key, item in value.items()}
         if isinstance(value, list):
             return [with_markup(item) for item in value]
@@ -159,17 +160,10 @@ def test_embedded_data_cannot_end_its_element():
 # Tables
 
 
-def test_comparisons_table_has_all_cells(reader):
-    heading, *lines = reader.rows[: 1 + len(payload()["across"])]
-    titles = [regime["title"] for regime in payload()["regimes"]]
-    assert heading == ["points of test error", *titles, "average over studies", "scatter τ between studies"]
-    assert lines[0] == ["SAM − SGD at equal epochs", "−3.10 ± 0.50 ▼ better", "–", "–", "–"]
-    assert lines[1][:3] == [f"{NASTY} − SAM", "+1.20 ± 0.30 ▲ worse", "+0.10 ○ undecided"]
-    assert lines[1][3:] == ["+0.65 (−0.20 to +0.90) ≈ within the margin", f"τ 0.10 {NASTY}"]
-
-
 def test_regime_tables_have_every_row(reader):
-    shown = iter([row for row in reader.rows[1 + len(payload()["across"]) :] if row[0] != "method"])
+    titles = [row["title"] for regime in payload()["regimes"] for row in regime["rows"]]
+    first = next(i for i, row in enumerate(reader.rows) if row[0] == "method")
+    shown = iter([row for row in reader.rows[first:] if row[0] in titles])
     for regime in payload()["regimes"]:
         for row, cells in zip(regime["rows"], shown, strict=False):
             assert cells[0] == row["title"]
@@ -180,8 +174,12 @@ def test_regime_tables_have_every_row(reader):
     assert list(shown) == []
 
 
+def test_sharpness_table_has_correlations(reader):
+    assert reader.rows.count(["λ₁", "+0.50 (+0.10 to +0.80)"]) == 2
+
+
 @pytest.mark.parametrize(
-    ("symbol", "word"), zip("▼▲≈○", ("better", "worse", "within the margin", "undecided"), strict=True)
+    ("symbol", "word"), [("▼", "better"), ("▲", "worse"), ("≈", "within the margin"), ("○", "undecided")]
 )
 def test_verdict_has_symbol_and_word(reader, symbol, word):
     assert symbol in next(cell for row in reader.rows for cell in row if cell.endswith(f" {word}"))
@@ -231,7 +229,7 @@ def test_figures_have_distinct_ids(text, reader):
 def test_glyphs_are_drawn_once_for_all_figures(text):
     assert text.count('<path id="DejaVuSans-4c" d="M 6 46 L') == 1
     assert text.count('<use xlink:href="#DejaVuSans-4c"/>') == 5
-    assert text.index('<path id="DejaVuSans-4c"') < text.index('<div class="drawing">')
+    assert text.index('<path id="DejaVuSans-4c"') < text.index('<div class="drawing"')
 
     other = payload()
     other["regimes"][1]["figures"][0]["svg"] = FIGURE.replace("M 6 46", "M 6 47")
@@ -277,12 +275,13 @@ def test_page_without_content_is_valid():
         "about": "",
         "statements": [],
         "notes": [],
-        "sharpness": "",
+        "sharpness": None,
         "figures": [],
         "columns": [],
         "rows": [],
     }
-    empty = {"title": "T", "forest": [], "version": {}, "across": [], "false_claims": "0", "regimes": [regime]}
+    answers = {"answers": "# Question", "figures": {}, "across": []}
+    empty = {"title": "T", "version": {}, "false_claims": "0", "regimes": [regime], **answers}
     reader = PageReader(page(empty))
     assert reader.unclosed == []
     assert reader.rows == [["method"]]

@@ -44,7 +44,9 @@ def study_data(findings):
 
 
 def test_payload_is_plain_data(study_data, findings):
-    payload = page_payload([study_data], {"sam_bench": "1"}, across({STUDY.experiment: findings}), FIGURE, 0.25)
+    payload = page_payload(
+        [study_data], {"sam_bench": "1"}, across({STUDY.experiment: findings}), 0.25, "# Q", {"a.svg": FIGURE}
+    )
     assert json.loads(json.dumps(payload, allow_nan=False)) == payload
     assert payload["across"][0] == {
         "title": "SAM − SGD at equal epochs and passes",
@@ -52,7 +54,7 @@ def test_payload_is_plain_data(study_data, findings):
         "average": None,
         "heterogeneity": "–",
     }
-    assert (payload["false_claims"], payload["forest"][0]["svg"]) == ("0.25", FIGURE)
+    assert (payload["false_claims"], payload["answers"], payload["figures"]) == ("0.25", "# Q", {"a.svg": FIGURE})
 
 
 def test_regime_has_statements_text_and_figures(study_data):
@@ -60,12 +62,12 @@ def test_regime_has_statements_text_and_figures(study_data):
         {"text": "SAM − SGD at equal epochs and passes: +0.00 points", "verdict": "undecided"}
     ]
     assert study_data["about"].startswith("A preset. The noisy40 protocol: ")
-    assert {figure["name"] for figure in study_data["figures"]} == {"errors", "curves", "cost"}
+    assert {figure["name"] for figure in study_data["figures"]} == {"errors", "curves"}
     assert all("currentColor" in figure["svg"] and figure["alt"] for figure in study_data["figures"])
 
 
 def test_page_cells_sort_by_finite_numbers(study_data):
-    html = page(page_payload([study_data], {}))
+    html = page(page_payload([study_data], {}, [], 0, "# Q", {}))
     values = re.findall(r'<td data-sort="([^"]*)"', html)
     assert any(values) and all(value == "" or math.isfinite(float(value)) for value in values)
 

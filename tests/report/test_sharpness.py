@@ -1,4 +1,4 @@
-"""Tests of sharpness: what is read of the measured runs, its correlation with the test error, tables and words."""
+"""Tests of sharpness: what is read of the measured runs, its correlation with the test error, and tables."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sam_bench.errors import StateError
-from sam_bench.report.sharpness import as_frame, called, explanation, tables
+from sam_bench.report.sharpness import as_frame, called, correlation_table, tables
 from tests.report.sharpness_records import (
     METHODS,
     RADII,
@@ -73,7 +73,7 @@ def test_file_that_is_no_analysis_is_refused(tmp_path):
 def test_no_analysis_gives_no_solutions(tmp_path):
     sharpness = read(tmp_path, runs())
     assert sharpness.solutions == ()
-    assert explanation(sharpness) == ""
+    assert sharpness.names == []
 
 
 # Correlations with the test error
@@ -171,33 +171,32 @@ def test_held_out_runs_need_equal_analysis_settings(tmp_path):
         read(tmp_path, runs(), held_out)
 
 
-# Words and tables
+# Tables
 
 
-def test_explanation_has_correlations_and_thirds(tmp_path):
+def test_correlation_table_has_thirds(tmp_path):
     entries = runs()
     write_measures(tmp_path, entries)
-    text = explanation(read(tmp_path, entries))
-    assert "(21 rows, 84 solutions)" in text
-    perfect = "+1.00 (in perfect order)"
-    assert f"λ₁ across rows {perfect}, over radii {perfect}, over seeds {perfect}" in text
+    headings, ((name, across, rows, radii, methods, seeds, _, in_thirds),) = correlation_table(
+        read(tmp_path, entries), ["eigenvalue_1"]
+    )
+    assert len(headings) == 8
+    assert (name, rows, methods) == ("λ₁", "21", "5")
+    assert across == radii == seeds == "+1.00 (in perfect order)"
 
     # A row's mean error over its seeds is 0.15 above that of seed 0.
     means = sorted(run["test_error"] + 0.15 for run in entries if run["seed"] == 0)
     thirds = [np.mean(means[start : start + 7]) for start in (0, 7, 14)]
-    assert f"the least λ₁ has a mean error of {thirds[0]:.1f} %, the next {thirds[1]:.1f} %" in text
+    assert in_thirds == ", ".join(f"{third:.1f}" for third in thirds)
 
 
-def test_explanation_of_few_rows_claims_little(tmp_path):
+def test_correlation_table_of_few_rows_claims_little(tmp_path):
     entries = runs()
-    two_rows = [run for run in entries if run["seed"] == 0 and run["method"] in ("sgd", "sam")]
-    write_measures(tmp_path / "two", two_rows)
-    assert explanation(read(tmp_path / "two", entries)) == ""
-
     six_rows = [run for run in entries if run["config"]["optimizer"].get("rho") in (None, 0.1)]
-    write_measures(tmp_path / "six", six_rows)
-    text = explanation(read(tmp_path / "six", entries))
-    assert "λ₁ over seeds +1.00" in text and "across" not in text and "third" not in text
+    write_measures(tmp_path, six_rows)
+    _, ((_, across, _, radii, _, seeds, _, in_thirds),) = correlation_table(read(tmp_path, entries), ["eigenvalue_1"])
+    assert across == radii == in_thirds == "–"
+    assert seeds.startswith("+1.00")
 
 
 def test_medians_have_no_exponents(tmp_path):

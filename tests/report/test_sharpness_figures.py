@@ -44,8 +44,7 @@ def legend_texts(axes) -> list[str]:
 
 def test_figures_are_those_of_the_measures(full_folder):
     figures = draw_sharpness(read(full_folder, [*runs(), probed_run("sam", 0.1)]))
-    assert list(figures) == [
-        "sharpness", "explains", "correlations", "landscape", "surface", "slices", "sharpening"]  # fmt: skip
+    assert list(figures) == ["sharpness", "explains", "landscape", "slices", "sharpening"]
 
 
 def test_figures_are_reproducible(full_folder):
@@ -58,8 +57,18 @@ def test_figures_are_reproducible(full_folder):
 def test_few_measures_have_fewer_figures(tmp_path):
     entries = runs()
     assert draw_sharpness(read(tmp_path, entries)) == {}
-    write_measures(tmp_path, [run for run in entries if run["seed"] == 0 and run["method"] in ("sgd", "sam")])
-    assert "correlations" not in draw_sharpness(read(tmp_path, entries))
+    write_measures(tmp_path, entries[:2])
+    assert list(draw_sharpness(read(tmp_path, entries))) == ["sharpness"]
+
+
+def test_error_far_above_the_others_is_an_arrow(tmp_path):
+    entries = runs()
+    entries[0]["test_error"] = 99.0
+    write_measures(tmp_path, entries)
+    axes = draw_sharpness(read(tmp_path, entries))["explains"].axes[0]
+    arrows = [line for line in axes.lines if line.get_marker() == "^" and len(line.get_xdata())]
+    assert [list(line.get_xdata()) for line in arrows] == [[99.0]]  # the measure equals the error
+    assert max(max(line.get_ydata()) for line in axes.lines if line.get_marker() == "o") < 80
 
 
 def test_slices_name_their_solutions(full_folder):
