@@ -80,7 +80,7 @@ def test_average_of_last_epoch_equals_model(tiny_run):
     assert record["averaged"]["swa 0.75"] == {name: record[name] for name in MEASURES}
 
 
-def test_m_perturbs_each_part(tiny_run):
+def test_m_of_run_perturbs_each_part(tiny_run):
     whole, parts = tiny_run("model=resnet8"), tiny_run("model=resnet8", "optimizer.m=2")
     assert (whole["m"], parts["m"]) == (5, 2)
     assert parts["passes"] == whole["passes"] == 4
