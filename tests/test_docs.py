@@ -1,4 +1,4 @@
-"""The README and the pages of `docs/`: commands, programs, links and numbers are right, and the site can be built."""
+"""Tests of the README and the pages of `docs/`: their commands, programs, links and numbers, and the built site."""
 
 import argparse
 import importlib
@@ -26,9 +26,10 @@ from sam_bench.report.study import Study
 from scripts.benchmark.report import summary
 from tests.conftest import ROOT
 
+#: Folders that a build makes in `docs/`.
 BUILT = {"_build", "studies"}
-"""Folders that a build makes in `docs/`."""
 
+#: The texts of the pages, by path.
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
     for path in (
@@ -39,6 +40,7 @@ PAGES = {
     )
     if not BUILT & set(path.parts)
 }
+
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.S | re.M)
 NEEDS_DOCS = "the docs extra is not installed: pip install -e '.[docs]'"
 
@@ -48,23 +50,23 @@ def blocks(page: str, language: str) -> list[str]:
     return [code for kind, code in BLOCK.findall(PAGES[page]) if kind == language]
 
 
+#: The last page that has a command, by the command.
 COMMANDS = {line: page for page in PAGES for block in blocks(page, "bash") for line in block.splitlines()}
-"""The last page that has a command, by the command."""
 
 
-class Parsed(BaseException):
-    """Raised where a command has parsed its arguments, instead of doing what they say."""
+class ArgumentsParsed(BaseException):
+    """Raised once a command has parsed its arguments, so that it does nothing else."""
 
 
 @pytest.fixture
 def commands_only_parse(monkeypatch):
-    """Let commands end once their arguments are parsed."""
+    """Let each command end once its arguments are parsed."""
     for name in ("parse_args", "parse_intermixed_args"):
         parse = getattr(argparse.ArgumentParser, name)
 
         def parse_and_end(*arguments, parse=parse, **more):
             parse(*arguments, **more)
-            raise Parsed
+            raise ArgumentsParsed
 
         monkeypatch.setattr(argparse.ArgumentParser, name, parse_and_end)
 
@@ -90,18 +92,17 @@ def test_command_is_valid(command, folder, plugins_for_now, commands_only_parse)
     if program == "make":
         check_make(arguments)
     elif program == "sam-bench":
-        check_ours(arguments)
+        check_sam_bench(arguments)
     elif "sam_bench" in arguments:
-        check_ours(arguments[arguments.index("sam_bench") + 1 :])
+        check_sam_bench(arguments[arguments.index("sam_bench") + 1 :])
     elif program == "pip":
-        extras = re.findall(r"\[([\w-]+)\]", command)
-        known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        assert set(extras) <= set(known)
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert set(re.findall(r"\[([\w-]+)\]", command)) <= set(extras)
     elif command.startswith("python -m pytest "):
         assert (ROOT / arguments[2]).exists()
     else:
-        known = (". .venv/bin/activate", "mkdir -p mine", "tensorboard --logdir runs")
-        assert command in known, "this test does not know such a command"
+        other_commands = (". .venv/bin/activate", "mkdir -p mine", "tensorboard --logdir runs")
+        assert command in other_commands, "this test cannot check such a command"
 
 
 def check_make(arguments: list[str]) -> None:
@@ -113,14 +114,14 @@ def check_make(arguments: list[str]) -> None:
         name, _, value = variable.partition("=")
         assert re.search(rf"^{name} \?=", makefile, re.M)
         if target == "data" and name == "OPTIONS":
-            check_ours(["data", value])
+            check_sam_bench(["data", value])
 
 
-def check_ours(arguments: list[str]) -> None:
-    """Check that one of our commands takes its arguments, or that the runs can be composed."""
+def check_sam_bench(arguments: list[str]) -> None:
+    """Check that a command of `sam-bench` takes its arguments, or that its runs can be composed."""
     if re.fullmatch(r"[a-z]+", arguments[0]):
         module = importlib.import_module(f"sam_bench.cli.commands.{arguments[0]}")
-        with pytest.raises(Parsed):
+        with pytest.raises(ArgumentsParsed):
             module.main(arguments[1:])
         return
 
@@ -135,13 +136,13 @@ def check_ours(arguments: list[str]) -> None:
         assert f"pip install -e '.[{extra}]'" in str(error)
 
 
-def test_there_are_commands_to_check():
+def test_pages_have_commands_of_each_program():
     assert len(COMMANDS) > 70
     assert {command.split()[0] for command in COMMANDS} >= {"make", "pip", "python", "sam-bench", "torchrun"}
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/training_loop.md"])
-def test_loop_takes_a_step(page):
+def test_loop_takes_step(page):
     model = torch.nn.Linear(4, 3)
     before = model.weight.detach().clone()
     names = {"model": model, "x": torch.randn(5, 4), "y": torch.randint(0, 3, (5,))}
@@ -157,20 +158,25 @@ def test_readme_names_every_method():
 
 def test_own_method_is_tuned_and_compared(folder, plugins_for_now):
     write_files("docs/recipes/own_method.md", folder)
-    mine = Path("mine")
+    config_dir = Path("mine")
+
+    # Both methods are tuned over the same learning rates.
     trials = tuning.plan_trials("noisy40", ["sgd"], 3, []) | tuning.plan_trials(
-        "noisy40", ["sign_sam"], 3, ["plugin=sign_sam.py"], config_dir=mine
+        "noisy40", ["sign_sam"], 3, ["plugin=sign_sam.py"], config_dir=config_dir
     )
-    rates = [[trial.settings["optimizer.base.lr"] for trial in its] for its in trials.values()]
-    assert rates[0] == rates[1]
-    rows = study.plan_study(Study.read(study.path_of("sign_sam", mine)), [0], (), mine)
-    assert [run.title for run in rows] == ["SGD  seed 0", "SAM  seed 0", "SignSAM  seed 0"]
+    sgd_rates, own_rates = (
+        [trial.settings["optimizer.base.lr"] for trial in of_method] for of_method in trials.values()
+    )
+    assert sgd_rates == own_rates
+
+    runs = study.plan_study(Study.read(study.path_of("sign_sam", config_dir)), [0], (), config_dir)
+    assert [run.title for run in runs] == ["SGD  seed 0", "SAM  seed 0", "SignSAM  seed 0"]
 
 
 def test_own_study_is_composed(folder):
     write_files("docs/recipes/compare.md", folder)
-    own = Study.read(Path("mine.yaml"))
-    assert [compose(own.overrides(title)).optimizer.name for title in own.rows] == ["sgd", "sam", "asam"]
+    own_study = Study.read(Path("mine.yaml"))
+    assert [compose(own_study.overrides(title)).optimizer.name for title in own_study.rows] == ["sgd", "sam", "asam"]
 
 
 def slug(heading: str) -> str:
@@ -179,7 +185,7 @@ def slug(heading: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page):
+def test_links_have_targets(page):
     text = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.S | re.M)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith("https://"):
@@ -199,17 +205,18 @@ def test_paths_exist(page):
             assert (ROOT / path).exists(), path
 
 
-def test_differences_are_those_of_the_tables():
-    """A difference with its interval is never typed without being in a table."""
-    made = "".join(path.read_text() for path in ROOT.glob("results/measured/*/table.md"))
-    made += (ROOT / "results" / "measured" / "across.md").read_text()
+def test_differences_are_in_tables():
+    tables = "".join(path.read_text() for path in ROOT.glob("results/measured/*/table.md"))
+    tables += (ROOT / "results" / "measured" / "across.md").read_text()
+
+    # Differences that pages name, each with its interval.
     difference = r"[+−]?\d+\.\d+\s(?:± \d+\.\d+|\([+−]\d+\.\d+ to [+−]\d+\.\d+\))"
-    typed = {(page, re.sub(r"\s", " ", each)) for page, text in PAGES.items() for each in re.findall(difference, text)}
-    assert len(typed) > 10
-    assert {(page, number) for page, number in typed if number not in made} == set()
+    named = {(page, re.sub(r"\s", " ", each)) for page, text in PAGES.items() for each in re.findall(difference, text)}
+    assert len(named) > 10
+    assert {(page, number) for page, number in named if number not in tables} == set()
 
 
-def test_table_of_costs_is_that_of_the_benchmark():
+def test_table_of_costs_equals_benchmark():
     (name,) = re.findall(r"\[`results/benchmark/([\w-]+)\.md`\]", PAGES["docs/cost.md"])
     data = json.loads((ROOT / "results" / "benchmark" / f"{name}.json").read_text())
     assert "\n".join(summary(data)) in PAGES["docs/cost.md"]

@@ -36,7 +36,7 @@ class ExtraPass(SAM):
         return 1 + super().second_pass(closure, losses)
 
 
-class WritesToWeights(SAM):
+class WeightWriter(SAM):
     """A method that changes the weights in `direction`."""
 
     def direction(self, w, g):
@@ -44,7 +44,7 @@ class WritesToWeights(SAM):
         return super().direction(w, g)
 
 
-class WritesToGradients(SAM):
+class GradientWriter(SAM):
     """A method that changes the gradient that `combine` gets."""
 
     keeps_gradient = True
@@ -79,28 +79,28 @@ class EarlyState(SAM):
         return h
 
 
-class WaitsForDevice(SAM):
+class DeviceWaiter(SAM):
     """A method that reads a number from the device in each step."""
 
     def radius(self, group):
         return super().radius(group) * float(self.skipped.item() >= 0)
 
 
-class WaitsEveryFifthStep(LookSAM):
+class FifthStepWaiter(LookSAM):
     """A method that reads a number from the device only in steps with a second pass."""
 
     def direction(self, w, g, h_v):
         return super().direction(w, [x * float((x.sum() != 0).item()) for x in g], h_v)
 
 
-class IndexesByMask(SAM):
+class MaskIndexer(SAM):
     """A method that waits for the device since it needs the number of elements that a mask selects."""
 
     def direction(self, w, g):
         return super().direction(w, [torch.where(x.abs() > x[x > 0].sum() * 0, x, 0.0) for x in g])
 
 
-class DividesByZero(SAM):
+class ZeroDivider(SAM):
     """A method that divides by a norm that may be 0."""
 
     def direction(self, w, g):
@@ -108,7 +108,7 @@ class DividesByZero(SAM):
         return torch._foreach_div(g, length)
 
 
-class UpdatesStatisticsTwice(SAM):
+class SecondStatisticsUpdate(SAM):
     """A method whose second pass updates the running statistics of BatchNorm too."""
 
     def __init__(self, params, base_optimizer, rho=0.05, **options):
@@ -122,7 +122,7 @@ class FirstGroupOnly(SAM):
         return list(self.param_groups[0]["params"])
 
 
-class UsesScaledGradients(SAM):
+class ScaledGradientUser(SAM):
     """A method that uses gradients before they are unscaled."""
 
     keeps_gradient = True
@@ -153,7 +153,7 @@ class OwnStateKey(SAM):
         self.count = int(state_dict["count"])
 
 
-class CountsParts(OwnStateKey):
+class PartCounter(OwnStateKey):
     """A method that counts each part of a batch as a step."""
 
     def radius(self, group):
@@ -183,19 +183,19 @@ class ClosureOnly(SAM):
 BROKEN = {
     WrongRadius: {"reference"},
     ExtraPass: {"reference"},
-    WritesToWeights: {"reference", "restore", "hooks"},
-    WritesToGradients: {"reference", "hooks"},
+    WeightWriter: {"reference", "restore", "hooks"},
+    GradientWriter: {"reference", "hooks"},
     HiddenState: {"reference", "resume"},
     EarlyState: {"skipped steps", "failed passes", "hooks"},
-    WaitsForDevice: {"waiting"},
-    WaitsEveryFifthStep: {"waiting"},
-    IndexesByMask: {"waiting"},
-    DividesByZero: {"zero gradients"},
-    UpdatesStatisticsTwice: {"statistics"},
+    DeviceWaiter: {"waiting"},
+    FifthStepWaiter: {"waiting"},
+    MaskIndexer: {"waiting"},
+    ZeroDivider: {"zero gradients"},
+    SecondStatisticsUpdate: {"statistics"},
     FirstGroupOnly: {"groups"},
-    UsesScaledGradients: {"loss scaling"},
+    ScaledGradientUser: {"loss scaling"},
     OwnStateKey: {"wrappers"},
-    CountsParts: {"parts"},
+    PartCounter: {"parts"},
     ClassState: {"deep copy"},
     ClosureOnly: {"by hand"},
 }

@@ -14,11 +14,13 @@ from sam_bench.data.registry import CUTOUT, DATASETS, PADDING
 
 CPU = torch.device("cpu")
 NORMALISE = DATASETS["cifar10"].mean, DATASETS["cifar10"].std
+
 #: All choices of crop, flip, normalise and cutout.
 SWITCHES = list(itertools.product((False, True), repeat=4))
 
 
 def images(count: int) -> Tensor:
+    """Return the pixels of images of noise."""
     return torch.randint(0, 256, (count, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
@@ -161,16 +163,17 @@ def test_epoch_shows_every_image_once():
     assert sorted(torch.cat(labels).tolist()) == list(range(103))
 
 
-def test_epochs_without_last_batch_skip_other_images():
+def test_epochs_without_last_batch_omit_other_images():
     batches = make_batches(0, keep_last=False)
-    left_out = []
+    omitted = []
     for epoch in range(5):
         all_labels = [batch.labels for batch in make_batches(0).epoch(epoch)]
         labels = [batch.labels for batch in batches.epoch(epoch)]
-        assert len(batches) == len(labels) == 10 and batches.images == 100
+        assert len(batches) == len(labels) == 10
+        assert batches.images == 100
         assert all(torch.equal(a, b) for a, b in zip(labels, all_labels[:-1], strict=True))
-        left_out.append(frozenset(range(103)) - set(torch.cat(labels).tolist()))
-    assert len(set(left_out)) == 5
+        omitted.append(frozenset(range(103)) - set(torch.cat(labels).tolist()))
+    assert len(set(omitted)) == 5
 
 
 def test_epoch_depends_only_on_seed_and_number():
@@ -200,7 +203,7 @@ def test_generators_differ_by_purpose():
     assert len(seeds) == 4
 
 
-def flipped(epoch: int, seed: int = 0) -> list[bool]:
+def flips(epoch: int, seed: int = 0) -> list[bool]:
     """Return for each of 50 images if an epoch shows it mirrored."""
     pixels, labels = images(50), torch.arange(50)
     augment = Augment(False, True, None, False, CPU, alternate_flips=True)
@@ -216,11 +219,11 @@ def flipped(epoch: int, seed: int = 0) -> list[bool]:
 
 
 def test_alternate_flips_flip_all_images_each_epoch():
-    first, second, third = (flipped(epoch) for epoch in range(3))
+    first, second, third = (flips(epoch) for epoch in range(3))
     assert 10 < sum(first) < 40
     assert second == [not each for each in first]
     assert third == first
 
 
 def test_alternate_flips_with_other_seed_differ():
-    assert flipped(0) != flipped(0, seed=1)
+    assert flips(0) != flips(0, seed=1)

@@ -11,39 +11,36 @@ import torch
 
 from sam_bench.cli import compose
 from sam_bench.data import cifar
-from sam_bench.data.download import Unavailable
 from sam_bench.data.registry import DATASETS
 from sam_bench.errors import ConfigError, DataError
 from sam_bench.runs.run import check
 from tests.conftest import everything_below, execute
-from tests.data.test_cifar10 import add
+from tests.damage import flip_bit
+from tests.data.cifar_files import add, old_pickle, unavailable
 
 CLASSES = DATASETS["cifar100"].classes
+
+#: Numbers of images in the two files.
 COUNTS = {"train": 1000, "test": 100}
 RUN = ["data=cifar100", "model=resnet8", "trainer.epochs=1", "trainer.progress=none", "trainer.device=cpu"]
 
 
 @pytest.fixture(scope="module")
 def contents() -> dict[str, bytes]:
-    """Make the two files of the Python distribution, of noise, with equally many images of each class."""
+    """Make the two files of the Python distribution, small and of noise, with equally many images of each class."""
     generator = np.random.default_rng(0)
     files = {}
     for name, count in COUNTS.items():
         fine = generator.permutation(np.arange(count) % CLASSES)
         pixels = generator.integers(0, 256, (count, 3072), dtype=np.uint8)
         batch = {b"fine_labels": fine.tolist(), b"coarse_labels": (fine // 5).tolist(), b"data": pixels}
-        files[name] = pickle.dumps(batch, protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+        files[name] = old_pickle(batch)
     return files
 
 
 @pytest.fixture(autouse=True)
 def small_cifar100(contents, monkeypatch):
     """Expect the digests of the small files, and make the server unavailable."""
-
-    def unavailable(timeout):
-        raise Unavailable("no network here")
-        yield
-
     digests = {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in contents.items()}
     remote = dict.fromkeys(cifar.CIFAR100.remote, unavailable)
     monkeypatch.setattr(cifar, "CIFAR100", dataclasses.replace(cifar.CIFAR100, digests=digests, remote=remote))
@@ -63,10 +60,10 @@ def write_archive(root, contents):
 
 
 #: Functions that write the files in each layout that is read.
-LOCAL = [write_folder, write_archive]
+LAYOUTS = [write_folder, write_archive]
 
 
-@pytest.mark.parametrize("write", LOCAL)
+@pytest.mark.parametrize("write", LAYOUTS)
 def test_every_local_layout_gives_fine_labels(write, contents, tmp_path):
     write(tmp_path, contents)
     before = everything_below(tmp_path)
@@ -80,11 +77,9 @@ def test_every_local_layout_gives_fine_labels(write, contents, tmp_path):
     assert torch.equal(train.pixels, torch.from_numpy(batch[b"data"]).view(-1, 3, 32, 32))
 
 
-@pytest.mark.parametrize("write", LOCAL)
+@pytest.mark.parametrize("write", LAYOUTS)
 def test_flipped_bit_is_refused(write, contents, tmp_path):
-    content = bytearray(contents["train"])
-    content[-1000] ^= 1
-    write(tmp_path, contents | {"train": bytes(content)})
+    write(tmp_path, contents | {"train": flip_bit(contents["train"], -1000)})
     before = everything_below(tmp_path)
     with pytest.raises(DataError, match=r"train of .*CIFAR-100.*md5"):
         cifar.load_cifar100(cifar.CIFAR100.obtain(tmp_path, timeout=1))
@@ -105,11 +100,11 @@ def test_archive_without_files_is_refused_by_name(tmp_path):
     assert everything_below(tmp_path) == ["cifar-100-python.tar.gz"]
 
 
-def test_unavailable_data_error_says_what_to_do(tmp_path):
+def test_unavailable_data_error_names_ways_out(tmp_path):
     with pytest.raises(DataError) as caught:
         cifar.CIFAR100.obtain(tmp_path / "data", timeout=1)
-    for word in ("CIFAR-100 ", "home server: no network", "cifar-100-python.tar.gz", "data=synthetic"):
-        assert word in str(caught.value)
+    for text in ("CIFAR-100 ", "home server: no network", "cifar-100-python.tar.gz", "data=synthetic"):
+        assert text in str(caught.value)
     assert "CIFAR-10 " not in str(caught.value)
     assert not (tmp_path / "data").exists()
 

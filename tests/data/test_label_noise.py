@@ -5,12 +5,11 @@ import torch
 
 from sam_bench.cli import compose
 from sam_bench.data import synthetic
-from sam_bench.data.images import Images
+from sam_bench.data.images import Dataset, Images
 from sam_bench.data.label_noise import LabelNoise
 from sam_bench.errors import ConfigError
-from sam_bench.runs.run import run
-from sam_bench.runs.spec import RunSpec
 from sam_bench.training.build import load_data
+from tests.conftest import execute
 
 CLASSES = 10
 COUNT = 50_000
@@ -18,10 +17,12 @@ SYNTHETIC = ["data=synthetic", "data.train_subset=500"]
 
 
 def balanced(count: int = COUNT) -> Images:
+    """Return images with equally many of each class."""
     return Images(torch.zeros(count, 1, dtype=torch.uint8), torch.arange(count) % CLASSES)
 
 
-def loaded(*overrides: str):
+def loaded(*overrides: str) -> Dataset:
+    """Load the synthetic data with these settings."""
     return load_data(compose.compose(["data=synthetic", *overrides]).data)
 
 
@@ -62,7 +63,7 @@ def test_noise_depends_only_on_its_seed():
 
 
 @pytest.mark.parametrize("overrides", [[], ["data.split=val"], ["data.train_subset=500"]])
-def test_load_data_noise_keeps_images(overrides):
+def test_load_data_with_noise_keeps_images(overrides):
     clean = loaded(*overrides)
     noisy = loaded(*overrides, "data.label_noise=0.4")
     for name in ("train", "test"):
@@ -72,7 +73,7 @@ def test_load_data_noise_keeps_images(overrides):
     assert noisy.sha256 != clean.sha256
 
 
-def test_load_data_noise_spares_only_the_test_set():
+def test_noise_spares_only_test_set():
     test = loaded("data.label_noise=0.4").test
     assert torch.equal(test.labels, synthetic.load()[1].labels)
     assert test.true_labels is None and test.wrong_labels == 0
@@ -87,7 +88,7 @@ def test_noise_is_equal_for_all_methods_and_seeds():
     assert len({load_data(config.data).sha256 for config in configs}) == 1
 
 
-def test_noise_is_in_the_identity_unless_zero():
+def test_noise_is_in_identity_unless_zero():
     def identity(*overrides: str) -> dict:
         return compose.compose([*SYNTHETIC, *overrides]).identity()
 
@@ -118,7 +119,7 @@ def test_run_counts_wrong_labels(folder, capsys):
     overrides += ["trainer.device=cpu", "schedule.warmup_epochs=0", "data.label_noise=0.4", "trainer.progress=plain"]
     config = compose.compose(overrides)
 
-    record, _ = run(RunSpec.resolve(config))
+    record = execute(config)
 
     train = load_data(config.data).train
     assert record["wrong_train_labels"] == train.wrong_labels == int((train.labels != train.true_labels).sum())

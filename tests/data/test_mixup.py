@@ -17,11 +17,11 @@ from sam_bench.training.loss import batch_loss
 from sam_bench.training.step import Step
 
 CPU = torch.device("cpu")
-RHO = 0.3
-LR = 0.1
+RHO, LR = 0.3, 0.1
 
 
 def make_batches(mixup: float, seed: int = 0, share: tuple[int, int] = (0, 1)) -> Batches:
+    """Return batches of 50 images, or of this process's share of them: its rank and the number of processes."""
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (50, 3, 32, 32), dtype=torch.uint8, generator=generator)
     images = Images(pixels, torch.arange(50) % 10)
@@ -36,7 +36,7 @@ def test_share_is_greater_part_of_beta(alpha):
     assert stats.ks_2samp(shares, np.maximum(beta, 1 - beta)).pvalue > 1e-3
 
 
-def test_each_image_is_a_partner_once_with_equal_share():
+def test_each_image_is_partner_once_with_equal_share():
     share, partner = draw_mixture(1.0, 20, generator_for(0, "mixup"))
     assert sorted(partner.tolist()) == list(range(20))
     assert len(set(share.tolist())) == 1
@@ -109,8 +109,8 @@ def test_step_equals_plain_reference(name, m, micro):
     torch.manual_seed(0)
     model = nn.Linear(6, 4, bias=False).double()
     base = torch.optim.SGD(model.parameters(), lr=LR)
-    own = {"rho": RHO} if METHODS[name].perturbs else {}
-    optimizer = method(name)(model.parameters(), base, model=model, **own)
+    radius = {"rho": RHO} if METHODS[name].perturbs else {}
+    optimizer = method(name)(model.parameters(), base, model=model, **radius)
     step = Step(model, optimizer, Hardware(CPU, "fp32"), Processes("cpu"), 0.0, m, micro)
 
     w = model.weight.detach().clone()

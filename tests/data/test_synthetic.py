@@ -17,21 +17,10 @@ def test_synthetic_data_are_fixed_and_balanced():
 
 
 def test_synthetic_data_can_be_learned(folder):
-    record = execute(
-        compose.compose(
-            [
-                "experiment=smoke",
-                "optimizer=sgd",
-                "data.train_subset=1000",
-                "data.cutout=false",
-                "trainer.epochs=4",
-                "trainer.batch_size=50",
-                "trainer.progress=none",
-                "trainer.precision=fp32",
-                "trainer.device=cpu",
-            ]
-        )
-    )
+    overrides = ["experiment=smoke", "optimizer=sgd", "data.train_subset=1000", "data.cutout=false"]
+    overrides += ["trainer.epochs=4", "trainer.batch_size=50", "trainer.precision=fp32", "trainer.device=cpu"]
+    record = execute(compose.compose([*overrides, "trainer.progress=none"]))
+
     assert record["test_error"] < 50
     assert record["dataset"] == "synthetic"
     assert record["train_loss"] < record["history"]["train_loss"][0]

@@ -113,7 +113,7 @@ class Logger:
 """
 
 
-def test_module_and_settings_file_make_a_logger(tmp_path):
+def test_module_and_settings_file_make_logger(tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "sam_bench", copy / "sam_bench")
     shutil.copytree(ROOT / "conf", copy / "conf")
@@ -126,7 +126,8 @@ def test_module_and_settings_file_make_a_logger(tmp_path):
 
     assert done.returncode == 0, done.stderr
     name, *epochs, end = (copy / "lines.txt").read_text().splitlines()
-    assert (name.startswith("sgd-resnet8"), len(epochs), end) == (True, 2, "finished")
+    assert name.startswith("sgd-resnet8")
+    assert (len(epochs), end) == (2, "finished")
     assert list(copy.rglob("offline-run-*/*.wandb"))
 
 
@@ -144,9 +145,9 @@ def test_console_shows_progress_of_its_kind(folder, small_synthetic, capsys, kin
     assert len(capsys.readouterr().out.splitlines()) == lines
 
 
-def test_wandb_agent_trains_what_the_sweep_proposes(folder):
+def test_wandb_agent_trains_proposed_run(folder):
     pytest.importorskip("wandb")
-    from tests.loggers.wandb_files import stored  # here, because it imports wandb
+    from tests.loggers.wandb_files import stored  # it imports wandb
 
     sweep = yaml.safe_load((ROOT / "examples" / "wandb_sweep.yaml").read_text(encoding="utf-8"))
     fixed = {name: values["value"] for name, values in sweep["parameters"].items() if "value" in values}
@@ -156,7 +157,7 @@ def test_wandb_agent_trains_what_the_sweep_proposes(folder):
 
     # An agent replaces these macros of the sweep's command, and names the run.
     macros = {"${env}": ["/usr/bin/env"], "${interpreter}": [sys.executable], "${args_no_hyphens}": arguments}
-    command = [word for part in sweep["command"] for word in macros.get(part, [part])]
+    command = [argument for part in sweep["command"] for argument in macros.get(part, [part])]
     agent = {"WANDB_SWEEP_ID": "asweep", "WANDB_RUN_ID": "theagentsrun", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=os.environ | agent, capture_output=True, text=True)
 

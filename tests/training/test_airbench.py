@@ -234,31 +234,6 @@ def test_record_without_views_has_no_second_error(tiny_run):
     assert "test_error_tta" not in tiny_run("model=resnet8")
 
 
-@pytest.mark.parametrize("setting", ["trainer.test_time_augmentation=true", "optimizer.base.norm_bias_lr_factor=1.0"])
-def test_run_id_without_effect_is_the_same(setting):
-    ids = {RunSpec.resolve(compose(["experiment=smoke", *each])).run_id for each in ([], [setting])}
-    assert len(ids) == 1
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        "data.padding_pixels=2",
-        "data.alternate_flips=true",
-        "data.cutout_size=12",
-        "data.cutout_probability=1.0",
-        "data.cutout_inside=true",
-        "trainer.loss_reduction=sum",
-        "optimizer.base.norm_bias_lr_factor=64.0",
-        "averaging=lookahead",
-        "schedule=triangular",
-    ],
-)
-def test_run_id_changes_with_part_of_protocol(setting):
-    ids = {RunSpec.resolve(compose(["model=resnet8", "data.flip=true", *each])).run_id for each in ([], [setting])}
-    assert len(ids) == 2
-
-
 def test_lookahead_on_averaging_base_is_refused():
     with pytest.raises(ConfigError, match="averaging=none"):
         compose(["averaging=lookahead", "optimizer/base=schedule_free", "optimizer=sgd"])

@@ -1,4 +1,4 @@
-"""Tests of when the averages of weights begin."""
+"""Tests of the averages of weights: when they begin, and what they count."""
 
 from fractions import Fraction
 

@@ -18,7 +18,9 @@ from sam_bench.training.build import build_network, build_optimizer
 from sam_bench.training.engines import choose_engine
 from sam_bench.training.step import Step
 from tests.conftest import TINY, differences, execute
-from tests.training.test_cuda_graph import ErrorRecordingNetwork, train
+from tests.training.small_training import ErrorRecordingNetwork, train
+
+# The choice
 
 
 def choose(device: str, *overrides: str) -> tuple[str, str]:
@@ -111,13 +113,13 @@ def test_auto_on_cpu_is_eager():
     assert choose("cpu") == ("eager", "")
 
 
-@pytest.mark.parametrize(("engine", "same"), [("auto", True), ("eager", True), ("compile", False)])
-def test_compile_changes_run_id(folder, engine, same):
+@pytest.mark.parametrize(("engine", "is_same"), [("auto", True), ("eager", True), ("compile", False)])
+def test_only_compile_changes_run_id(engine, is_same):
     ids = {
         RunSpec.resolve(compose.compose([*TINY, "trainer.device=cpu", *overrides])).run_id
         for overrides in ([], [f"trainer.engine={engine}"])
     }
-    assert (len(ids) == 1) == same
+    assert (len(ids) == 1) == is_same
 
 
 def test_graph_and_compile_share_identity():
@@ -128,9 +130,7 @@ def test_graph_and_compile_share_identity():
     assert identities[0] == identities[1]
 
 
-needs_compiler = pytest.mark.skipif(
-    shutil.which("g++") is None and shutil.which("clang++") is None, reason="there is no C++ compiler"
-)
+# Compiled steps
 
 
 def test_tenth_run_is_compiled_too(monkeypatch):
@@ -153,7 +153,7 @@ def test_tenth_run_is_compiled_too(monkeypatch):
     assert compiled_graphs[0] >= 2  # batches have two sizes
 
 
-@needs_compiler
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="there is no C++ compiler")
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 3e-2)])
 def test_compiled_steps_agree_within_rounding(precision, tolerance):
     hardware = Hardware(torch.device("cpu"), precision)
@@ -219,7 +219,7 @@ def test_run_with_failed_compile_is_eager(tiny_run, monkeypatch, capsys):
     assert "continues without it" in capsys.readouterr().err
 
 
-def test_out_of_memory_is_no_compile_failure(monkeypatch):
+def test_out_of_memory_is_no_failed_compile(monkeypatch):
     def compile_out_of_memory(function, **options):
         def compiled(*arguments):
             raise torch.OutOfMemoryError("too large")

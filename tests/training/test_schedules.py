@@ -1,4 +1,4 @@
-"""Tests of the schedules of learning learning_rate and radius, against a plain reference and known values."""
+"""Tests of the schedules of learning rate and radius, against a plain reference and known values."""
 
 import itertools
 import math
@@ -16,13 +16,23 @@ STEPS = EPOCHS * STEPS_PER_EPOCH
 
 
 def build_rate(
-    name: str, warmup: float = 0, every: str = "step", lr_min: float = 0.001, start: float = 0.0
+    name: str,
+    warmup: float = 0,
+    every: str = "step",
+    lr_min: float = 0.001,
+    start: float = 0.0,
+    steps_per_epoch: int = STEPS_PER_EPOCH,
 ) -> schedules.Schedule:
-    """Return a learning learning_rate of these tests' epochs and steps."""
+    """Return the learning rate at each step of these tests' epochs.
+
+    Args:
+        warmup: number of epochs.
+        start: the part of the full rate with which the warm-up begins.
+    """
     return schedules.learning_rate(
         name,
         lr=0.1,
-        steps_per_epoch=STEPS_PER_EPOCH,
+        steps_per_epoch=steps_per_epoch,
         epochs=EPOCHS,
         warmup_epochs=warmup,
         warmup_start=start,
@@ -54,7 +64,7 @@ def test_radius_equals_reference(name, rho_name, warmup):
 
 
 @pytest.mark.parametrize("name", ["step", "cosine", "linear", "constant"])
-def test_first_learning_rate_is_first_value(name):
+def test_first_rate_is_full_or_first_of_warmup(name):
     assert build_rate(name)(0) == pytest.approx(0.1)
     assert build_rate(name, warmup=2)(0) == pytest.approx(0.1 / (2 * STEPS_PER_EPOCH))
 
@@ -73,18 +83,7 @@ def test_step_schedule_equals_sam_example():
 @pytest.mark.parametrize("name", ["step", "cosine", "linear", "constant"])
 def test_learning_rate_by_epoch_is_constant_in_epoch(name, warmup, start):
     eta = build_rate(name, warmup, "epoch", start=start)
-    by_epoch = schedules.learning_rate(
-        name,
-        lr=0.1,
-        steps_per_epoch=1,
-        epochs=EPOCHS,
-        warmup_epochs=warmup,
-        warmup_start=start,
-        lr_min=0.001,
-        milestones=(0.3, 0.6, 0.8),
-        gamma=0.2,
-    )
-
+    by_epoch = build_rate(name, warmup, start=start, steps_per_epoch=1)
     for epoch, t in itertools.product(range(EPOCHS), range(STEPS_PER_EPOCH)):
         assert eta(epoch * STEPS_PER_EPOCH + t) == pytest.approx(by_epoch(epoch), rel=1e-12)
 
