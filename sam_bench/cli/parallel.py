@@ -119,13 +119,13 @@ class Programs:
         self.stopped: int | None = None
 
     def run(
-        self, programs: Sequence[Sequence[str]], ended: Callable[[int, int], None] = lambda number, code: None
+        self, programs: Sequence[Sequence[str]], on_end: Callable[[int, int], None] = lambda number, code: None
     ) -> list[int | None]:
         """Run the programs, and wait until all have ended.
 
         Args:
             programs: Python's command-line arguments for each program.
-            ended: called with a program's index and its exit code when it has ended.
+            on_end: called with a program's index and its exit code when it has ended.
 
         Returns:
             The exit code of each program; None for one that was not started.
@@ -140,7 +140,7 @@ class Programs:
                 process.send_signal(self.stopped)
             code = process.wait()
             self.running.discard(process)
-            ended(number, code)
+            on_end(number, code)
             return code
 
         previous_handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}

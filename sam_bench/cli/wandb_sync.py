@@ -19,7 +19,7 @@ from sam_bench.runs.record import Record, read_record, summary_of
 
 #: Settings of W&B. No training waits for a sync, so it may take its time to start. The machine, code and output of the
 #: sync are not recorded, since they are not those of the training run.
-OF_A_SYNC = {
+SYNC_SETTINGS = {
     "init_timeout": 90.0,
     "console": "off",
     "disable_code": True,
@@ -211,7 +211,7 @@ class Sync:
         self.folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("WANDB_DATA_DIR", str(self.folder.absolute() / "data"))  # an upload reads it too
         arguments = run_arguments(self.settings, task.experiment, task.name, task.config, self.out)
-        run = begin(arguments | {"job_type": task.job_type}, **OF_A_SYNC)
+        run = begin(arguments | {"job_type": task.job_type}, **SYNC_SETTINGS)
         file = Path(run.settings.sync_file)
         task.tell(run)
         if self.settings.mode == "offline":

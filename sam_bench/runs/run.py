@@ -234,7 +234,7 @@ class _RunInProgress:
         training = self.training
         console = Console(spec.config.trainer.progress)
         training.on_step = console.step
-        resumed_from = f", on from epoch {training.epoch}, step {training.position}" if training.done else ""
+        resumed_from = f", continues from epoch {training.epoch}, step {training.position}" if training.done else ""
         about = Run(
             spec.run_id,
             spec.config.experiment,
@@ -297,7 +297,7 @@ class _RunInProgress:
                 if must_stop and not training.ended:
                     raise Interrupted(
                         f"{self.interruption.reason or ELSEWHERE}: {self.spec.run_id} is saved after "
-                        f"{training.done} of {training.steps} steps; the same command goes on from there",
+                        f"{training.done} of {training.steps} steps; the same command continues from there",
                         by_signal=self.interruption.signal is not None,
                     )
         except RuntimeError as error:

@@ -110,14 +110,14 @@ def test_ended_joblib_sweep_saves_its_runs(command, folder, records, start, ende
     assert sweep.returncode == main.EXIT_RESUMABLE, out
     assert "Traceback" not in out
     assert f"0 failed, {started_runs} interrupted" in out
-    assert out.count("the same command goes on from there") == started_runs
+    assert out.count("the same command continues from there") == started_runs
     assert records("smoke") == {}
 
     # Each run can be resumed.
     for seed in range(started_runs):
         code, out, _ = command(*VERBOSE_SWEEP[1:], *LONGER, f"seed={seed}", "trainer.max_minutes=1e-9")
         assert code == main.EXIT_RESUMABLE
-        assert ", on from epoch" in out
+        assert ", continues from epoch" in out
 
 
 def test_workers_of_killed_joblib_sweep_save_and_end(folder, records):
@@ -182,7 +182,7 @@ def test_ray_sweep_survives_killed_workers(folder, records):
     out, _ = sweep.communicate(timeout=600)
 
     assert sweep.returncode == 0, out
-    assert out.count("on from epoch") >= 2 or "repeated" in out
+    assert out.count("continues from epoch") >= 2 or "repeated" in out
     check_twelve_records(out, records("smoke"), LONG)
 
 
@@ -218,6 +218,6 @@ def test_slurm_sweep_survives_requeue_and_preemption(folder, records):
     logs = {path.parent.name.rpartition("_")[2]: path for path in (folder / "runs" / "sweeps").rglob("*_log.out")}
     for number in ("0", "1"):
         text = logs[number].read_text() + logs[number].with_suffix(".err").read_text()
-        assert "the same command goes on from there" in text or "Requeued job" in text
-        assert text.count("on from epoch") == 1, text
+        assert "the same command continues from there" in text or "Requeued job" in text
+        assert text.count("continues from epoch") == 1, text
     check_twelve_records(out, records("smoke"), overrides)

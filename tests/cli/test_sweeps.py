@@ -123,7 +123,7 @@ def test_interrupted_sweep_is_resumed(command, folder, small_synthetic, interrup
     code, out, _ = command(*arguments)
     assert code == 0
     assert "3 runs: 2 finished, 1 skipped, 0 diverged, 0 failed" in out
-    assert out.count("on from epoch 1, step 1") == 1
+    assert out.count("continues from epoch 1, step 1") == 1
     assert len(records("smoke")) == 3
 
 

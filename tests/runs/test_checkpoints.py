@@ -68,7 +68,7 @@ def test_damaged_checkpoint_falls_back_to_older(tiny_run, folder, interrupted, c
     assert f"{damaged.name} " in captured.err
     assert DAMAGES[kind] in captured.err
     assert f"resumes from {older.name}" in captured.err
-    assert "on from epoch 0, step 3" in captured.out
+    assert "continues from epoch 0, step 3" in captured.out
     assert damaged.with_name(f"{damaged.name}.unusable").exists()
     assert not (folder / "executed").exists()
     assert lasting(record) == lasting(undisturbed)

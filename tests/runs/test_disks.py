@@ -30,7 +30,7 @@ def test_disk_error_keeps_old_checkpoints(command, folder, small_synthetic, reco
 
     code, output, _ = command(*COMMAND)
     assert code == 0
-    assert "on from epoch 0, step 2" in output
+    assert "continues from epoch 0, step 2" in output
     assert len(records("smoke")) == 1
 
 

@@ -27,7 +27,7 @@ def test_signal_saves_and_exits_resumable(command, folder, small_synthetic, inte
 
     code, output, _ = command(*COMMAND)
     assert code == 0
-    assert "on from epoch 1, step 2" in output
+    assert "continues from epoch 1, step 2" in output
     assert len(records("smoke")) == 1
 
 
