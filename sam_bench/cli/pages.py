@@ -30,7 +30,7 @@ from sam_bench.runs.record import read_record
 BENCHMARK = BENCHMARKS / "amd-epyc-2-threads.json"
 
 #: Order of the studies; others follow these. docs/findings.md shows the table of the first.
-ORDER = ("noisy40", "noisy40_shared", "noisy40_aug", "clean5k", "clean5k_tuned", "clean5k_aug")
+ORDER = ("noisy40", "noisy40_draws", "noisy40_shared", "noisy40_aug", "clean5k", "clean5k_tuned", "clean5k_aug")
 
 #: The command in the comments around a generated part of a file.
 COMMAND = "make report"
