@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sam_bench.optim.methods.smoothed import VaSSO as VaSSO
     from sam_bench.optim.methods.ss_sam import SSSAM as SSSAM
     from sam_bench.optim.methods.stable_sam import StableSAM as StableSAM
+    from sam_bench.optim.methods.unified_sam import UnifiedSAM as UnifiedSAM
     from sam_bench.optim.methods.wasam import WASAM as WASAM
     from sam_bench.optim.methods.wsam import GNP as GNP
     from sam_bench.optim.methods.wsam import WSAM as WSAM

@@ -272,6 +272,14 @@ _ENTRIES = (
         "Andriushchenko & Flammarion (2022), arXiv:2206.06232",
     ),
     MethodEntry(
+        "unified_sam",
+        "Unified SAM",
+        "unified_sam:UnifiedSAM",
+        "perturbation between those of USAM and SAM",
+        "Oikonomou & Loizou (2025), arXiv:2503.02225",
+        options=(Option("lmbda", float, "λ, the weight of the normalised part: 0 is USAM, 1 is SAM", ge=0, le=1),),
+    ),
+    MethodEntry(
         "zsharp",
         "ZSharp",
         "zsharp:ZSharp",

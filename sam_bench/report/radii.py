@@ -57,6 +57,7 @@ RADII = (
     Radius("sam_on", 0.05, "–", _AS_SAM, (DEFAULT,)),
     Radius("sam_on", 10.0, "CIFAR-100", "the authors' command, element-wise"),
     Radius("usam", 0.05, "–", _AS_SAM, (DEFAULT,)),
+    Radius("unified_sam", 0.05, "–", _AS_SAM, (DEFAULT,)),
     Radius("zsharp", 0.05, "–", "the author's class, of each tensor by itself", (DEFAULT,)),
     Radius("stable_sam", 0.05, "–", "the authors' code", (DEFAULT,)),
     Radius("saner", 0.1, "–", "the authors' command", (DEFAULT,)),

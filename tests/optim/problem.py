@@ -22,6 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gsam": {"alpha": 0.4, "adaptive": True},
     "wsam": {"gamma": 0.8, "decouple": True},
     "gnp": {"b": 0.8},
+    "unified_sam": {"lmbda": 0.4},
     "fsam": {"sigma": 1.0, "lmbda": 0.9},
     "vasso": {"theta": 0.6},
     "looksam": {"k": 2, "alpha": 0.7},
@@ -40,7 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 ARGUMENTS: dict[str, dict[str, Any]] = {"ss_sam": {"seed": 4}, "ae_sam": {"total_steps": 60}, "bsam": {"seed": 5}}
 
 #: Radii of the methods for which 0.05 makes no sense.
-RADII = {"asam": 0.5, "asam_official": 0.5, "gsam": 0.5, "usam": 0.02, "msam": 0.1, "bsam": 0.02}
+RADII = {"asam": 0.5, "asam_official": 0.5, "gsam": 0.5, "usam": 0.02, "unified_sam": 0.03, "msam": 0.1, "bsam": 0.02}
 
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 

@@ -145,6 +145,16 @@ def usam(gradient, w, rho, memory):
     return two_passes(gradient, w, rho, lambda g: g)[1]
 
 
+def unified_sam(gradient, w, rho, memory, *, lmbda=0.5):
+    """Return v = h with e = ρ (1 − λ + λ / ‖g‖) g. Oikonomou & Loizou (2025), arXiv:2503.02225."""
+
+    def direction(g: Weights) -> Weights:
+        normalised = unit(g)
+        return {n: (1 - lmbda) * g[n] + lmbda * normalised[n] for n in g}
+
+    return two_passes(gradient, w, rho, direction)[1]
+
+
 def sam_on(gradient, w, rho, memory, *, layers, adaptive=False):
     """Return v = h with SAM's e on normalisation layers and 0 elsewhere. Müller et al. (2023), arXiv:2306.04226.
 
@@ -381,7 +391,7 @@ def ae_sam(
 
 
 _FUNCTIONS = (
-    *(sgd, sam, asam, asam_official, usam, sam_on, zsharp, fsam, vasso, msam, esam),
+    *(sgd, sam, asam, asam_official, usam, unified_sam, sam_on, zsharp, fsam, vasso, msam, esam),
     *(gsam, gnp, wsam, stable_sam, saner, sampa, bsam),
     *(sam_every_k, looksam, ss_sam, ae_sam),
 )
