@@ -54,14 +54,7 @@ def answers(
         ConfigError: a comparison or a figure is not among the results.
     """
     by_title = {line["title"]: line for line in lines}
-    cells = {
-        (name, line["title"]): cell
-        for line in lines
-        for name, cell in zip(
-            ["average", *(study["name"] for study in studies)], [line["average"], *line["cells"]], strict=True
-        )
-        if cell is not None
-    }
+    cells = _cells(lines, ["average", *(study["name"] for study in studies)])
     names = {name for name, _ in cells}
 
     def code(self: RendererHTML, tokens: Sequence[Token], i: int, *_: Any) -> str:
@@ -98,6 +91,16 @@ def answers(
             parts.append((inline.content, []))
         parts[-1][1].append(token)
     return [Answer(question, markdown.renderer.render(of, markdown.options, {})) for question, of in parts]
+
+
+def _cells(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Return the cells of all comparisons by name and title; the names are those of the average and the studies."""
+    return {
+        (name, line["title"]): cell
+        for line in lines
+        for name, cell in zip(names, [line["average"], *line["cells"]], strict=True)
+        if cell is not None
+    }
 
 
 def _table(lines: Sequence[Mapping[str, Any]], studies: Sequence[Mapping[str, Any]]) -> str:
