@@ -1,4 +1,4 @@
-"""`make gpu-check`: it needs nothing of ours installed, keeps its time, and leaves what it has."""
+"""Tests of `make gpu-check`: it runs without optional packages, keeps its time, and keeps its log."""
 
 import os
 import shutil
@@ -13,11 +13,12 @@ from scripts import gpu_check
 from scripts.benchmark.benchmark import options_of
 from scripts.benchmark.records import Case
 from tests.conftest import ROOT, everything_below, has_ended
+from tests.scripts.processes import ENVIRONMENT, run_python
 
 SCRIPTS = ROOT / "scripts"
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-WITHOUT = """
+#: A `sitecustomize.py` that hides optional packages.
+WITHOUT_OPTIONAL_PACKAGES = """
 import sys
 
 ABSENT = {"wandb", "joblib", "hydra_plugins", "pytorch_optimizer", "ray", "submitit", "ruff", "build", "hatchling"}
@@ -42,21 +43,16 @@ sys.meta_path[:] = map(Finder, sys.meta_path)
 
 @pytest.fixture
 def bare(tmp_path):
-    """The environment of processes that find only what such a machine has."""
+    """Return the environment of processes that find no optional package."""
     site = tmp_path / "site"
     site.mkdir()
-    (site / "sitecustomize.py").write_text(WITHOUT)
+    (site / "sitecustomize.py").write_text(WITHOUT_OPTIONAL_PACKAGES)
     return ENVIRONMENT | {"PYTHONPATH": f"{site}:{ROOT}"}
 
 
-def call(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
-
-
-def test_its_tests_are_collected_where_optional_packages_are_not_installed(bare, tmp_path):
-    done = call(
-        bare, "-m", "pytest", "-q", "--collect-only", "-m", "cuda", "-p", "no:cacheprovider", str(ROOT / "tests")
-    )
+def test_cuda_tests_are_collected_without_packages(bare):
+    options = ("-q", "--collect-only", "-m", "cuda", "-p", "no:cacheprovider")
+    done = run_python("-m", "pytest", *options, str(ROOT / "tests"), environment=bare)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     for name in (
         "optim/test_cuda",
@@ -70,27 +66,30 @@ def test_its_tests_are_collected_where_optional_packages_are_not_installed(bare,
     assert "could not import 'pytorch_optimizer'" in done.stdout
 
 
-def test_a_users_loop_that_cannot_be_had_says_why(bare):
+def test_users_loop_without_its_package_names_it(bare):
     case = Case("user's loop", "resnet8", device="cpu")
-    done = call(bare, str(SCRIPTS / "benchmark" / "case.py"), case.to_json())
+    done = run_python(str(SCRIPTS / "benchmark" / "case.py"), case.to_json(), environment=bare)
     assert done.stdout == '{"error": "No module named \'pytorch_optimizer\'"}\n', done.stderr
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
-def test_make_lets_an_environment_of_ones_own_find_the_package(tmp_path):
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("/elsewhere", ":/elsewhere")])
+@pytest.mark.parametrize(
+    ("target", "script"),
+    [("gpu-check", "gpu_check"), ("bench", "benchmark/benchmark"), ("profile", "profile_step")],
+)
+def test_make_adds_package_to_python_path(tmp_path, target, script, before, after):
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$PYTHONPATH $*"\n')
     python.chmod(0o755)
-    for target, script in (("gpu-check", "gpu_check"), ("bench", "benchmark/benchmark"), ("profile", "profile_step")):
-        command = ["make", "-s", target, f"PYTHON={python}", "OPTIONS=--minutes 3 --out there"]
-        for before, after in (("", ""), ("/elsewhere", ":/elsewhere")):
-            environment = os.environ | {"PYTHONPATH": before}
-            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-            assert done.stdout == f"{ROOT}{after} scripts/{script}.py --minutes 3 --out there\n", done.stderr
+    command = ["make", "-s", target, f"PYTHON={python}", "OPTIONS=--minutes 3 --out there"]
+    environment = os.environ | {"PYTHONPATH": before}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == f"{ROOT}{after} scripts/{script}.py --minutes 3 --out there\n", done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ("--models resnet9", "did you mean resnet"),
         ("--minutes soon", "argument --minutes: invalid"),
@@ -99,17 +98,18 @@ def test_make_lets_an_environment_of_ones_own_find_the_package(tmp_path):
         ("--minute 8", "unrecognized arguments: --minute"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_anything_is_created(refused, arguments, said):
-    refused(gpu_check.main, arguments, said)
+def test_bad_arguments_are_refused(refused, arguments, message):
+    refused(gpu_check.main, arguments, message)
 
 
-def test_it_ends_at_once_where_there_is_no_cuda_device(folder):
-    done = call(ENVIRONMENT, str(SCRIPTS / "gpu_check.py"))
+def test_check_without_cuda_device_ends_at_once(folder):
+    done = run_python(str(SCRIPTS / "gpu_check.py"))
     assert done.returncode == 1
-    assert "Error: torch finds no CUDA device here" in done.stderr
+    assert "no CUDA device" in done.stderr and "--device cpu" in done.stderr
     assert everything_below(folder) == []
 
 
+#: A command that starts a child and ends late; it obeys an interrupt or does not.
 STUBBORN = """
 import signal, subprocess, sys, time
 obeys = sys.argv[1] == "obeys"
@@ -125,30 +125,29 @@ finally:
 
 
 @pytest.mark.parametrize("kind", ["obeys", "does not"])
-def test_what_takes_too_long_is_stopped_with_all_that_it_has_started(folder, monkeypatch, capfd, kind):
+def test_late_command_is_stopped_with_its_children(folder, monkeypatch, capfd, kind):
     monkeypatch.setattr(gpu_check, "ENDING", 1.0)
     began = time.monotonic()
     assert not gpu_check.run([sys.executable, "-c", STUBBORN, kind], began + 3, folder / "log")
     assert time.monotonic() - began < 9
     assert has_ended(int(Path("child").read_text()))
-    written = (folder / "log").read_text()
-    assert written == capfd.readouterr().out
-    before, stopped, _ = written.partition("\nStopped, since its time was over")
-    assert before.startswith("begun\n") and stopped
-    assert ("7 passed" in before) == (kind == "obeys")
 
-
-SAYS = "import sys; print(*sys.argv[1:])"
+    log = (folder / "log").read_text()
+    assert log == capfd.readouterr().out
+    output, note, _ = log.partition("\nStopped, since its time was over")
+    assert output.startswith("begun\n") and note
+    assert ("7 passed" in output) == (kind == "obeys")
 
 
 @pytest.mark.parametrize("failing", [None, "TESTS", "BENCHMARK"])
-def test_the_benchmark_gets_what_is_left_whatever_became_of_the_tests(folder, monkeypatch, failing):
+def test_benchmark_gets_remaining_time(folder, monkeypatch, failing):
     for name in ("TESTS", "BENCHMARK"):
-        code = f"{SAYS}; sys.exit({name == failing:d})"
+        code = f"import sys; print(*sys.argv[1:]); sys.exit({name == failing:d})"
         monkeypatch.setattr(gpu_check, name, [sys.executable, "-c", code, name])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         gpu_check.main(["--device", "cpu", "--minutes", "2", "--out", "out", "--rounds", "3"])
-    assert ended.value.code == (0 if failing is None else 1)
+    assert exit_info.value.code == (0 if failing is None else 1)
+
     tests, benchmark = Path("out/gpu-check.log").read_text().splitlines()
     assert tests == "TESTS"
     options = options_of(None).parse_args(benchmark.split()[1:])

@@ -1,9 +1,6 @@
-"""The profile of a step: what counts as a launch, and whose it is."""
+"""Tests of the profile of a step: what counts as a launch, the parts of a step, and convolutions."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,43 +10,42 @@ import torch
 from scripts import profile_step
 from scripts.benchmark.records import Case
 from tests.conftest import ROOT, everything_below
+from tests.scripts.processes import run_python
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-
-def test_launches_are_the_operations_that_compute_something():
+def test_launches_are_operations_that_compute():
     x, several = torch.ones(2, 3, requires_grad=True), [torch.ones(n) for n in (1, 2, 3)]
 
     def work():
-        y = (x * 2).view(3, 2).expand(4, 3, 2)  # one: views compute nothing
+        y = (x * 2).view(3, 2).expand(4, 3, 2)  # one launch: views compute nothing
         empty = torch.empty(3).detach().t_()
         empty.zero_()
         torch._foreach_add_(several, 1)
         torch.promote_types(torch.float32, torch.int64)
-        y.sum().backward()  # its own, that of what was expanded, the product's; and what begins it
+        # Forward a sum; backward the first gradient, the sum over what was expanded, and the product.
+        y.sum().backward()
 
     assert profile_step.launches(work) == {"mul": 2, "zero_": 1, "_foreach_add_": 1, "sum": 2, "ones_like": 1}
 
 
-def test_launches_of_a_step_are_those_of_its_passes_of_its_batch_and_the_rest():
-    def counted(method: str) -> profile_step.StepLaunches:
+def test_launches_of_step_are_passes_batch_and_rest():
+    def count(method: str) -> profile_step.StepLaunches:
         case = Case("ours", "resnet8", method, batch_size=4, device="cpu", precision="fp32")
         return profile_step.count(profile_step.warm(case), 1)
 
-    found = {method: counted(method) for method in ("sgd", "sam")}
-    convolutions = {method: (each.whole["convolution"], each.passes["convolution"]) for method, each in found.items()}
-    assert convolutions == {"sgd": (7, 7), "sam": (14, 14)}
-    assert found["sam"].passes.total() == pytest.approx(2 * found["sgd"].passes.total(), rel=0.1)
-    for each in found.values():
-        assert each.whole == each.passes + each.batches + each.rest
-        assert each.batches["index"] == 2
-        assert each.rest["_fused_sgd_"] == 1
+    sgd, sam = count("sgd"), count("sam")
+    assert sgd.whole["convolution"] == sgd.passes["convolution"] == 7
+    assert sam.whole["convolution"] == sam.passes["convolution"] == 14
+    assert sam.passes.total() == pytest.approx(2 * sgd.passes.total(), rel=0.1)
+    for launches in (sgd, sam):
+        assert launches.whole == launches.passes + launches.batches + launches.rest
+        assert launches.batches["index"] == 2
+        assert launches.rest["_fused_sgd_"] == 1
 
 
-def test_a_step_is_profiled(folder):
+def test_profile_prints_seconds_and_operations(folder):
     options = "--model resnet8 --batch-size 4 --steps 1 --top 3 --device cpu --precision fp32"
-    command = [sys.executable, str(ROOT / "scripts" / "profile_step.py"), *options.split()]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    done = run_python(str(ROOT / "scripts" / "profile_step.py"), *options.split())
     assert done.returncode == 0, done.stderr
     heading, _, seconds, launches, operations, _, *table = done.stdout.splitlines()
     assert heading.startswith("resnet8, sam, batches of 4, eager, fp32, ")
@@ -59,7 +55,7 @@ def test_a_step_is_profiled(folder):
     assert len(table) == 5 and any("aten::convolution_backward | 14 |" in row for row in table)
 
 
-def test_launches_of_several_networks_are_a_table(capsys):
+def test_launches_prints_a_row_per_network(capsys):
     profile_step.main(["--launches", "resnet8,resnet20", "--optimizer", "sgd"])
     rows = capsys.readouterr().out.splitlines()
     *_, first, second = ([cell.strip() for cell in row.split("|")[1:-1]] for row in rows)
@@ -69,19 +65,19 @@ def test_launches_of_several_networks_are_a_table(capsys):
         assert whole == passes + batch + rest, name
 
 
-def test_on_cuda_kernels_and_copies_count_by_what_the_device_ran():
+def test_of_device_sums_kernels_and_copies():
     events = [("kernel", "a", 2.0), ("kernel", "a", 4.0), ("gpu_memcpy", "b", 1.0), ("cpu_op", "c", 9.0)]
     trace = {"traceEvents": [{"cat": kind, "name": name, "dur": spent} for kind, name, spent in events] + [{"ph": "M"}]}
 
     def export_chrome_trace(path: str) -> None:
         Path(path).write_text(json.dumps(trace))
 
-    found = profile_step.of_device(SimpleNamespace(export_chrome_trace=export_chrome_trace))
-    assert found == [("a", 2, pytest.approx(6e-6)), ("b", 1, pytest.approx(1e-6))]
+    kernels = profile_step.of_device(SimpleNamespace(export_chrome_trace=export_chrome_trace))
+    assert kernels == [("a", 2, pytest.approx(6e-6)), ("b", 1, pytest.approx(1e-6))]
 
 
 @pytest.mark.parametrize(
-    ("name", "convolution"),
+    ("name", "expected"),
     [
         ("aten::convolution_backward", True),
         ("sm90_xmma_wgrad_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc", True),
@@ -92,28 +88,29 @@ def test_on_cuda_kernels_and_copies_count_by_what_the_device_ran():
         ("aten::native_batch_norm", False),
     ],
 )
-def test_convolutions_are_known_by_their_names(name, convolution):
-    assert profile_step.is_convolution(name) == convolution
+def test_is_convolution_goes_by_name(name, expected):
+    assert profile_step.is_convolution(name) == expected
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ("--model resnet9", "did you mean resnet"),
         ("--launches resnet8,resnet9", "did you mean resnet"),
         ("--optimizer sm", "did you mean sam"),
         ("--engine quick", "argument --engine: invalid choice"),
-        ("--device cuda", "no CUDA device"),
         ("--steps 0", "argument --steps: 0 is less than 1"),
         ("--top few", "argument --top: invalid"),
         ("--method sam", "unrecognized arguments: --method"),
     ],
 )
-def test_bad_arguments_are_told(folder, monkeypatch, capsys, arguments, said):
+def test_bad_arguments_are_refused(refused, arguments, message):
+    refused(profile_step.main, arguments, message)
+
+
+def test_missing_cuda_device_is_refused(folder, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit) as ended:
-        profile_step.main(arguments.split())
-    shown, error = capsys.readouterr()
-    assert said in (str(ended.value) if "cuda" in arguments else error)
-    assert ended.value.code != 0
-    assert (shown, everything_below(folder)) == ("", [])
+    with pytest.raises(SystemExit, match="no CUDA device"):
+        profile_step.main(["--device", "cuda"])
+    assert capsys.readouterr().out == ""
+    assert everything_below(folder) == []
