@@ -181,7 +181,7 @@ def test_regime_tables_have_every_row(reader):
 
 
 @pytest.mark.parametrize(
-    ("symbol", "word"), zip("▼▲≈○", ("better", "worse", "within the margin", "undecided"), strict=True)
+    ("symbol", "word"), [("▼", "better"), ("▲", "worse"), ("≈", "within the margin"), ("○", "undecided")]
 )
 def test_verdict_has_symbol_and_word(reader, symbol, word):
     assert symbol in next(cell for row in reader.rows for cell in row if cell.endswith(f" {word}"))
