@@ -37,6 +37,7 @@ def window(browser, address):
     browser.resize(1400)
     browser.open(address)
     yield browser
+    browser.js("localStorage.clear()")  # of the theme
     # Messages on rendering are about how the tests read the canvas.
     messages = [entry["message"] for entry in browser.driver.get_log("browser") if entry["source"] != "rendering"]
     assert messages == []

@@ -29,7 +29,8 @@ def test_buttons_and_menu_choose_curves(window):
     assert len(window.all("#noisy40 .chip[aria-pressed=true]")) == 27
     buttons["None"].click()
     assert window.one("#noisy40 .chart").text == "No curve is switched on."
-    buttons["First 5"].click()
+    buttons["Compared"].click()
+    assert len(window.all("#noisy40 .chip[aria-pressed=true]")) == 5
 
     options = [option.text for option in window.all("#noisy40 select option")]
     assert options == ["test error %", "memorised %", "training error %", "training loss"]

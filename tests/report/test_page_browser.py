@@ -50,6 +50,21 @@ def test_theme_button_switches_page_and_curves(window):
     assert window.lightness() == before
 
 
+def test_chosen_theme_is_remembered(window, address):
+    before = window.lightness()
+    window.one("#theme").click()
+    window.open(address)
+    assert (window.lightness() > 128) != (before > 128)
+
+
+def test_question_is_linked_and_keeps_the_tab(window, address):
+    window.open(f"{address}#quick")
+    window.one(".questions a").click()
+    assert window.js("return location.hash") == "#which-one-is-best"
+    assert window.one("#which-one-is-best").is_displayed()
+    assert window.one("#quick").is_displayed()
+
+
 def test_arrow_keys_move_between_tabs(window):
     from selenium.webdriver.common.keys import Keys
 

@@ -118,3 +118,14 @@ def test_commands_are_copied_even_without_clipboard(window, is_refused):
     assert window.eventually(lambda: window.one(".not-run .copy").text == "Copied")
     assert not window.one("dialog").get_attribute("open")
     assert window.paste() == payload()["regimes"][0]["rows"][27]["command"]
+
+
+def test_column_can_be_hidden(window):
+    window.one("#noisy40 .columns summary").click()
+    window.all("#noisy40 .columns input")[1].click()
+    heading, cell = (window.one(f"#noisy40 .results {part} tr > :nth-child(3)") for part in ("thead", "tbody"))
+    assert not heading.is_displayed() and not cell.is_displayed()
+    assert window.one("#noisy40 .not-run td").is_displayed()
+
+    window.all("#noisy40 .columns input")[1].click()
+    assert heading.is_displayed() and cell.is_displayed()

@@ -9,7 +9,7 @@ pytest.importorskip("matplotlib")
 from sam_bench.cli.commands import report
 from tests.cli.conftest import run_python
 from tests.conftest import ROOT
-from tests.report.test_study import OURS, record
+from tests.report.study_records import OURS, record
 
 #: Pages of the checkout that a report of all committed records writes.
 PAGES = [ROOT / "docs" / "findings.md", ROOT / "results" / "README.md"]

@@ -10,8 +10,9 @@ import pytest
 from sam_bench.cli.commands import table
 from sam_bench.cli.conf_folder import describe_preset
 from tests.cli.conftest import run_python
+from tests.report.table_records import records, write
 from tests.report.test_study import record
-from tests.report.test_table import GOLDEN, records, write
+from tests.report.test_table import GOLDEN
 
 
 def run_table(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
