@@ -73,7 +73,7 @@ def run(command: list[str], deadline: float, log: Path) -> bool:
             if process.poll() is None:
                 with ending(process, ENDING):
                     process.send_signal(signal.SIGINT)
-                log_writer.write(f"\nStopped, since its time was over: {' '.join(command)}\n")
+                log_writer.write(f"\nStopped at its time limit: {' '.join(command)}\n")
                 log_writer.flush()
         finally:
             kill_trees([process.pid] if process.poll() is None else [])

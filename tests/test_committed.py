@@ -95,7 +95,7 @@ def test_tables_are_fresh(experiment, split, tmp_path):
     has_comparison = False
     if has_records:
         measured = findings(experiment, split)
-        has_comparison = split == "test" and bool(measured.comparison.found)
+        has_comparison = split == "test" and bool(measured.comparison.differences)
         write_table(measured, experiment, tmp_path, name, describe_preset(experiment))
         if has_comparison:
             write_comparison(measured.comparison, tmp_path)

@@ -51,7 +51,7 @@ def write_results(folder: Path) -> Findings | None:
 
     test_findings = findings(experiment, records)
     write_table(test_findings, experiment, folder, "table", about)
-    if test_findings.comparison.found:
+    if test_findings.comparison.differences:
         write_comparison(test_findings.comparison, folder)
     sharpness = sharpness_of(folder, test_findings)
     if sharpness.solutions:
@@ -164,7 +164,7 @@ def opening(by_experiment: Mapping[str, Findings]) -> str:
     first_findings = by_experiment[first.experiment]
     folder = f"../results/measured/{first.experiment}"
 
-    compared = {name: each for name, each in of_studies(by_experiment).items() if each.comparison.found}
+    compared = {name: each for name, each in of_studies(by_experiment).items() if each.comparison.differences}
     parts = [
         "\n".join(runs_of(study, by_experiment[study.experiment]) for study in shown_studies),
         "![Differences to SGD in all studies, and their averages](../results/measured/against_sgd.png)",

@@ -43,7 +43,7 @@ def make_tables(
     print(write_table(table_findings, experiment, folder, name, describe_preset(experiment)))
     print(f"Written: {folder}/{name}.csv, .md and .tex")
 
-    if split == "test" and table_findings.comparison.found:
+    if split == "test" and table_findings.comparison.differences:
         write_comparison(table_findings.comparison, folder)
         print(f"Written: {folder}/comparison.csv and .md")
 

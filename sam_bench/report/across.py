@@ -81,9 +81,9 @@ def across(studies: Mapping[str, Findings]) -> list[Line]:
     for name, findings in studies.items():
         comparison = findings.comparison
         for row, base in comparison.planned:
-            if (row, base) in comparison.found:
+            if (row, base) in comparison.differences:
                 title = f"{row.title} − {base.title}{comparison.equal_in((row, base))}"
-                cells.setdefault(title, {})[name] = comparison.found[row, base]
+                cells.setdefault(title, {})[name] = comparison.differences[row, base]
                 bases[title] = base.title
 
     data = {name: Data.of(findings) for name, findings in studies.items()}

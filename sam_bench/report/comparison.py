@@ -32,7 +32,7 @@ class Comparison:
     Args:
         rows: the rows of the table, in order.
         baselines: for each kind of comparison, the baseline of each row that has one.
-        found: the result for each row and baseline; pairs without a common finished seed are absent.
+        differences: the result for each row and baseline; pairs without a common finished seed are absent.
         model: the model of the errors of all rows with a finished run.
         planned: the pairs that the study lists as planned.
         margin: differences up to so many points do not matter; 0 if no margin was fixed.
@@ -40,7 +40,7 @@ class Comparison:
 
     rows: tuple[Row, ...]
     baselines: Mapping[str, Mapping[Row, Row]]
-    found: Mapping[Pair, Difference]
+    differences: Mapping[Pair, Difference]
     model: StudyModel[Row]
     planned: tuple[Pair, ...] = ()
     margin: float = 0
@@ -53,7 +53,7 @@ class Comparison:
         seconds: Callable[[Row], float],
         reference: Row | None = None,
         planned: Sequence[Pair] = (),
-        of_planned: int = 0,
+        planned_count: int = 0,
         margin: float = 0,
     ) -> "Comparison":
         """Compare the test errors of finished runs.
@@ -63,7 +63,7 @@ class Comparison:
             seconds: returns the training time of a row's run, in any unit.
             reference: a row that all others are compared with as well.
             planned: the planned pairs; they need not have a column.
-            of_planned: the number of planned comparisons, if some of them have no runs yet.
+            planned_count: the number of planned comparisons, if some of them have no runs yet.
             margin: differences up to so many points do not matter.
         """
         costs: dict[str, Callable[[Row], float]] = {PASSES: lambda row: row.means["passes"], SECONDS: seconds}
@@ -91,19 +91,23 @@ class Comparison:
         # Planned comparisons without runs count as well, so that the level is final.
         model = StudyModel.of({row: row.errors for row in rows if row.errors})
         exploratory = _unplanned_pairs(baselines, planned)
-        found = compare(model, _with_common_seed(planned), max(len(planned), of_planned), margin)
-        found |= compare(model, _with_common_seed(exploratory), len(exploratory), margin)
-        return cls(tuple(rows), baselines, found, model, tuple(planned), margin)
+        differences = compare(model, _with_common_seed(planned), max(len(planned), planned_count), margin)
+        differences |= compare(model, _with_common_seed(exploratory), len(exploratory), margin)
+        return cls(tuple(rows), baselines, differences, model, tuple(planned), margin)
 
     def at(self, kind: str, row: Row) -> Difference | None:
         """Return a row's comparison of a kind; None without a baseline or a common seed."""
         baseline = self.baselines[kind].get(row)
-        return None if baseline is None else self.found.get((row, baseline))
+        return None if baseline is None else self.differences.get((row, baseline))
 
     @property
     def kinds(self) -> list[str]:
         """Return the kinds that have at least one comparison."""
-        return [kind for kind, of_kind in self.baselines.items() if any(pair in self.found for pair in of_kind.items())]
+        return [
+            kind
+            for kind, of_kind in self.baselines.items()
+            if any(pair in self.differences for pair in of_kind.items())
+        ]
 
     @property
     def reference(self) -> Row | None:
@@ -119,7 +123,7 @@ class Comparison:
     @property
     def families(self) -> int:
         """Return the number of families that have a comparison with a verdict."""
-        return len({pair in self.planned for pair, each in self.found.items() if each.verdict})
+        return len({pair in self.planned for pair, each in self.differences.items() if each.verdict})
 
     def equal_in(self, pair: Pair) -> str:
         """Return which of epochs and passes are equal in both rows of a pair, as " at equal epochs"; "" if none is."""
@@ -133,14 +137,16 @@ class Comparison:
         cells = [[row.title, *(in_words(self.at(kind, row)) for kind in kinds)] for row in self.rows]
         text = [markdown(["", *(self.heading(kind) for kind in kinds)], cells)]
 
-        if without_column := [pair for pair in self.planned if pair in self.found and not self._has_column(pair)]:
-            lines = [f"- {row.title} − {base.title}: {in_words(self.found[row, base])}" for row, base in without_column]
+        if without_column := [pair for pair in self.planned if pair in self.differences and not self._has_column(pair)]:
+            lines = [
+                f"- {row.title} − {base.title}: {in_words(self.differences[row, base])}" for row, base in without_column
+            ]
             text.append("\n".join(lines))
         return "\n\n".join([*text, *self.remarks()]) + "\n"
 
     def remarks(self) -> list[str]:
         """Return what a reader of the differences needs: what they are, their verdicts, model and families."""
-        counts = sorted({each.seeds for each in self.found.values()})
+        counts = sorted({each.seeds for each in self.differences.values()})
         margin = f"within the margin if it lies within ±{self.margin:g} points, " if self.margin else ""
         lines = [
             f"Δ: error minus the baseline's, in points ({_seed_counts(counts)}); below 0 is better. ± or brackets: the "
@@ -190,7 +196,7 @@ class Comparison:
                 "margin": each.margin,
                 "verdict": each.verdict,
             }
-            for (row, base), each in self.found.items()
+            for (row, base), each in self.differences.items()
         )
 
         return frame.round(6)

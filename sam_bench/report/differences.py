@@ -96,10 +96,10 @@ def compare(
     p = {pair: t_test_p(each) for pair, each in estimates.items()}
     adjusted = dict(zip(p, holm([*p.values(), *[math.nan] * (count - len(pairs))]), strict=False))
 
-    found = {}
+    differences = {}
     for (row, base), estimate in estimates.items():
         errors, base_errors = model.errors[row], model.errors[base]
-        found[row, base] = Difference(
+        differences[row, base] = Difference(
             estimate=estimate,
             seeds=len(errors.keys() & base_errors.keys()),
             probability_better=probability_better(errors, base_errors),
@@ -108,7 +108,7 @@ def compare(
             level=1 - ALPHA / count,
             margin=margin,
         )
-    return found
+    return differences
 
 
 def t_test_p(estimate: Estimate) -> float:

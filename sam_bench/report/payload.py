@@ -80,7 +80,7 @@ def _planned(comparison: Comparison) -> list[dict[str, Any]]:
             "verdict": each.verdict or UNDECIDED,
         }
         for row, base in comparison.planned
-        if (each := comparison.found.get((row, base)))
+        if (each := comparison.differences.get((row, base)))
     ]
 
 

@@ -262,12 +262,12 @@ def read_sharpness(
     return Sharpness(tested, held_out_solutions, tuple(landscapes), tuple(probed))
 
 
-def called(name: str) -> str:
+def measure_title(name: str) -> str:
     """Return a measure's name in tables and figures."""
     if name.startswith("eigenvalue_"):
         return f"λ{''.join('₀₁₂₃₄₅₆₇₈₉'[int(digit)] for digit in name.removeprefix('eigenvalue_'))}"
     if name.startswith(BATCH):
-        return f"{called(name.removeprefix(BATCH))}, batch statistics"
+        return f"{measure_title(name.removeprefix(BATCH))}, batch statistics"
     family, _, value = name.rpartition("_")
     return PLAIN.get(name) or FAMILIES[family].format(value)
 
@@ -343,7 +343,7 @@ def _table(sharpness: Sharpness, names: Sequence[str]) -> str:
         values = [_median_in_words([solution.measures[name] for solution in solutions]) for name in names]
         cells.append([title, str(len(solutions)), _mean_in_words([s.error for s in solutions]), *values])
 
-    headings = [called(name.removeprefix(BATCH)) for name in names]
+    headings = [measure_title(name.removeprefix(BATCH)) for name in names]
     return markdown(["row", "seeds", "test error %", *headings], cells)
 
 
@@ -371,7 +371,7 @@ def correlation_table(sharpness: Sharpness, names: Sequence[str]) -> tuple[list[
     cells = []
     for name in names:
         correlations = sharpness.correlations[name]
-        line = [called(name)]
+        line = [measure_title(name)]
         for each in correlations:
             line += [in_words(each), str(each.groups)]
         cells.append([*line, _thirds(sharpness, name)])

@@ -22,7 +22,7 @@ from sam_bench.report.drawing import (
     upper_fence,
 )
 from sam_bench.report.rows import Record, distinct, rank, title_of
-from sam_bench.report.sharpness import Landscape, Sharpness, called
+from sam_bench.report.sharpness import Landscape, Sharpness, measure_title
 
 #: The loss at which slices are cut off, in nats.
 HIGHEST = 8.0
@@ -71,7 +71,7 @@ def measures(sharpness: Sharpness) -> Figure | None:
                 axes.plot([median, median], [place - 0.3, place + 0.3], color=INK)
 
         _set_scale(axes, name, sharpness)
-        axes.set_xlabel(called(name))
+        axes.set_xlabel(measure_title(name))
         name_places(axes, titles)
     return figure
 
@@ -104,7 +104,7 @@ def scatter(sharpness: Sharpness) -> Figure | None:
             axes.plot(beyond, [0.97] * len(beyond), "^", color=FAINT, markersize=4, mew=0, transform=edge)
 
         _set_scale(axes, name, sharpness)
-        axes.set_xlabel(called(name))
+        axes.set_xlabel(measure_title(name))
         if axes.get_subplotspec().is_first_col():
             axes.set_ylabel("test error %")
 
@@ -216,7 +216,7 @@ def curves(probed: Sequence[Record], most: int = 3) -> Figure | None:
         axes.set_ylabel("test error %")
         if name != "test_error":
             images = distinct(f"{record['analysis']['images']:,}" for record in probed)
-            axes.set_ylabel(f"{called(name.removeprefix('analysis_'))}\n{' or '.join(images)} images")
+            axes.set_ylabel(f"{measure_title(name.removeprefix('analysis_'))}\n{' or '.join(images)} images")
             axes.set_yscale("log")
 
     legend_above(figure, panels[0], len(methods))

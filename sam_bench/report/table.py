@@ -187,7 +187,7 @@ class Findings:
 
         if estimated := distinct(title_of(row.method) for row in self.rows if not self.cost.is_measured(row)):
             lines.append(f"Cost from passes alone, as no benchmark here has it: {', '.join(estimated)}.")
-        if self.comparison.found:
+        if self.comparison.differences:
             lines += self.comparison.remarks()
         if len(records) > len(self.rows):
             draws = len({record["dataset_sha256"] for record in records})

@@ -38,7 +38,7 @@ ROWS = (SGD, LONGER, SAM, DIVERGED, ASAM, CHEAP)
 
 
 def compare(
-    rows=ROWS, baselines=(SGD, LONGER), reference=SAM, planned=(), seconds=None, of_planned=0, margin=0
+    rows=ROWS, baselines=(SGD, LONGER), reference=SAM, planned=(), seconds=None, planned_count=0, margin=0
 ) -> Comparison:
     """Compare rows, each with all baselines; a run's seconds are its passes unless given."""
 
@@ -46,7 +46,7 @@ def compare(
         return row.means["passes"]
 
     candidates = dict.fromkeys(rows, baselines)
-    return Comparison.of(rows, candidates, seconds or passes, reference, planned, of_planned, margin)
+    return Comparison.of(rows, candidates, seconds or passes, reference, planned, planned_count, margin)
 
 
 def test_baselines_have_equal_cost():
@@ -64,7 +64,7 @@ def test_baselines_have_equal_cost():
 def test_diverged_runs_are_left_out():
     comparison = compare()
     assert comparison.at(EPOCHS, SAM).seeds == comparison.at(REFERENCE, ASAM).seeds == 2
-    assert not any(DIVERGED in pair for pair in comparison.found)
+    assert not any(DIVERGED in pair for pair in comparison.differences)
     assert DIVERGED not in comparison.model.errors
 
 
@@ -91,9 +91,9 @@ def test_words_are_difference_interval_and_verdict():
 def test_planned_and_exploratory_are_two_families():
     planned = ((SAM, SGD), (LONGER, SGD))
     comparison = compare(planned=planned)
-    exploratory = [pair for pair in comparison.found if pair not in planned]
-    assert [comparison.found[pair].level for pair in planned] == [1 - 0.05 / 2] * 2
-    assert {comparison.found[pair].level for pair in exploratory} == {1 - 0.05 / 8}
+    exploratory = [pair for pair in comparison.differences if pair not in planned]
+    assert [comparison.differences[pair].level for pair in planned] == [1 - 0.05 / 2] * 2
+    assert {comparison.differences[pair].level for pair in exploratory} == {1 - 0.05 / 8}
     assert comparison.families == 2
 
 
@@ -109,9 +109,9 @@ def test_margin_decides_within_the_margin():
 
 
 def test_planned_pairs_without_runs_count_in_level():
-    few, many = (compare(planned=[(SAM, SGD)], of_planned=count).found[SAM, SGD] for count in (0, 5))
+    few, many = (compare(planned=[(SAM, SGD)], planned_count=count).differences[SAM, SGD] for count in (0, 5))
     assert (few.level, many.level) == (1 - 0.05, 1 - 0.05 / 5)
-    assert compare(planned=[(SAM, SGD), (DIVERGED, SGD)]).found[SAM, SGD].level == 1 - 0.05 / 2
+    assert compare(planned=[(SAM, SGD), (DIVERGED, SGD)]).differences[SAM, SGD].level == 1 - 0.05 / 2
 
 
 def test_frame_has_each_pair_with_its_kinds():
@@ -138,4 +138,4 @@ def test_one_seed_has_difference_without_interval():
 def test_diverged_baseline_has_no_comparison():
     rows = (row("SGD", {0: None}), row("SAM", {0: 9.0}))
     comparison = compare(rows, rows[:1], None)
-    assert comparison.found == {} and comparison.kinds == [] and comparison.families == 0
+    assert comparison.differences == {} and comparison.kinds == [] and comparison.families == 0

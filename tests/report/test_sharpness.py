@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sam_bench.errors import StateError
-from sam_bench.report.sharpness import as_frame, called, correlation_table, tables
+from sam_bench.report.sharpness import as_frame, correlation_table, measure_title, tables
 from tests.report.sharpness_records import (
     METHODS,
     RADII,
@@ -234,18 +234,20 @@ def test_batch_measures_have_a_table_of_their_own(tmp_path):
     assert "3.5" not in sam and sam.count("| – ") == 3
 
 
-def test_called_names_batch_statistics():
-    assert called("batch_eigenvalue_1") == "λ₁, batch statistics"
+def test_measure_title_names_batch_statistics():
+    assert measure_title("batch_eigenvalue_1") == "λ₁, batch statistics"
 
 
 @pytest.mark.parametrize(("preset", "some"), [
     ("full", {"λ₁", "adaptive worst case (ascent), ρ 0.5", "average case, σ 0.005"}),
     ("batch_statistics", {"λ₁", "m-sharpness, ρ 0.2", "adaptive m-sharpness, ρ 1", "average case, σ 0.01"}),
 ])  # fmt: skip
-def test_called_names_every_measure_of_presets(preset, some):
+def test_measure_title_names_every_measure_of_presets(preset, some):
     from sam_bench.analysis.measure import names
     from sam_bench.cli.compose import compose
 
-    titles = [called(name) for name in names(compose([f"analysis={preset}"]).analysis) if not name.endswith("_se")]
+    titles = [
+        measure_title(name) for name in names(compose([f"analysis={preset}"]).analysis) if not name.endswith("_se")
+    ]
     assert len(set(titles)) == len(titles)
     assert some <= set(titles)

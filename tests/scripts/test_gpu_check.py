@@ -134,7 +134,7 @@ def test_late_command_is_stopped_with_its_children(folder, monkeypatch, capfd, k
 
     log = (folder / "log").read_text()
     assert log == capfd.readouterr().out
-    output, note, _ = log.partition("\nStopped, since its time was over")
+    output, note, _ = log.partition("\nStopped at its time limit")
     assert output.startswith("begun\n") and note
     assert ("7 passed" in output) == (kind == "obeys")
 
