@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
+from sam_bench import SAM
 from sam_bench.cli import main
-from sam_bench.optim.sharpness_aware import SharpnessAware
 from sam_bench.runtime.device import Hardware
 from sam_bench.training import loop, step
 from tests.runs.faults import COMMAND
@@ -19,7 +19,7 @@ from tests.runs.faults import COMMAND
     ids=["cuda", "cpu"],
 )
 def test_out_of_memory_restores_weights(command, folder, small_synthetic, monkeypatch, error):
-    loss, take_step = step.batch_loss, SharpnessAware.step
+    loss, take_step = step.batch_loss, SAM.step
     calls, restored = itertools.count(1), []
 
     def loss_without_memory(logits, *arguments):
@@ -36,7 +36,7 @@ def test_out_of_memory_restores_weights(command, folder, small_synthetic, monkey
             restored[:] = [torch.equal(p, b) for p, b in zip(weights, before, strict=True)]
 
     monkeypatch.setattr(step, "batch_loss", loss_without_memory)
-    monkeypatch.setattr(SharpnessAware, "step", step_and_compare_weights)
+    monkeypatch.setattr(SAM, "step", step_and_compare_weights)  # torch gives each class a `step` of its own
     code, _, message = command(*COMMAND, "trainer.checkpoint_minutes=1e-9")
 
     assert code == main.EXIT_RUN
