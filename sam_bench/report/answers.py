@@ -59,8 +59,8 @@ def answers(
 
     def code(self: RendererHTML, tokens: Sequence[Token], i: int, *_: Any) -> str:
         content = tokens[i].content
-        study, _separator, title = content.partition(": ")
-        if study not in names:
+        study, separator, title = content.partition(": ")
+        if not separator or study not in names:
             return f"<code>{escape(content)}</code>"
         if (study, title) not in cells:
             raise ConfigError(f"{study} has no comparison {title}")

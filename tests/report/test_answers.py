@@ -24,9 +24,9 @@ def test_answers_are_split_at_questions():
 
 
 def test_code_of_a_study_becomes_its_difference():
-    (text,) = parts("`noisy40: SAM − SGD at equal epochs`, `optimizer=sam`")
+    (text,) = parts("`noisy40: SAM − SGD at equal epochs`, `optimizer=sam`, `noisy40`")
     assert "−3.10 ± 0.50 points, " in text and ">better</span>" in text
-    assert "<code>optimizer=sam</code>" in text
+    assert "<code>optimizer=sam</code>" in text and "<code>noisy40</code>" in text
 
 
 def test_code_of_the_average_becomes_the_average():
