@@ -41,9 +41,7 @@ def test_report_writes_tables_comparison_and_figures(results):
 
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     tables = {f"{stem}.{kind}" for stem in ("table", "table-val") for kind in ("csv", "md", "tex")}
-    figures = {
-        f"figures/{name}.{kind}" for name in ("errors", "differences", "curves", "cost") for kind in ("svg", "png")
-    }
+    figures = {f"figures/{name}.{kind}" for name in ("errors", "differences", "curves") for kind in ("svg", "png")}
     written = {name for name in files if not name.startswith("records")}
     assert written == tables | {"comparison.csv", "comparison.md"} | figures
     assert "| SAM    | 0.119 |" in (folder / "table.md").read_text()
