@@ -1,10 +1,11 @@
 """Tests of the notebook among the examples."""
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from tests.conftest import ROOT
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
 
 NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
 
@@ -16,7 +17,7 @@ def executed():
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = []
-    return NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+    return nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
 
 
 def outputs(notebook) -> list:

@@ -23,7 +23,7 @@ import sys
 
 ABSENT = {"wandb", "joblib", "hydra_plugins", "pytorch_optimizer", "ray", "submitit", "ruff", "build", "hatchling"}
 ABSENT |= {"matplotlib", "selenium", "torchmetrics", "schedulefree", "curvlinops", "accelerate", "transformers"}
-ABSENT |= {"pytorch_lightning", "twine", "mypy"}
+ABSENT |= {"pytorch_lightning", "twine", "mypy", "nbclient", "nbformat"}
 
 
 class Finder:
@@ -59,7 +59,7 @@ def test_cuda_tests_are_collected_without_packages(bare):
         "training/test_waiting",
         "training/test_cuda_graph",
         "training/test_engines",
-        "runs/test_run",
+        "runs/test_every_preset",
         "runs/test_resume",
     ):
         assert f"tests/{name}.py::" in done.stdout
