@@ -93,11 +93,13 @@ def write_pages(measured: Path, by_experiment: Mapping[str, Findings]) -> None:
 
 def index(measured: Path, by_experiment: Mapping[str, Findings]) -> str:
     """Return the HTML page of all studies that have runs, with the figures from their folders."""
+    drawings = {path.relative_to(measured): path.read_text(encoding="utf-8") for path in measured.rglob("*.svg")}
     regimes = []
     shown_studies = studies(by_experiment)
     for study in shown_studies:
         folder = measured / study.experiment
-        figures = {path.stem: path.read_text(encoding="utf-8") for path in (folder / "figures").glob("*.svg")}
+        own = Path(study.experiment, "figures")
+        figures = {path.stem: drawing for path, drawing in drawings.items() if path.parent == own}
         study_findings = by_experiment[study.experiment]
         sharpness = sharpness_of(folder, study_findings)
         regimes.append(regime(study, study_findings, figures, describe_preset(study.experiment), sharpness))
@@ -113,10 +115,8 @@ def index(measured: Path, by_experiment: Mapping[str, Findings]) -> str:
     compared = of_studies(by_experiment)
     lines = across(compared)
     answers = (measured / "answers.md").read_text(encoding="utf-8")
-    figures = {
-        path.relative_to(measured).as_posix(): path.read_text(encoding="utf-8") for path in measured.rglob("*.svg")
-    }
-    return page(page_payload(regimes, versions, lines, false_claims(compared, lines), answers, figures))
+    by_path = {path.as_posix(): drawing for path, drawing in drawings.items()}
+    return page(page_payload(regimes, versions, lines, false_claims(compared, lines), answers, by_path))
 
 
 def write_forest(measured: Path, by_experiment: Mapping[str, Findings]) -> None:

@@ -95,6 +95,7 @@ def regime(
         sharpness: what was measured around its solutions.
     """
     rows = {row.title: row for row in findings.rows}
+    prominent = _prominent(findings)
     configs = [record["config"] for record in findings.records]
 
     return {
@@ -107,7 +108,8 @@ def regime(
         "figures": [_figure(name, figures[name]) for name in CAPTIONS if name in figures],
         "columns": _columns(findings),
         "rows": [
-            _row(study, findings, rows[title]) if title in rows else _not_run(study, title) for title in study.rows
+            _row(study, findings, rows[title], rows[title] in prominent) if title in rows else _not_run(study, title)
+            for title in study.rows
         ],
     }
 
@@ -169,11 +171,14 @@ def _columns(findings: Findings) -> list[dict[str, Any]]:
     return [column for column in columns if column["key"] not in sometimes or findings.has(column["key"])]
 
 
-def _row(study: Study, findings: Findings, row: Row) -> dict[str, Any]:
-    means = row.means
+def _prominent(findings: Findings) -> Sequence[Row]:
+    """Return the rows whose curves are shown first: the planned ones and the best, or the first five without a plan."""
     planned = [row for pair in findings.comparison.planned for row in pair]
-    best = min(findings.rows, key=lambda row: row.mean)
-    prominent = [*planned, best] if planned else findings.rows[:5]
+    return [*planned, min(findings.rows, key=lambda row: row.mean)] if planned else findings.rows[:5]
+
+
+def _row(study: Study, findings: Findings, row: Row, prominent: bool) -> dict[str, Any]:
+    means = row.means
     radius = {} if row.rho is None else {"ρ": f"{row.rho:g}"}
     cells = {
         "rho": _cell(row.rho, "g"),
@@ -195,7 +200,7 @@ def _row(study: Study, findings: Findings, row: Row) -> dict[str, Any]:
         "status": "measured",
         "cells": cells,
         "settings": radius | {key: str(value) for key, value in own_settings(row, findings.rows).items()},
-        "prominent": row in prominent,
+        "prominent": prominent,
         "seeds": [_seed(study, row, run) for run in row.runs],
     }
 

@@ -1,13 +1,12 @@
 """All records as one table, for analyses of others: a line for each run."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sam_bench.report.rows import Record, memorised
+from sam_bench.report.rows import Record, memorised, train_error
 from sam_bench.runs.record import flat, read_record
 
 #: The columns before the settings, and what they hold. Errors are in percent, losses in nats, durations in seconds.
@@ -68,7 +67,7 @@ def _line(experiment: str, record: Record) -> dict[str, Any]:
     derived = {
         "experiment": experiment,
         "averaged_test_error": averages[0]["test_error"] if len(averages) == 1 else None,
-        "train_error": _last(record["history"].get("train_error", [])),
+        "train_error": train_error(record),
         "memorised": memorised(record),
         "torch": record["versions"]["torch"],
     }
@@ -77,9 +76,3 @@ def _line(experiment: str, record: Record) -> dict[str, Any]:
         for name, value in flat(record["config"]).items()
     }
     return {name: derived.get(name, record.get(name)) for name in COLUMNS} | settings
-
-
-def _last(values: Iterable[float | None]) -> float | None:
-    """Return the last value that is known."""
-    known = [value for value in values if value is not None]
-    return known[-1] if known else None

@@ -106,7 +106,7 @@ class Row:
         if self.is_average:
             of_runs["best_test_error"] = math.nan
         runs = [] if self.is_average else self.finished
-        last = [(memorised(run), (run["history"].get("train_error") or [None])[-1]) for run in runs]
+        last = [(memorised(run), train_error(run)) for run in runs]
         of_histories = pd.DataFrame(last, columns=["memorised", "train_error"], dtype=float).mean()
         return {**of_weights, **of_runs, **of_histories}
 
@@ -254,6 +254,11 @@ def own_settings(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         for key in keys
         if key in shown and len({json.dumps(peer.get(key)) for peer in _settings_of_peers(row, key, rows)}) > 1
     }
+
+
+def train_error(record: Record) -> float | None:
+    """Return the training error of the last epoch, in percent; None if it was not recorded."""
+    return (record["history"].get("train_error") or [None])[-1]
 
 
 def memorised(record: Record) -> float | None:
