@@ -14,7 +14,7 @@ from sam_bench.errors import ConfigError
 from sam_bench.lookup import lookup
 from sam_bench.report.across import AVERAGE, HETEROGENEITY
 from sam_bench.report.differences import UNDECIDED
-from sam_bench.report.elements import figure, identifier, prose, verdict
+from sam_bench.report.elements import figure, identifier, prose, table, verdict
 
 #: The language of a code block that stands for a table of comparisons.
 COMPARISONS = "comparisons"
@@ -109,22 +109,16 @@ def _table(lines: Sequence[Mapping[str, Any]], studies: Sequence[Mapping[str, An
         (study["title"], cells) for i, study in enumerate(studies) if any(cells := [line["cells"][i] for line in lines])
     ]
     rows.append((AVERAGE, [line["average"] for line in lines]))
-
-    body = [f'<tr><th scope="row">{prose(title)}</th>{"".join(map(_cell, cells))}</tr>' for title, cells in rows]
-    scatter = "".join(f"<td>{escape(line['heterogeneity'])}</td>" for line in lines)
-    headings = "".join(f'<th scope="col">{escape(line["title"])}</th>' for line in lines)
-    return "\n".join(
-        [
-            '<details><summary>All studies, in points of test error</summary><div class="scroll" tabindex="0">',
-            f'<table class="comparisons"><thead><tr><th scope="col">study</th>{headings}</tr></thead>',
-            *["<tbody>", *body, f'<tr><th scope="row">{HETEROGENEITY}</th>{scatter}</tr>', "</tbody>"],
-            "</table></div></details>\n",
-        ]
+    shown = [(title, [_cell(cell) for cell in cells]) for title, cells in rows]
+    shown.append((HETEROGENEITY, [escape(line["heterogeneity"]) for line in lines]))
+    return (
+        '<details><summary>All studies, in points of test error</summary><div class="scroll" tabindex="0">\n'
+        f"{table(['study', *(line['title'] for line in lines)], shown)}</div></details>\n"
     )
 
 
 def _cell(cell: Mapping[str, Any] | None) -> str:
-    return f"<td>{_difference(cell)}</td>" if cell else "<td>–</td>"
+    return _difference(cell) if cell else "–"
 
 
 def _difference(cell: Mapping[str, Any], shown: bool = False) -> str:

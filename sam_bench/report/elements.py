@@ -1,7 +1,7 @@
 """Elements of the results page: verdicts, figures and lists as HTML."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from sam_bench.report.differences import BETTER, UNDECIDED, WITHIN, WORSE
@@ -24,6 +24,17 @@ def verdict(word: str, shown: bool = False) -> str:
         f'<span class="verdict {word.replace(" ", "-")}" title="{word}">'
         f'<span aria-hidden="true">{SYMBOLS[word]}</span> <span{"" if shown else " class=heard"}>{word}</span></span>'
     )
+
+
+def table(headings: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """Return a plain table, for which headings and names of rows are text, and the other cells HTML."""
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    body = [
+        f'<tr><th scope="row">{prose(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        for name, cells in rows
+    ]
+    lines = [f'<table class="comparisons"><thead><tr>{head}</tr></thead>', "<tbody>", *body, "</tbody>", "</table>"]
+    return "\n".join(lines)
 
 
 def definitions(entries: Mapping[str, str]) -> str:

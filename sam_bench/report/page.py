@@ -18,6 +18,7 @@ from sam_bench.report.elements import (
     figure,
     identifier,
     prose,
+    table,
     verdict,
     with_shared_glyphs,
 )
@@ -149,16 +150,12 @@ def _sharpness(regime: Mapping[str, Any]) -> str:
     """Return the table of the correlations of sharpness with the test error."""
     if not regime["sharpness"]:
         return ""
-    headings = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in regime["sharpness"]["headings"])
-    body = "\n".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{prose(value)}</td>" for value in values)}</tr>'
-        for name, *values in regime["sharpness"]["cells"]
-    )
+    rows = [(name, [prose(value) for value in values]) for name, *values in regime["sharpness"]["cells"]]
     return (
         "<h3>Does flatness go with the test error?</h3>\n"
         '<p class="small">Rank correlations with the test error, each with its own 95 % interval.</p>\n'
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(regime["title"])}: sharpness">'
-        f'<table class="comparisons"><thead><tr>{headings}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+        f"{table(regime['sharpness']['headings'], rows)}</div>"
     )
 
 
